@@ -1,0 +1,1 @@
+//! The cluster harness: real Postgres servers in temporary directories, and faults made for real.
