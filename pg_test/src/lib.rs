@@ -1,1 +1,18 @@
 //! The cluster harness: real Postgres servers in temporary directories, and faults made for real.
+pub mod cluster;
+mod home;
+pub mod install;
+pub mod matrix;
+mod process;
+pub mod proxy;
+pub mod server;
+mod template;
+pub mod tls;
+pub mod user;
+pub mod wait;
+
+pub use cluster::{Cluster, Options, PATIENCE};
+pub use install::Install;
+pub use proxy::{Proxy, Then};
+pub use server::Server;
+pub use wait::eventually;

@@ -1,0 +1,67 @@
+//! The temporary directory of a cluster, and the watchdog that empties it whatever happens to us.
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::user;
+
+/// Short, because the path of a Unix socket ends at 107 bytes; and where the servers' user may go.
+const PARENT: &str = "/tmp";
+
+pub struct Home {
+    path: PathBuf,
+    watchdog: Child,
+}
+
+impl Home {
+    pub fn create() -> Result<Home> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let path = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = Path::new(PARENT).join(format!("sk-{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => break path,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot create {}", path.display()));
+                }
+            }
+        };
+        let watchdog = Command::new("sh")
+            .args(["-c", include_str!("watchdog.sh"), "watchdog"])
+            .arg(&path)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C is for us, not for it.
+            .process_group(0)
+            .spawn()
+            .context("cannot start the watchdog")?;
+        let home = Home { path, watchdog };
+        fs::set_permissions(&home.path, fs::Permissions::from_mode(0o700))?;
+        user::give(&home.path)?;
+        Ok(home)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends all that runs in it and removes it; returns when that is done.
+    pub fn close(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

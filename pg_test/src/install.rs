@@ -1,0 +1,125 @@
+//! Where the Postgres versions are that the extension is built for and tested on.
+//!
+//! `cargo xtask setup` writes `target/installs.json`; all that is run afterwards, by xtask or by hand, reads it.
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::user;
+
+/// One private Postgres installation: ours to copy an extension into, with nothing of the system touched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Install {
+    pub major: u16,
+    pub bindir: PathBuf,
+}
+
+impl Install {
+    /// All versions that `cargo xtask setup` has prepared, the oldest first.
+    pub fn all() -> Result<Vec<Install>> {
+        let path = index_path();
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("no {}: run cargo xtask setup first", path.display()))?;
+        let mut all: Vec<Install> =
+            serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+        all.sort_by_key(|install| install.major);
+        Ok(all)
+    }
+
+    /// The version that `SHARDKEEPER_PG` names; without it the oldest, as it has the fewest features to lean on.
+    pub fn chosen() -> Result<Install> {
+        match std::env::var("SHARDKEEPER_PG") {
+            Ok(text) => {
+                let major = text.parse().with_context(|| format!("SHARDKEEPER_PG is not a major version: {text:?}"))?;
+                Install::of(major)
+            }
+            Err(_) => Install::all()?.into_iter().next().context("no Postgres is installed: run cargo xtask setup"),
+        }
+    }
+
+    pub fn of(major: u16) -> Result<Install> {
+        let all = Install::all()?;
+        let known: Vec<String> = all.iter().map(|install| install.major.to_string()).collect();
+        all.into_iter()
+            .find(|install| install.major == major)
+            .with_context(|| format!("no Postgres {major} is prepared, only {}", known.join(", ")))
+    }
+
+    pub fn save_all(all: &[Install]) -> Result<()> {
+        let path = index_path();
+        fs::create_dir_all(target_dir())?;
+        fs::write(&path, serde_json::to_string_pretty(all)?).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bindir.join(name)
+    }
+
+    /// What `pg_config --<item>` says; the paths are those of this private copy.
+    pub fn config(&self, item: &str) -> Result<String> {
+        let output = Command::new(self.program("pg_config"))
+            .arg(format!("--{item}"))
+            .output()
+            .with_context(|| format!("cannot run {}", self.program("pg_config").display()))?;
+        ensure!(output.status.success(), "pg_config --{item} failed");
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Whether this server can speak TLS at all: the packaged 18 is built without it.
+    pub fn has_tls(&self) -> Result<bool> {
+        let configure = self.config("configure")?;
+        Ok(configure.contains("openssl"))
+    }
+
+    pub fn extension_dir(&self) -> Result<PathBuf> {
+        Ok(Path::new(&self.config("sharedir")?).join("extension"))
+    }
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."))
+}
+
+pub fn target_dir() -> PathBuf {
+    workspace().join("target")
+}
+
+fn index_path() -> PathBuf {
+    target_dir().join("installs.json")
+}
+
+/// A directory for what the servers must read. It is `target/`, except for root with a checkout below a directory
+/// that others may not enter (`/root`): the servers run as another user then, and could not get there.
+pub fn server_readable_dir() -> Result<PathBuf> {
+    let target = target_dir();
+    fs::create_dir_all(&target)?;
+    if user::server_user()?.is_none() || others_may_enter(&target)? {
+        return Ok(target);
+    }
+    let fallback = PathBuf::from("/var/tmp/shardkeeper-0");
+    match fs::create_dir(&fallback) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("cannot create {}", fallback.display()));
+        }
+        _ => {}
+    }
+    let meta = fs::symlink_metadata(&fallback)?;
+    if !meta.is_dir() || meta.uid() != 0 {
+        bail!("{} exists and is not root's directory", fallback.display());
+    }
+    Ok(fallback)
+}
+
+fn others_may_enter(path: &Path) -> Result<bool> {
+    for dir in path.canonicalize()?.ancestors() {
+        if fs::metadata(dir)?.mode() & 0o001 == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
