@@ -21,7 +21,7 @@ pub struct Options {
     pub preload: bool,
     /// Servers offer TLS with a certificate for 127.0.0.1 of an authority of our own.
     pub tls: bool,
-    /// `fsync` on. Off is faster, and a killed server process loses nothing by it: only a killed machine would.
+    /// `fsync` on and files on a disk, for measuring. Off is faster, and a killed server process loses nothing by it: only a killed machine would.
     pub durable: bool,
     /// Major version, if not the chosen one.
     pub version: Option<u16>,
@@ -42,6 +42,13 @@ impl Default for Options {
             version: None,
             node_version: None,
         }
+    }
+}
+
+impl Options {
+    /// Nothing of ours on the coordinator either.
+    pub fn plain() -> Options {
+        Options { extension: false, preload: false, ..Options::default() }
     }
 }
 
@@ -67,7 +74,7 @@ impl Cluster {
             Some(major) => Install::of(major)?,
             None => install.clone(),
         };
-        let home = Home::create()?;
+        let home = Home::create(!options.durable)?;
         let tls = if options.tls {
             for install in [&install, &node_install] {
                 ensure!(install.has_tls()?, "Postgres {} is built without TLS", install.major);

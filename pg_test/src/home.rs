@@ -10,20 +10,19 @@ use anyhow::{Context, Result};
 
 use crate::user;
 
-/// Short, because the path of a Unix socket ends at 107 bytes; and where the servers' user may go.
-const PARENT: &str = "/tmp";
-
 pub struct Home {
     path: PathBuf,
     watchdog: Child,
 }
 
 impl Home {
-    pub fn create() -> Result<Home> {
+    /// `in_memory` is a wish: it is faster where files are slow to create, and a test's servers are small.
+    pub fn create(in_memory: bool) -> Result<Home> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
+        let parent = parent(in_memory);
         let path = loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = Path::new(PARENT).join(format!("sk-{}-{number}", std::process::id()));
+            let path = parent.join(format!("sk-{}-{number}", std::process::id()));
             match fs::create_dir(&path) {
                 Ok(()) => break path,
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
@@ -64,4 +63,27 @@ impl Drop for Home {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Short, because the path of a Unix socket ends at 107 bytes; and where the servers' user may go.
+fn parent(in_memory: bool) -> PathBuf {
+    if let Some(given) = std::env::var_os("SHARDKEEPER_TMP") {
+        return PathBuf::from(given);
+    }
+    let memory = Path::new("/dev/shm");
+    if in_memory && has_room(memory) { memory.to_owned() } else { PathBuf::from("/tmp") }
+}
+
+/// Containers often have 64 MB there.
+fn has_room(memory: &Path) -> bool {
+    const NEEDED: u64 = 4 << 30;
+    let room = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+    room >= NEEDED && available_memory() >= 2 * NEEDED
+}
+
+fn available_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.unwrap_or(0) << 10
 }
