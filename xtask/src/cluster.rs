@@ -38,13 +38,17 @@ pub fn run(args: &[String]) -> Result<()> {
     options.version = Some(install.major);
     let interrupted = on_interrupt()?;
     let cluster = Cluster::with(options)?;
+    print_connections(&cluster);
+    let _ = interrupted.recv();
+    Ok(())
+}
+
+pub fn print_connections(cluster: &Cluster) {
     for server in cluster.servers() {
         println!("{:<12} port {}  {}", server.name, server.port(), server.psql_command());
     }
     println!("ordinary role app, password app; logs in {}/*/log", cluster.directory().display());
     println!("Ctrl-C ends it and removes everything");
-    let _ = interrupted.recv();
-    Ok(())
 }
 
 /// A message for Ctrl-C, SIGTERM or SIGHUP, so that what was started is dropped in order.

@@ -2,12 +2,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use pg_test::Install;
 use pg_test::install::{target_dir, workspace};
 
 use crate::run::run;
-use crate::setup::{cargo_pgrx, pgrx_home};
+use crate::setup::{self, cargo_pgrx, pgrx_home};
 
 /// Each version has its own build directory: switching between them must not build all again.
 pub fn build_dir(install: &Install) -> PathBuf {
@@ -16,6 +16,21 @@ pub fn build_dir(install: &Install) -> PathBuf {
 
 pub fn features(install: &Install) -> [String; 3] {
     ["--no-default-features".into(), "--features".into(), format!("pg{}", install.major)]
+}
+
+/// `cargo xtask install [--pg N]`
+pub fn command(args: &[String]) -> Result<()> {
+    let wanted: Option<u16> = match args {
+        [] => None,
+        [option, value] if option == "--pg" => Some(value.parse().context("--pg needs a major version")?),
+        _ => bail!("usage: cargo xtask install [--pg N]"),
+    };
+    for found in setup::run()? {
+        if wanted.is_none_or(|major| major == found.major) {
+            install(&found)?;
+        }
+    }
+    Ok(())
 }
 
 pub fn install(install: &Install) -> Result<()> {

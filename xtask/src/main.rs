@@ -1,12 +1,28 @@
 //! `cargo xtask …`: set-up, demo, tests, benchmarks and packages, with nothing but Rust installed before.
+mod bench;
 mod cluster;
+mod demo;
 mod extension;
+mod package;
 mod run;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                                 install all that is needed and missing
+  demo [--keep]                         a partitioned database over five servers; --keep leaves them to you
+  test [NAME] [--full] [--pg N|all]     all checks, or fmt, clippy, core, cluster, docs, or tests by name
+  bench NAME                            measurements; without a name, the list
+  package                               an archive for each Postgres version
+  install [--pg N]                      build the extension into our private Postgres
+  cluster [--nodes N] [--pg N] [--plain] [--no-preload] [--no-build] [--tls]
+                                        a cluster to try things by hand, until Ctrl-C";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,20 +37,28 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(args: &[String]) -> Result<()> {
-    match args.first().map(String::as_str) {
-        Some("setup") => {
-            for install in setup::run()? {
-                println!("Postgres {}: {}", install.major, install.bindir.display());
-            }
+    let Some((command, rest)) = args.split_first() else {
+        bail!("no command\n{USAGE}");
+    };
+    match command.as_str() {
+        "setup" => print_setup(),
+        "demo" => demo::demo(rest),
+        "test" => test::test(rest),
+        "bench" => bench::bench(rest),
+        "package" => package::package(),
+        "install" => extension::command(rest),
+        "cluster" => cluster::run(rest),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
             Ok(())
         }
-        Some("install") => {
-            for install in setup::run()? {
-                extension::install(&install)?;
-            }
-            Ok(())
-        }
-        Some("cluster") => cluster::run(&args[1..]),
-        _ => bail!("no"),
+        other => bail!("unknown command {other}\n{USAGE}"),
     }
+}
+
+fn print_setup() -> Result<()> {
+    for install in setup::run()? {
+        println!("Postgres {}: {}", install.major, install.bindir.display());
+    }
+    Ok(())
 }

@@ -1,0 +1,89 @@
+//! `cargo xtask bench NAME`: measurements on a real cluster, each beside its baseline, as one JSON line per case.
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+/// One measurement: its name, what it measures, and how.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Report) -> Result<()>,
+}
+
+const BENCHES: &[Bench] = &[Bench {
+    name: "harness",
+    about: "how long a cluster of plain servers takes to start and to end, against one server",
+    run: harness,
+}];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let chosen: Vec<&Bench> =
+        BENCHES.iter().filter(|bench| wanted.iter().any(|name| name == bench.name || name == "all")).collect();
+    if chosen.is_empty() {
+        eprintln!("usage: cargo xtask bench NAME …, where NAME is all or one of");
+        for bench in BENCHES {
+            eprintln!("  {:<12} {}", bench.name, bench.about);
+        }
+        return ExitCode::FAILURE;
+    }
+    for bench in chosen {
+        if let Err(error) = (bench.run)(&Report { bench: bench.name }) {
+            eprintln!("error: {}: {error:#}", bench.name);
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Where the numbers of one measurement go.
+struct Report {
+    bench: &'static str,
+}
+
+impl Report {
+    /// `ratio` is value to baseline: what to look at, since absolute figures belong to one machine.
+    fn case(&self, case: &str, value: f64, unit: &str, baseline: Option<f64>) {
+        let ratio = baseline.filter(|baseline| *baseline != 0.0).map(|baseline| round(value / baseline));
+        let line = json!({
+            "bench": self.bench, "case": case, "value": round(value), "unit": unit,
+            "baseline": baseline.map(round), "ratio": ratio,
+        });
+        println!("{line}");
+    }
+}
+
+/// Four significant digits: more would be noise.
+fn round(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let digits = 3 - i32::try_from(value.abs().log10().floor() as i64).unwrap_or(0);
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+    let start = Instant::now();
+    let result = work()?;
+    Ok((result, start.elapsed()))
+}
+
+fn harness(report: &Report) -> Result<()> {
+    let start = |nodes| timed(|| pg_test::Cluster::with(pg_test::Options { nodes, ..pg_test::Options::plain() }));
+    start(4)?;
+    let (one, one_start) = start(0)?;
+    let ((), one_end) = timed(|| end(one))?;
+    let (five, five_start) = start(4)?;
+    let ((), five_end) = timed(|| end(five))?;
+    report.case("start 5 servers", five_start.as_secs_f64() * 1e3, "ms", Some(one_start.as_secs_f64() * 1e3));
+    report.case("end 5 servers", five_end.as_secs_f64() * 1e3, "ms", Some(one_end.as_secs_f64() * 1e3));
+    Ok(())
+}
+
+fn end(cluster: pg_test::Cluster) -> Result<()> {
+    drop(cluster);
+    Ok(())
+}
