@@ -1,0 +1,180 @@
+//! A single partition that is added later, with everything below it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::parts::{self, Draft, Name, Resolver};
+use super::{Bound, Method, Partition, PlanInput, build, label, overlap};
+use crate::error::{Result, SpecError};
+use crate::path::Path;
+use crate::series::Series;
+use crate::spec::{DEFAULT_LABEL, MAX_MODULUS, Object, OneOrMany, Rule, Site, explain, limits};
+use crate::{Scalar, Zone, name};
+
+/// The bounds that `shard_add_partition` takes, read for one level.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewPartition {
+    pub bound: Bound,
+    pub label: String,
+    /// The whole name, instead of the level's template.
+    pub name: Option<String>,
+}
+
+/// `{"from": …, "to": …}`, `{"in": […]}`, `{"modulus": …, "remainder": …}` or `{"default": true}`, with an optional
+/// `name` or `label`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "an object with the bounds of a partition")]
+struct Document {
+    from: Option<OneOrMany<Scalar>>,
+    to: Option<OneOrMany<Scalar>>,
+    #[serde(rename = "in")]
+    values: Option<Vec<Scalar>>,
+    modulus: Option<u32>,
+    remainder: Option<u32>,
+    default: Option<bool>,
+    name: Option<String>,
+    label: Option<String>,
+}
+
+/// What kind of bound the document has.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Bound(Method),
+    Default,
+}
+
+/// Reads the bounds of a partition to be added to the level at `site`.
+pub fn parse_bound(site: &Site<'_>, doc: &Value, input: &PlanInput<'_>) -> Result<NewPartition> {
+    let Object(document): Object<Document> =
+        serde_path_to_error::deserialize(doc).map_err(|error| explain(doc, &error))?;
+    let root = Path::root();
+    let method = site.level.method();
+    let (bound, label) = match kind(&document, method, &root)? {
+        Kind::Default => (Bound::Default, DEFAULT_LABEL.to_owned()),
+        Kind::Bound(Method::Range) => range(site, document.from, document.to, input, &root)?,
+        Kind::Bound(Method::List) => list(site, document.values.unwrap_or_default(), input, &root)?,
+        Kind::Bound(Method::Hash) => hash(document.modulus, document.remainder, &root)?,
+    };
+    for (field, text) in [("name", &document.name), ("label", &document.label)] {
+        if text.as_ref().is_some_and(|text| text.trim().is_empty() || text.contains('\0')) {
+            return Err(SpecError::new(root.field(field), format!("the {field} is empty or has a NUL character")));
+        }
+    }
+    if let Some(name) = document.name.as_ref().filter(|name| name.len() > name::MAX_BYTES) {
+        return Err(SpecError::new(root.field("name"), "the name is too long").detail(format!(
+            "It has {} bytes, Postgres keeps {}.",
+            name.len(),
+            name::MAX_BYTES
+        )));
+    }
+    let label = if bound == Bound::Default { label } else { document.label.unwrap_or(label) };
+    Ok(NewPartition { bound, label, name: document.name })
+}
+
+/// The new partition of the table `input.root`, which the level at `site` partitions, and the counters after it. With
+/// `node`, all its leaves go there.
+pub fn expand_one(
+    site: &Site<'_>,
+    new: &NewPartition,
+    node: Option<&str>,
+    input: &PlanInput<'_>,
+) -> Result<(Partition, std::collections::BTreeMap<String, u64>)> {
+    let part = site.level.part(&new.label, &site.path);
+    let template = match (&new.bound, &site.level.default) {
+        (Bound::Default, Some(default)) => default.name.as_ref().unwrap_or(&site.level.name),
+        _ => &site.level.name,
+    };
+    let draft = Draft {
+        label: new.label.clone(),
+        bound: new.bound.clone(),
+        name: new.name.as_deref().map_or(Name::Template(template), Name::Literal),
+        own: part.own,
+        path: part.path,
+    };
+    let sub = Resolver::new(input).below(site.level, &draft, &site.path)?;
+    let leaves = sub.as_ref().map_or(1, |sub| sub.leaves);
+    parts::within_limit(leaves.into(), input.max_leaves, &site.path)?;
+    let mut builder = build::Builder::new(input, node);
+    let partition = builder.partition(&draft, sub.as_deref(), input.root, site.nodes.as_ref())?;
+    Ok((partition, builder.dealt))
+}
+
+fn kind(document: &Document, method: Method, root: &Path) -> Result<Kind> {
+    let given = [
+        (Kind::Bound(Method::Range), document.from.is_some() || document.to.is_some()),
+        (Kind::Bound(Method::List), document.values.is_some()),
+        (Kind::Bound(Method::Hash), document.modulus.is_some() || document.remainder.is_some()),
+        (Kind::Default, document.default == Some(true)),
+    ];
+    let mut given = given.iter().filter(|(_, is)| *is).map(|(kind, _)| *kind);
+    let needs = match method {
+        Method::Range => "\"from\" and \"to\", or \"default\": true",
+        Method::List => "\"in\", or \"default\": true",
+        Method::Hash => "\"modulus\" and \"remainder\"",
+    };
+    match (given.next(), given.next()) {
+        (Some(Kind::Default), None) if method == Method::Hash => {
+            Err(SpecError::new(root.field("default"), "a hash level has no default partition"))
+        }
+        (Some(kind), None) if kind == Kind::Bound(method) || kind == Kind::Default => Ok(kind),
+        _ => Err(SpecError::new(root, format!("the bounds are not those of a {method} partition"))
+            .detail(format!("A {method} partition needs {needs}."))),
+    }
+}
+
+type Limits = Option<OneOrMany<Scalar>>;
+
+fn range(site: &Site<'_>, from: Limits, to: Limits, input: &PlanInput<'_>, root: &Path) -> Result<(Bound, String)> {
+    let kinds: Vec<_> = site.level.key.iter().map(|key| (input.kind)(key)).collect();
+    let utc = Zone::utc();
+    let zone = match &site.level.rule {
+        Rule::Interval(rule) => &rule.timezone,
+        Rule::Bounds(rule) => &rule.timezone,
+        Rule::Step(_) | Rule::List(_) | Rule::Hash { .. } => &utc,
+    };
+    let edge = |values: Limits, field| {
+        let path = root.field(field);
+        let values = values.ok_or_else(|| SpecError::new(root, format!("\"{field}\" is missing")))?;
+        let values = limits(values, kinds.len(), &path)?;
+        overlap::Edge::read(&values, &kinds, zone, &path)
+    };
+    let range = overlap::Range { from: edge(from, "from")?, to: edge(to, "to")?, path: root.clone() };
+    range.not_empty()?;
+    let limits = range.from.limits();
+    let series = Series::new(site, kinds.first().copied().flatten())?;
+    let label = match (series, &limits[..]) {
+        (Some(series), [super::Limit::Value(from)]) => series.label(from)?,
+        _ => label::of_edge(&range.from, &kinds, 0),
+    };
+    Ok((Bound::Range { from: limits, to: range.to.limits() }, label))
+}
+
+fn list(site: &Site<'_>, values: Vec<Scalar>, input: &PlanInput<'_>, root: &Path) -> Result<(Bound, String)> {
+    let path = root.field("in");
+    if values.is_empty() {
+        return Err(SpecError::new(path, "a list partition needs at least one value"));
+    }
+    let kind = site.level.key.first().and_then(|key| (input.kind)(key));
+    let value =
+        |(at, value)| parts::list_value(value, kind, &path.index(at)).map(|parsed| parsed.map(|parsed| parsed.literal));
+    let bound = Bound::List { values: values.iter().enumerate().map(value).collect::<Result<_>>()? };
+    Ok((bound, label::of_values(&values)))
+}
+
+fn hash(modulus: Option<u32>, remainder: Option<u32>, root: &Path) -> Result<(Bound, String)> {
+    let (Some(modulus), Some(remainder)) = (modulus, remainder) else {
+        return Err(SpecError::new(root, "a hash partition needs \"modulus\" and \"remainder\""));
+    };
+    if !(1..=MAX_MODULUS).contains(&modulus) {
+        return Err(SpecError::new(
+            root.field("modulus"),
+            format!("modulus must be a whole number from 1 to {MAX_MODULUS}"),
+        )
+        .detail(format!("It is {modulus}.")));
+    }
+    if remainder >= modulus {
+        return Err(SpecError::new(root.field("remainder"), "the remainder is not less than the modulus")
+            .detail(format!("The remainder is {remainder}, the modulus {modulus}.")));
+    }
+    Ok((Bound::Hash { modulus, remainder }, remainder.to_string()))
+}

@@ -1,0 +1,95 @@
+//! Which level governs a table of the hierarchy: the labels on the way to it lead there.
+
+use super::{DEFAULT_LABEL, Level, Own, Ranges, Rule, Sub};
+use crate::path::Path;
+
+/// A level and where it stands: what its partitions inherit, and under which path they are counted.
+#[derive(Clone, Debug)]
+pub struct Site<'a> {
+    pub level: &'a Level,
+    pub(crate) path: Path,
+    pub(crate) nodes: Option<Nodes<'a>>,
+}
+
+/// A `nodes` declaration and its path, which is the name of its counter.
+#[derive(Clone, Debug)]
+pub(crate) struct Nodes<'a> {
+    pub list: &'a [String],
+    pub path: Path,
+}
+
+impl<'a> Nodes<'a> {
+    /// The nearer declaration, if there is one at `path`.
+    pub(crate) fn nearer(own: Option<&'a Vec<String>>, path: &Path, above: Option<&Self>) -> Option<Self> {
+        match own {
+            Some(list) => Some(Self { list, path: path.field("nodes") }),
+            None => above.cloned(),
+        }
+    }
+}
+
+impl<'a> Site<'a> {
+    /// JSON path of the level in its spec.
+    pub fn path(&self) -> &str {
+        self.path.as_str()
+    }
+
+    /// The level below the partition `label`; `None` if that one is a leaf.
+    pub fn below(&self, label: &str) -> Option<Site<'a>> {
+        let part = self.level.part(label, &self.path);
+        let nodes = Nodes::nearer(part.own.and_then(|own| own.nodes.as_ref()), &part.path, self.nodes.as_ref());
+        let (level, path) = self.level.sub(part.own, &part.path, &self.path)?;
+        let nodes = Nodes::nearer(level.nodes.as_ref(), &path, nodes.as_ref());
+        Some(Site { level, path, nodes })
+    }
+}
+
+/// What the spec says about one partition, and where.
+pub(crate) struct Part<'a> {
+    pub own: Option<&'a Own>,
+    pub path: Path,
+}
+
+impl Level {
+    /// The site of the root.
+    pub fn site(&self) -> Site<'_> {
+        let path = Path::root();
+        let nodes = Nodes::nearer(self.nodes.as_ref(), &path, None);
+        Site { level: self, path, nodes }
+    }
+
+    /// The level that partitions the table which these labels lead to, from the root on; `None` if it is a leaf.
+    ///
+    /// A label that the spec does not list (a period, a remainder, a partition added later) leads to the level that
+    /// all partitions share.
+    pub fn at<L: AsRef<str>>(&self, labels: &[L]) -> Option<Site<'_>> {
+        labels.iter().try_fold(self.site(), |site, label| site.below(label.as_ref()))
+    }
+
+    pub(crate) fn part(&self, label: &str, path: &Path) -> Part<'_> {
+        if let (DEFAULT_LABEL, Some(default)) = (label, &self.default) {
+            return Part { own: Some(&default.own), path: path.field("default") };
+        }
+        let (own, field) = match &self.rule {
+            Rule::List(parts) => (parts.iter().find(|p| p.label == label).map(|p| &p.own), "values"),
+            Rule::Bounds(rule) => match &rule.ranges {
+                Ranges::Labelled(parts) => (parts.iter().find(|p| p.label == label).map(|p| &p.own), "bounds"),
+                Ranges::Points(_) => (None, "bounds"),
+            },
+            Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => (None, ""),
+        };
+        match own {
+            Some(_) => Part { own, path: path.field(field).field(label) },
+            None => Part { own: None, path: path.clone() },
+        }
+    }
+
+    /// The level below a partition of this level, at `path`, that says `own` at `part`.
+    pub(crate) fn sub<'a>(&'a self, own: Option<&'a Own>, part: &Path, path: &Path) -> Option<(&'a Level, Path)> {
+        match own.map(|own| &own.partitions) {
+            Some(Sub::Own(level)) => Some((level.as_ref(), part.field("partitions"))),
+            Some(Sub::Leaf) => None,
+            Some(Sub::Inherit) | None => Some((self.partitions.as_deref()?, path.field("partitions"))),
+        }
+    }
+}
