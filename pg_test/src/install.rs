@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask setup` writes `target/installs.json`; all that is run afterwards, by xtask or by hand, reads it.
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -80,9 +80,15 @@ impl Install {
     }
 }
 
-/// The root of the workspace.
-pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."))
+/// The root of the workspace. What cargo says now goes before what it said when this was compiled: a checkout can be moved.
+pub fn workspace() -> PathBuf {
+    let now = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    now.iter()
+        .filter_map(|package| package.parent())
+        .find(|root| root.join("shardkeeper.control").is_file())
+        .or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent())
+        .unwrap_or(Path::new("."))
+        .to_owned()
 }
 
 pub fn target_dir() -> PathBuf {
@@ -112,7 +118,14 @@ pub fn server_readable_dir() -> Result<PathBuf> {
     if !meta.is_dir() || meta.uid() != 0 {
         bail!("{} exists and is not root's directory", fallback.display());
     }
+    readable(&fallback)?;
     Ok(fallback)
+}
+
+/// Whatever the umask is.
+pub(crate) fn readable(directory: &Path) -> Result<()> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot open {} to others", directory.display()))
 }
 
 fn others_may_enter(path: &Path) -> Result<bool> {

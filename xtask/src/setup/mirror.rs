@@ -5,12 +5,14 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::Install;
 use pg_test::install::server_readable_dir;
 
 use super::apt::Distribution;
+use crate::run::output;
 
 pub fn prepare(original: &Distribution) -> Result<Install> {
     let major = original.major;
@@ -33,6 +35,8 @@ pub fn prepare(original: &Distribution) -> Result<Install> {
     fs::remove_file(&extensions)?;
     link_entries(&Path::new("/usr").join(&share).join("extension"), &extensions)?;
     symlink("/usr/include", prefix.join("include"))?;
+    // Links are left alone by this, so it stays in our copy.
+    output(Command::new("chmod").args(["-R", "a+rX"]).arg(&prefix))?;
     ensure!(
         Path::new(&install.config("sharedir")?) == prefix.join(&share)
             && Path::new(&install.config("pkglibdir")?) == home.join("lib"),
