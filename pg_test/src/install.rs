@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::user;
@@ -99,31 +99,36 @@ fn index_path() -> PathBuf {
     target_dir().join("installs.json")
 }
 
-/// A directory for what the servers must read. It is `target/`, except for root with a checkout below a directory
-/// that others may not enter (`/root`): the servers run as another user then, and could not get there.
-pub fn server_readable_dir() -> Result<PathBuf> {
+/// A directory for what the servers must read, made if need be. It is below `target/`, except for root with a checkout
+/// where others may not go (`/root`): the servers run as another user then, and could not get there.
+pub fn server_readable(name: &str) -> Result<PathBuf> {
     let target = target_dir();
     fs::create_dir_all(&target)?;
-    if user::server_user()?.is_none() || others_may_enter(&target)? {
-        return Ok(target);
-    }
-    let fallback = PathBuf::from("/var/tmp/shardkeeper-0");
-    match fs::create_dir(&fallback) {
+    let parent =
+        if user::server_user()?.is_none() || others_may_enter(&target)? { target } else { outside_of_the_checkout()? };
+    let directory = parent.join(name);
+    fs::create_dir_all(&directory)?;
+    readable(&directory)?;
+    Ok(directory)
+}
+
+fn outside_of_the_checkout() -> Result<PathBuf> {
+    let directory = PathBuf::from("/var/tmp/shardkeeper-0");
+    match fs::create_dir(&directory) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| format!("cannot create {}", fallback.display()));
+            return Err(error).with_context(|| format!("cannot create {}", directory.display()));
         }
         _ => {}
     }
-    let meta = fs::symlink_metadata(&fallback)?;
-    if !meta.is_dir() || meta.uid() != 0 {
-        bail!("{} exists and is not root's directory", fallback.display());
-    }
-    readable(&fallback)?;
-    Ok(fallback)
+    // Anybody may have made it before us.
+    let meta = fs::symlink_metadata(&directory)?;
+    ensure!(meta.is_dir() && meta.uid() == 0, "{} exists and is not root's directory", directory.display());
+    readable(&directory)?;
+    Ok(directory)
 }
 
 /// Whatever the umask is.
-pub(crate) fn readable(directory: &Path) -> Result<()> {
+fn readable(directory: &Path) -> Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot open {} to others", directory.display()))
 }

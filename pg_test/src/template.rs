@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::install::{Install, readable, server_readable_dir};
+use crate::install::{Install, server_readable};
 use crate::user;
 
 /// Counts changes of how a template is made.
@@ -23,9 +23,7 @@ pub fn copy(install: &Install, place: usize, data: &Path) -> Result<()> {
 }
 
 fn prepare(install: &Install, place: usize) -> Result<PathBuf> {
-    let parent = server_readable_dir()?.join("templates");
-    fs::create_dir_all(&parent)?;
-    readable(&parent)?;
+    let parent = server_readable("templates")?;
     let name = format!("{}-{place}", key(install)?);
     let template = parent.join(&name);
     // Test processes run side by side: one makes it, the others wait.

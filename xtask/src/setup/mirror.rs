@@ -9,14 +9,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::Install;
-use pg_test::install::server_readable_dir;
+use pg_test::install::server_readable;
 
 use super::apt::Distribution;
 use crate::run::output;
 
 pub fn prepare(original: &Distribution) -> Result<Install> {
     let major = original.major;
-    let prefix = server_readable_dir()?.join(format!("postgres/{major}"));
+    let prefix = server_readable("postgres")?.join(major.to_string());
     let home = prefix.join(format!("lib/postgresql/{major}"));
     let install = Install { major, bindir: home.join("bin") };
     let stamp = stamp(original)?;

