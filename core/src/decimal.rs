@@ -141,3 +141,61 @@ impl fmt::Display for Decimal {
         write!(f, "{sign}{whole}.{fraction}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decimal(text: &str) -> Decimal {
+        text.parse().expect("a decimal")
+    }
+
+    #[test]
+    fn it_reads_what_postgres_reads() {
+        let read = |text: &str| text.parse::<Decimal>().map(|number| number.to_string());
+        assert_eq!(read(" -1.50 ").as_deref(), Ok("-1.5"));
+        assert_eq!(read("1e3").as_deref(), Ok("1000"));
+        assert_eq!(read(".5").as_deref(), Ok("0.5"));
+        assert_eq!(read("5.").as_deref(), Ok("5"));
+        assert_eq!(read("-0.00").as_deref(), Ok("0"));
+        assert_eq!(read("1e-20").as_deref(), Ok("0.00000000000000000001"));
+        for wrong in ["", ".", "-", "1e", "0x10", "1,5", "٣"] {
+            assert_eq!(read(wrong), Err(NotDecimal::Syntax), "{wrong}");
+        }
+        for long in ["1e39", "1e-39", "1e2147483647", "123456789012345678901234567890123456789012"] {
+            assert_eq!(read(long), Err(NotDecimal::TooLong), "{long}");
+        }
+    }
+
+    #[test]
+    fn numbers_far_apart_in_scale_compare() {
+        let huge = decimal("99999999999999999999999999999999999999");
+        let tiny = decimal("0.00000000000000000000000000000000000001");
+        assert!(tiny < huge && decimal("0") < tiny);
+        let below = decimal("-99999999999999999999999999999999999999");
+        assert!(below < tiny);
+        assert_eq!((huge.cmp(&tiny), tiny.cmp(&below)), (Ordering::Greater, Ordering::Greater));
+    }
+
+    proptest! {
+        #[test]
+        fn arithmetic_is_that_of_whole_numbers(a in -1_000_000i64..1_000_000, b in 1i64..1_000_000, scale in 0u32..6) {
+            let at = |n: i64| decimal(&format!("{n}e-{scale}"));
+            prop_assert_eq!(at(a).checked_add(at(b)), Some(at(a + b)));
+            prop_assert_eq!(at(a).checked_sub(at(b)), Some(at(a - b)));
+            prop_assert_eq!(at(a).div_floor(at(b)), Some(i128::from(a.div_euclid(b))));
+            prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
+            prop_assert_eq!(decimal(&at(a).to_string()), at(a));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[-+0-9.eE ]{0,50}") {
+            if let Ok(number) = text.parse::<Decimal>() {
+                prop_assert_eq!(decimal(&number.to_string()), number);
+                let _ = (number.checked_add(number), number.div_floor(number), number.checked_mul(i128::MAX));
+            }
+        }
+    }
+}

@@ -57,9 +57,10 @@ impl Interval {
         }
     }
 
-    /// The least that one interval can last, in microseconds.
-    pub(crate) fn at_least(&self) -> i128 {
-        (i128::from(self.months) * 28 + i128::from(self.days)) * i128::from(DAY) + i128::from(self.micros)
+    /// How long one interval lasts, in microseconds, with months of 30 days. Never zero.
+    pub(crate) fn about(&self) -> i128 {
+        let days = i128::from(self.months) * 30 + i128::from(self.days);
+        (days * i128::from(DAY) + i128::from(self.micros)).max(1)
     }
 
     /// Whether the calendar alone says where it begins: years or months, or days, or a part of a day.
@@ -87,5 +88,45 @@ impl fmt::Display for Interval {
             words.push(time);
         }
         f.write_str(&words.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn it_reads_postgres_and_iso() {
+        let read = |text| Interval::parse(text).map(|i| (i.months, i.days, i.micros));
+        for text in ["1 month", "1 mon", "1mon", "1 MONTH", "P1M", "@ 1 mon"] {
+            assert_eq!(read(text), Ok((1, 0, 0)), "{text}");
+        }
+        assert_eq!(read("1 year 6 months"), Ok((18, 0, 0)));
+        assert_eq!(read("2 mons 3 days 04:05:06.7"), Ok((2, 3, 14_706_700_000)));
+        assert_eq!(read("2 weeks"), Ok((0, 14, 0)));
+        assert_eq!(read("06:00:00"), Ok((0, 0, 6 * 3600 * SECOND)));
+        assert_eq!(read("15 minutes"), Ok((0, 0, 900 * SECOND)));
+        assert_eq!(read("PT15M"), Ok((0, 0, 900 * SECOND)));
+        for wrong in
+            ["", "month", "1", "1 moon", "-1 day", "1 day ago", "0 s", "1 ns", "99999 years", "9999999999 hours"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_what_it_writes(months in 0i64..50_000, days in 0i64..50_000, micros in 0i64..1_000_000_000_000) {
+            let interval = Interval { months, days, micros };
+            prop_assume!(months + days + micros > 0);
+            prop_assert_eq!(Interval::parse(&interval.to_string()), Ok(interval));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[-@0-9.:a-zPT ]{0,30}") {
+            let _ = Interval::parse(&text);
+        }
     }
 }

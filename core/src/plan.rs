@@ -2,6 +2,7 @@
 
 mod add;
 mod build;
+mod count;
 mod label;
 mod overlap;
 mod parts;
@@ -94,8 +95,8 @@ pub enum Limit {
 /// All tables that `level` makes below `input.root`.
 pub fn expand(level: &Level, input: &PlanInput<'_>) -> Result<Plan> {
     let site = level.site();
+    count::within_limit(level, &site.path, input)?;
     let resolved = parts::Resolver::new(input).resolve(level, &site.path)?;
-    parts::within_limit(resolved.leaves.into(), input.max_leaves, &site.path)?;
     let mut builder = build::Builder::new(input, None);
     let tree = builder.tree(&resolved, input.root, site.nodes.as_ref())?;
     Ok(Plan { tree, dealt: builder.dealt, leaves: resolved.leaves })

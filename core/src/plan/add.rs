@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::parts::{self, Draft, Name, Resolver};
-use super::{Bound, Method, Partition, PlanInput, build, label, overlap};
+use super::{Bound, Method, Partition, PlanInput, build, count, label, overlap};
 use crate::error::{Result, SpecError};
 use crate::path::Path;
 use crate::series::Series;
@@ -91,9 +91,10 @@ pub fn expand_one(
         own: part.own,
         path: part.path,
     };
+    if let Some((level, path)) = site.level.sub(draft.own, &draft.path, &site.path) {
+        count::within_limit(level, &path, input)?;
+    }
     let sub = Resolver::new(input).below(site.level, &draft, &site.path)?;
-    let leaves = sub.as_ref().map_or(1, |sub| sub.leaves);
-    parts::within_limit(leaves.into(), input.max_leaves, &site.path)?;
     let mut builder = build::Builder::new(input, node);
     let partition = builder.partition(&draft, sub.as_deref(), input.root, site.nodes.as_ref())?;
     Ok((partition, builder.dealt))

@@ -28,11 +28,11 @@ fn join(words: impl Iterator<Item = String>, at: usize) -> String {
     if words.is_empty() { format!("p{at}") } else { words.join("_") }
 }
 
-/// Letters and digits in lower case; a leading minus is an `m`.
+/// Letters and digits in lower case; a leading minus is an `m`, also of infinity.
 fn word(text: &str) -> String {
     let text = text.trim();
     let (sign, rest) = match text.strip_prefix('-') {
-        Some(rest) if rest.starts_with(|c: char| c.is_ascii_digit()) => ("m", rest),
+        Some(rest) if rest.starts_with(|c: char| c.is_alphanumeric()) => ("m", rest),
         _ => ("", text),
     };
     let plain: String = rest.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();

@@ -76,15 +76,6 @@ impl<'a, 'i> Resolver<'a, 'i> {
     }
 }
 
-/// Before anything of that size is allocated.
-pub(super) fn within_limit(leaves: u128, max: usize, path: &Path) -> Result<()> {
-    if leaves <= max as u128 {
-        return Ok(());
-    }
-    Err(SpecError::new(path, "the spec makes too many partitions")
-        .detail(format!("It makes {leaves}, the limit is {max}.")))
-}
-
 fn drafts<'a>(level: &'a Level, path: &Path, input: &PlanInput<'_>) -> Result<Vec<Draft<'a>>> {
     let name = Name::Template(&level.name);
     let mut drafts = match &level.rule {
@@ -93,7 +84,6 @@ fn drafts<'a>(level: &'a Level, path: &Path, input: &PlanInput<'_>) -> Result<Ve
         Rule::List(parts) => list(parts, level, path, input)?,
         Rule::Hash { modulus } => {
             let path = path.field("modulus");
-            within_limit((*modulus).into(), input.max_leaves, &path)?;
             let bound = |remainder| Bound::Hash { modulus: *modulus, remainder };
             (0..*modulus)
                 .map(|n| Draft {
@@ -122,7 +112,6 @@ fn series<'a>(level: &'a Level, path: &Path, input: &PlanInput<'_>) -> Result<Ve
     let kind = level.key.first().and_then(|key| (input.kind)(key));
     let Some(series) = Series::of(level, path, kind)? else { return Ok(Vec::new()) };
     let path = path.field(if matches!(level.rule, Rule::Step(_)) { "step" } else { "interval" });
-    within_limit(series.count(input.now)?, input.max_leaves, &path)?;
     let draft = |slot: crate::series::Slot| Draft {
         label: slot.label,
         bound: Bound::Range { from: vec![Limit::Value(slot.from)], to: vec![Limit::Value(slot.to)] },

@@ -1,7 +1,5 @@
 //! Periods of time: boundaries computed on the wall clock of a zone, as multiples of an interval from an anchor.
 
-use std::cmp::Ordering;
-
 use jiff::civil::{Date, DateTime};
 use jiff::{Span, Timestamp};
 
@@ -51,8 +49,6 @@ enum Beyond {
     After,
 }
 
-/// No zone is further from another than this.
-const SKEW: i128 = 3 * DAY as i128;
 /// UUIDs of version 7 begin with this many bits of milliseconds.
 const UUID_MILLIS: std::ops::Range<i128> = 0..1 << 48;
 
@@ -123,12 +119,8 @@ impl Grid {
         if from.micros == to.micros {
             return Ok(None);
         }
-        let slot = Slot { label: self.label(&from, false), from: self.literal(&from)?, to: self.literal(&to)? };
-        if slot.from == slot.to {
-            return Err(SpecError::new(self.path.field("interval"), "the interval is finer than the key")
-                .detail(format!("An interval of {} gives the bound {} twice.", self.interval, slot.from)));
-        }
-        Ok(Some(slot))
+        let label = self.label(&from, false);
+        Ok(Some(Slot { label, from: self.literal(&from)?, to: self.literal(&to)? }))
     }
 
     pub(super) fn index_of(&self, value: &Scalar) -> Result<i128> {
@@ -183,22 +175,26 @@ impl Grid {
         }
     }
 
-    /// The last boundary at or before `micros`. Boundaries never decrease, so a binary search finds it.
+    /// The last boundary at or before `micros`. Boundaries never decrease, so a search finds it.
     fn floor(&self, micros: i128) -> i128 {
-        let anchor = match self.mark(self.anchor) {
-            Some(mark) => mark.micros,
-            None => civil_micros(self.anchor),
+        let after = |n: i128| match self.at(n) {
+            Ok(mark) => mark.micros > micros,
+            Err(Beyond::Before) => false,
+            Err(Beyond::After) => true,
         };
-        let reach = (micros - anchor).abs().saturating_add(SKEW) / self.interval.at_least() + 2;
-        let (mut low, mut high) = (-reach, reach);
+        // Months and offsets make the guess wrong by a little: strides that double find both sides of the answer.
+        let guess = (micros - civil_micros(self.anchor)) / self.interval.about();
+        let (mut low, mut high, mut stride) = (guess, guess + 1, 1);
+        while after(low) {
+            (low, high, stride) = (low - stride, low, stride * 2);
+        }
+        stride = 1;
+        while !after(high) {
+            (low, high, stride) = (high, high + stride, stride * 2);
+        }
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            let order = match self.at(middle) {
-                Ok(mark) => mark.micros.cmp(&micros),
-                Err(Beyond::Before) => Ordering::Less,
-                Err(Beyond::After) => Ordering::Greater,
-            };
-            if order == Ordering::Greater { high = middle } else { low = middle }
+            if after(middle) { high = middle } else { low = middle }
         }
         low
     }
@@ -255,14 +251,14 @@ impl Grid {
             Shape::Timestamp => civil_literal(mark.civil),
             Shape::TimestampTz => self.zone.literal(instant().map_err(|_| self.beyond())?),
             Shape::Uuid => {
-                let millis = mark.micros.div_euclid(1000);
+                let millis = self.exactly(mark.micros * 1000, 1_000_000)?;
                 if !UUID_MILLIS.contains(&millis) {
                     return Err(SpecError::new(&self.path, "a uuid of version 7 begins with a time after 1970"));
                 }
                 uuid_literal((millis as u128) << 80)
             }
             Shape::Epoch(unit, bits) => {
-                let number = (mark.micros * 1000).div_euclid(unit.nanos());
+                let number = self.exactly(mark.micros * 1000, unit.nanos())?;
                 if bits.is_some_and(|bits| !fits(number, bits)) {
                     return Err(SpecError::new(&self.path, "a bound is beyond the integer type of the key")
                         .detail(format!("It is {number}.")));
@@ -270,6 +266,16 @@ impl Grid {
                 number.to_string()
             }
         })
+    }
+
+    /// A boundary that the key cannot hold would be another one, and two could become the same.
+    fn exactly(&self, nanos: i128, unit: i128) -> Result<i128> {
+        if nanos.rem_euclid(unit) != 0 {
+            return Err(SpecError::new(self.path.field("interval"), "the periods are finer than the key").detail(
+                format!("Not every multiple of {} from the start is a whole number of units.", self.interval),
+            ));
+        }
+        Ok(nanos.div_euclid(unit))
     }
 
     /// As fine as the interval, or to the last digit.
