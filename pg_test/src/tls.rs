@@ -59,6 +59,9 @@ pub(crate) fn create(home: &Path) -> Result<Authority> {
             "server.crt",
         ][..]],
     )?;
+    for readable in ["ca.crt", "server.crt"] {
+        user::give(&dir.join(readable))?;
+    }
     let server_key = dir.join("server.key");
     fs::set_permissions(&server_key, fs::Permissions::from_mode(0o600))?;
     user::give(&server_key)?;

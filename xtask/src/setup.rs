@@ -15,6 +15,10 @@ pub use tools::{cargo_pgrx, pgrx_home};
 
 /// Does nothing, and fast, when all is there.
 pub fn run() -> Result<Vec<Install>> {
+    fs::create_dir_all(target_dir())?;
+    // Two at a time would pull the directories away from under each other.
+    let lock = fs::File::create(target_dir().join("setup.lock"))?;
+    lock.lock().context("cannot lock the set-up")?;
     apt::install_missing()?;
     tools::install_cargo_pgrx()?;
     let distribution = apt::newest_postgres()
