@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::home::Home;
-use crate::install::Install;
+use crate::install::{Install, target_dir};
 use crate::proxy::Proxy;
 use crate::server::{DATABASE, ROLE, Server};
 use crate::tls::{self, Authority};
@@ -179,11 +179,30 @@ impl Drop for Cluster {
                 eprintln!("-- the last lines of the log of {}:\n{}", server.name, tail(&server.log(), 20));
             }
         }
+        // A failed test may want them, and its servers are gone.
+        let _ = self.keep_logs();
         self.proxies.clear();
         self.home.close();
         for server in self.servers() {
             server.reap();
         }
+    }
+}
+
+impl Cluster {
+    /// In `target/logs/<version>/<test>/<server>.log`.
+    fn keep_logs(&self) -> Result<()> {
+        let thread = std::thread::current();
+        let Some(test) = thread.name().filter(|name| *name != "main") else {
+            return Ok(());
+        };
+        let version = self.coordinator.install.major.to_string();
+        let directory = target_dir().join("logs").join(version).join(test.replace("::", "."));
+        std::fs::create_dir_all(&directory)?;
+        for server in self.servers() {
+            std::fs::write(directory.join(format!("{}.log", server.name)), server.log())?;
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use postgres::types::FromSql;
 use postgres::{Client, Config, NoTls};
 use rustix::process::{Pid, Signal};
 
@@ -92,6 +93,17 @@ impl Server {
             .dbname(database)
             .connect_timeout(Duration::from_secs(10));
         config.connect(NoTls).with_context(|| format!("cannot connect to {} as {user}", self.name))
+    }
+
+    /// Runs statements in a superuser's session of their own.
+    pub fn run(&self, sql: &str) -> Result<()> {
+        self.client()?.batch_execute(sql).with_context(|| format!("on {}: {sql}", self.name))
+    }
+
+    /// The one value that a query gives, as a superuser.
+    pub fn value<T: for<'a> FromSql<'a>>(&self, sql: &str) -> Result<T> {
+        let row = self.client()?.query_one(sql, &[]).with_context(|| format!("on {}: {sql}", self.name))?;
+        row.try_get(0).with_context(|| format!("on {}: {sql}", self.name))
     }
 
     /// What psql shows for `sql`, errors included, as in a documentation example.

@@ -26,8 +26,7 @@ fn a_cluster_leaves_no_process_and_no_directory() -> Result<()> {
     let cluster = plain(2)?;
     let directory = cluster.directory().to_owned();
     for server in cluster.servers() {
-        let row = server.client()?.query_one("SELECT current_database()", &[])?;
-        assert_eq!(row.get::<_, String>(0), "app");
+        assert_eq!(server.value::<String>("SELECT current_database()")?, "app");
     }
     assert!(processes_below(&directory)? > 2);
     drop(cluster);
@@ -41,8 +40,7 @@ fn servers_of_a_cluster_are_different_systems() -> Result<()> {
     let cluster = plain(2)?;
     let mut seen = Vec::new();
     for server in cluster.servers() {
-        let row = server.client()?.query_one("SELECT system_identifier FROM pg_control_system()", &[])?;
-        seen.push(row.get::<_, i64>(0));
+        seen.push(server.value::<i64>("SELECT system_identifier FROM pg_control_system()")?);
     }
     seen.sort_unstable();
     seen.dedup();
@@ -74,8 +72,7 @@ fn a_killed_server_has_what_was_committed_after_its_restart() -> Result<()> {
     assert!(client.batch_execute("COMMIT").is_err());
     node.start()?;
     assert!(node.log().contains("database system was not properly shut down"));
-    let row = node.client()?.query_one("SELECT array_agg(i) FROM t", &[])?;
-    assert_eq!(row.get::<_, Vec<i32>>(0), [1]);
+    assert_eq!(node.value::<Vec<i32>>("SELECT array_agg(i) FROM t")?, [1]);
     Ok(())
 }
 
@@ -217,8 +214,7 @@ fn servers_of_a_killed_test_end_too() -> Result<()> {
 }
 
 fn exists(cluster: &Cluster, table: &str) -> Result<bool> {
-    let row = cluster.node(1).client()?.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])?;
-    Ok(row.get(0))
+    cluster.node(1).value(&format!("SELECT to_regclass('{table}') IS NOT NULL"))
 }
 
 fn processes_below(directory: &Path) -> Result<usize> {
