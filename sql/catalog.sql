@@ -1,0 +1,51 @@
+-- The extension's own tables. Only the extension writes them; views in the extension's schema show them.
+
+CREATE SCHEMA shardkeeper;
+COMMENT ON SCHEMA shardkeeper IS 'shardkeeper: the catalog of nodes, hierarchies and transactions';
+
+CREATE TABLE shardkeeper.nodes (
+    name name PRIMARY KEY,
+    region text,
+    added_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE shardkeeper.nodes IS 'Nodes: the foreign server of the same name holds the address, the user mappings the credentials';
+
+CREATE TABLE shardkeeper.parents (
+    parent regclass PRIMARY KEY,
+    spec jsonb NOT NULL,
+    keys jsonb NOT NULL,
+    dealt jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE shardkeeper.parents IS
+    'Managed parents: the specification, what each leaf and mirror carries besides columns (keys, indexes, storage), and how many leaves each list of nodes was dealt';
+
+CREATE TABLE shardkeeper.partitions (
+    partition regclass PRIMARY KEY,
+    parent regclass NOT NULL REFERENCES shardkeeper.parents ON DELETE CASCADE,
+    label text NOT NULL
+);
+COMMENT ON TABLE shardkeeper.partitions IS 'Partitions of managed parents at every level, with the label that finds their part of the specification';
+CREATE INDEX partitions_parent ON shardkeeper.partitions (parent);
+
+CREATE TABLE shardkeeper.mirrors (
+    parent regclass NOT NULL REFERENCES shardkeeper.parents ON DELETE CASCADE,
+    node name NOT NULL REFERENCES shardkeeper.nodes,
+    PRIMARY KEY (parent, node)
+);
+COMMENT ON TABLE shardkeeper.mirrors IS 'The nodes that have a mirror of a parent';
+
+CREATE TABLE shardkeeper.transactions (
+    id uuid NOT NULL,
+    node name NOT NULL,
+    xid xid8 NOT NULL,
+    PRIMARY KEY (id, node)
+);
+CREATE INDEX transactions_xid ON shardkeeper.transactions (xid);
+COMMENT ON TABLE shardkeeper.transactions IS
+    'Transactions that sent commands to nodes. A row is visible only once its transaction committed here: a journal row on a node without one belongs to a transaction that did not';
+
+SELECT pg_catalog.pg_extension_config_dump('shardkeeper.nodes', '');
+SELECT pg_catalog.pg_extension_config_dump('shardkeeper.parents', '');
+SELECT pg_catalog.pg_extension_config_dump('shardkeeper.partitions', '');
+SELECT pg_catalog.pg_extension_config_dump('shardkeeper.mirrors', '');

@@ -1,0 +1,98 @@
+-- What shard_add_node makes on a node: schemas, the session channel, the journal and the trash. Only SQL, and safe to
+-- run again. trash.sql follows it.
+
+CREATE SCHEMA IF NOT EXISTS shardkeeper;
+COMMENT ON SCHEMA shardkeeper IS 'shardkeeper: the session channel, the journal and the trash of this node';
+CREATE SCHEMA IF NOT EXISTS shardkeeper_trash;
+COMMENT ON SCHEMA shardkeeper_trash IS 'shardkeeper: dropped tables until their keep time is over';
+
+-- One row for each command that a coordinator sent through the session channel and that can be undone. It is written
+-- in the transaction of the command: where the command took effect, there is a row.
+CREATE TABLE IF NOT EXISTS shardkeeper.journal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    coordinator text NOT NULL,
+    timeline integer NOT NULL,
+    lsn pg_lsn NOT NULL,
+    transaction uuid NOT NULL,
+    xid xid8 NOT NULL,
+    role name NOT NULL DEFAULT current_user,
+    command text NOT NULL,
+    inverse text NOT NULL,
+    done_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    xact xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
+);
+COMMENT ON TABLE shardkeeper.journal IS
+    'Commands of coordinators whose outcome there is not settled yet, each with the command that undoes it';
+CREATE INDEX IF NOT EXISTS journal_coordinator ON shardkeeper.journal (coordinator, transaction);
+
+-- A role sees, writes and undoes its own commands only: an inverse is executed with the rights of the role that wrote it.
+ALTER TABLE shardkeeper.journal ENABLE ROW LEVEL SECURITY;
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'shardkeeper.journal'::regclass AND polname = 'own') THEN
+        CREATE POLICY own ON shardkeeper.journal USING (role = current_user) WITH CHECK (role = current_user);
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE VIEW shardkeeper.session AS
+    SELECT NULL::text AS command, NULL::text AS result, NULL::text AS inverse, NULL::text AS coordinator,
+           NULL::integer AS timeline, NULL::text AS lsn, NULL::text AS transaction, NULL::text AS xid;
+COMMENT ON VIEW shardkeeper.session IS
+    'INSERT a command and it is executed, with the rights of the current role; a query returns its first value as result';
+
+CREATE OR REPLACE FUNCTION shardkeeper.execute() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF new.inverse IS NOT NULL THEN
+        INSERT INTO shardkeeper.journal (coordinator, timeline, lsn, transaction, xid, command, inverse)
+        VALUES (new.coordinator, new.timeline, new.lsn::pg_lsn, new.transaction::uuid, new.xid::xid8, new.command, new.inverse);
+    END IF;
+    IF new.command ~* '^\s*(select|with|values|table|show)\M' THEN
+        EXECUTE new.command INTO new.result;
+    ELSE
+        EXECUTE new.command;
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.execute() IS 'Executes the command of a row inserted into shardkeeper.session';
+
+CREATE OR REPLACE TRIGGER execute INSTEAD OF INSERT ON shardkeeper.session
+    FOR EACH ROW EXECUTE FUNCTION shardkeeper.execute();
+
+-- A transaction that the coordinator rolled back: its commands of the current role are undone here, the last one first,
+-- and forgotten in the same transaction, so that each is undone exactly once.
+CREATE OR REPLACE FUNCTION shardkeeper.undo(of_coordinator text, of_transaction uuid) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    item record;
+    undone bigint := 0;
+BEGIN
+    FOR item IN
+        SELECT j.id, j.inverse FROM shardkeeper.journal j
+        WHERE j.coordinator = of_coordinator AND j.transaction = of_transaction AND j.role = current_user
+        ORDER BY j.id DESC FOR UPDATE
+    LOOP
+        EXECUTE item.inverse;
+        DELETE FROM shardkeeper.journal j WHERE j.id = item.id;
+        undone := undone + 1;
+    END LOOP;
+    RETURN undone;
+END
+$$;
+
+COMMENT ON FUNCTION shardkeeper.undo(text, uuid) IS 'Undoes what a transaction did here that the coordinator rolled back';
+
+-- A transaction that the coordinator committed: there is nothing to undo.
+CREATE OR REPLACE FUNCTION shardkeeper.forget(of_coordinator text, of_transactions uuid[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM shardkeeper.journal j
+    WHERE j.coordinator = of_coordinator AND j.transaction = ANY (of_transactions) AND j.role = current_user
+$$;
+COMMENT ON FUNCTION shardkeeper.forget(text, uuid[]) IS 'Deletes the journal of transactions that the coordinator committed';
+
+-- Counts changes of this file: a coordinator brings an older one up to date.
+CREATE OR REPLACE FUNCTION shardkeeper.version() RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
+COMMENT ON FUNCTION shardkeeper.version() IS 'The version of what shardkeeper made on this node';

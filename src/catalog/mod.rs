@@ -1,0 +1,3 @@
+//! Typed rows in and out of the extension's own tables.
+
+pub mod parent;

@@ -1,0 +1,148 @@
+//! `shardkeeper.parents` with what belongs to a parent: its partitions' labels and its mirrors.
+
+use crate::error::{Report, Result};
+use crate::hierarchy::description::Key;
+use crate::pg::{role, sql};
+use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, PgSqlErrorCode as Code};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One managed parent.
+#[derive(Debug, Deserialize)]
+pub struct Parent {
+    #[serde(skip)]
+    pub oid: Option<Oid>,
+    pub spec: Value,
+    /// What leaves and mirrors carry besides columns.
+    pub keys: Extras,
+    /// Leaves placed so far by each declaration of nodes.
+    pub dealt: BTreeMap<String, u64>,
+}
+
+/// What the parent on the coordinator cannot carry itself, kept for the leaves and mirrors to come.
+#[derive(Debug, Clone, Default, serde::Serialize, Deserialize)]
+pub struct Extras {
+    pub keys: Vec<Key>,
+    /// Storage parameters of leaves.
+    pub options: Vec<String>,
+    pub access_method: Option<String>,
+    pub replica_identity: Option<char>,
+}
+
+pub fn load(parent: Oid) -> Result<Option<Parent>> {
+    let found = role::as_extension_owner(|| {
+        sql::document::<Parent>(
+            "SELECT pg_catalog.json_build_object('spec', spec, 'keys', keys, 'dealt', dealt)::text
+             FROM shardkeeper.parents WHERE parent = $1",
+            &[parent.into()],
+        )
+    })?;
+    Ok(found.map(|row| Parent { oid: Some(parent), ..row }))
+}
+
+/// Errors: 42P01 not a managed parent.
+pub fn require(parent: Oid) -> Result<Parent> {
+    match load(parent)? {
+        Some(found) => Ok(found),
+        None => not_managed(parent)?,
+    }
+}
+
+pub fn not_managed<T>(relation: Oid) -> Result<T> {
+    let name = sql::one::<String>("SELECT $1::pg_catalog.regclass::text", &[relation.into()])?.unwrap_or_default();
+    Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{name} is not a managed parent"))
+        .hint("See the view shard_parents, or make it one with SELECT shard_create_parent(…).")
+        .into()
+}
+
+pub fn insert(parent: Oid, spec: Value, extras: &Extras, dealt: &BTreeMap<String, u64>) -> Result<()> {
+    let extras = serde_json::to_value(extras)?;
+    let dealt = serde_json::to_value(dealt)?;
+    role::as_extension_owner(|| {
+        sql::run(
+            "INSERT INTO shardkeeper.parents (parent, spec, keys, dealt) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (parent) DO UPDATE SET spec = excluded.spec, keys = excluded.keys, dealt = excluded.dealt",
+            &[parent.into(), JsonB(spec).into(), JsonB(extras).into(), JsonB(dealt).into()],
+        )
+    })?;
+    Ok(())
+}
+
+pub fn set_dealt(parent: Oid, dealt: &BTreeMap<String, u64>) -> Result<()> {
+    let dealt = serde_json::to_value(dealt)?;
+    role::as_extension_owner(|| {
+        sql::run("UPDATE shardkeeper.parents SET dealt = $2 WHERE parent = $1", &[parent.into(), JsonB(dealt).into()])
+    })?;
+    Ok(())
+}
+
+/// Forgets the parent, its partitions and mirrors; the tables stay.
+pub fn delete(parent: Oid) -> Result<()> {
+    role::as_extension_owner(|| sql::run("DELETE FROM shardkeeper.parents WHERE parent = $1", &[parent.into()]))?;
+    Ok(())
+}
+
+/// Notes the labels of partitions, given by name in one schema.
+pub fn add_partitions(parent: Oid, schema: &str, named: &[(String, String)]) -> Result<()> {
+    let names: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
+    let labels: Vec<String> = named.iter().map(|(_, label)| label.clone()).collect();
+    role::as_extension_owner(|| {
+        sql::run(
+            "INSERT INTO shardkeeper.partitions (partition, parent, label)
+             SELECT c.oid, $1, given.label
+             FROM unnest($3::text[], $4::text[]) AS given (name, label)
+             JOIN pg_catalog.pg_class c ON c.relname = given.name::name AND c.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($2))
+             ON CONFLICT (partition) DO UPDATE SET parent = excluded.parent, label = excluded.label",
+            &[parent.into(), schema.into(), names.into(), labels.into()],
+        )
+    })?;
+    Ok(())
+}
+
+pub fn forget_partitions(partitions: &[Oid]) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run("DELETE FROM shardkeeper.partitions WHERE partition = ANY ($1::oid[])", &[partitions.to_vec().into()])
+    })?;
+    Ok(())
+}
+
+pub fn mirrors(parent: Oid) -> Result<Vec<String>> {
+    role::as_extension_owner(|| {
+        sql::column("SELECT node::text FROM shardkeeper.mirrors WHERE parent = $1 ORDER BY node", &[parent.into()])
+    })
+}
+
+pub fn add_mirror(parent: Oid, node: &str) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run(
+            "INSERT INTO shardkeeper.mirrors (parent, node) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[parent.into(), node.into()],
+        )
+    })?;
+    Ok(())
+}
+
+/// The managed parent that `relation` is, or is a partition of, and the labels from there to `relation`.
+pub fn of_relation(relation: Oid) -> Result<Option<(Oid, Vec<String>)>> {
+    #[derive(Deserialize)]
+    struct Found {
+        root: u32,
+        labels: Vec<String>,
+    }
+    let found = role::as_extension_owner(|| {
+        sql::document::<Found>(
+            "WITH RECURSIVE up (relid, step) AS (
+                 SELECT $1::oid, 0
+                 UNION ALL SELECT i.inhparent, step + 1 FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.relid
+             )
+             SELECT pg_catalog.json_build_object('root', p.parent::oid::bigint, 'labels', (
+                 SELECT coalesce(pg_catalog.json_agg(l.label ORDER BY u.step DESC), '[]')
+                 FROM up u JOIN shardkeeper.partitions l ON l.partition = u.relid))::text
+             FROM up JOIN shardkeeper.parents p ON p.parent = up.relid",
+            &[relation.into()],
+        )
+    })?;
+    Ok(found.map(|found| (Oid::from(found.root), found.labels)))
+}

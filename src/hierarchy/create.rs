@@ -1,0 +1,229 @@
+//! `shard_create_parent` on an empty table: planned whole, checked on all servers, then run in the caller's transaction.
+
+use super::build::{Blueprint, lives_on, remote_nodes};
+use super::description::Description;
+use super::grants;
+use super::key::Keys;
+use super::rebuild::{self, SequenceState};
+use super::script::Script;
+use super::survey::{self, Load, Survey};
+use super::validate;
+use crate::catalog::parent::{self, Extras};
+use crate::error::{Report, Result};
+use crate::guc;
+use crate::name::{QualifiedName, ident, literal};
+use crate::node::channel::Channel;
+use crate::pg::{relation, sql};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::plan::{self, LOCAL, Plan, PlanInput, Tree};
+use shardkeeper_core::spec::Level;
+
+/// What the call will do, ready to run.
+pub struct Prepared {
+    pub script: Script,
+    table: Description,
+    plan: Plan,
+    nodes: Vec<String>,
+}
+
+/// Makes `table` the root of the hierarchy in `level`.
+pub fn create(table: Oid, level: &Level) -> Result<()> {
+    let prepared = prepare(table, level, Intent::Run)?;
+    prepared.script.run()?;
+    prepared.record(level)?;
+    Ok(())
+}
+
+/// Whether the commands will be run, so that the table must stay as it is found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Intent {
+    Plan,
+    Run,
+}
+
+/// Checks everything and composes the commands. Nothing is changed.
+pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
+    let Some(table) = Description::load(oid)? else {
+        return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("relation with OID {} does not exist", oid.to_u32())).into();
+    };
+    validate::owned(oid, &table)?;
+    validate::suitable(&table)?;
+    if parent::load(oid)?.is_some() {
+        return Report::new(Code::ERRCODE_DUPLICATE_OBJECT, format!("{} is a managed parent already", table.name))
+            .hint("Add partitions with shard_add_partition, or stop managing it with shard_release_parent first.")
+            .into();
+    }
+    if intent == Intent::Run {
+        relation::lock_exclusive(oid);
+    }
+    // Read again under the lock: only now it cannot change any more.
+    let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
+    validate::suitable(&table)?;
+    empty(&table)?;
+    validate::no_dependents(oid, &table)?;
+    let keys = Keys::resolve(level, &table)?;
+    validate::unique_keys(&table, &keys)?;
+    let plan = plan::expand(level, &PlanInput {
+        root: &table.name.name,
+        now: now()?,
+        kind: &|key| keys.kind(key),
+        dealt: Default::default(),
+        max_leaves: plan::DEFAULT_MAX_LEAVES,
+    })?;
+    let nodes = remote_nodes(plan.tree.leaves());
+    if !nodes.is_empty() {
+        validate::fit_for_nodes(&table)?;
+    }
+    // An unknown node is told before any node is asked.
+    for node in &nodes {
+        Channel::open(node)?;
+    }
+    let script = compose(oid, &table, &keys, &plan.tree, &nodes)?;
+    Ok(Prepared { script, table, plan, nodes })
+}
+
+impl Prepared {
+    fn record(&self, level: &Level) -> Result<()> {
+        let name = &self.table.name;
+        let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.to_string().into()])? else {
+            return Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{name} vanished while it was rebuilt")).into();
+        };
+        parent::insert(oid, level.to_json(), &extras(&self.table), &self.plan.dealt)?;
+        let labels: Vec<(String, String)> =
+            self.plan.tree.walk().map(|p| (p.name.clone(), p.label.clone())).collect();
+        parent::add_partitions(oid, &name.schema, &labels)?;
+        for node in &self.nodes {
+            parent::add_mirror(oid, node)?;
+        }
+        Ok(())
+    }
+}
+
+/// What later leaves and mirrors will carry.
+pub fn extras(table: &Description) -> Extras {
+    Extras {
+        keys: table.keys.clone(),
+        options: table.options.clone(),
+        access_method: table.access_method.clone(),
+        replica_identity: (table.replica_identity != 'd').then_some(table.replica_identity),
+    }
+}
+
+fn empty(table: &Description) -> Result<()> {
+    if table.kind == 'p' {
+        if table.has_children {
+            return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{} has partitions already", table.name))
+                .hint("Take the tree under management with SELECT shard_adopt_parent(…) once that call is there.")
+                .into();
+        }
+        return Ok(());
+    }
+    let populated = sql::one::<bool>(&format!("SELECT true FROM ONLY {} LIMIT 1", table.name), &[])?;
+    if populated.is_none() {
+        return Ok(());
+    }
+    Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {} is not empty", table.name))
+        .detail("Only empty tables can be made parents in this version; the conversion of populated tables, which moves their rows online, comes with the data movement calls.")
+        .hint("Make the parent of an empty table of the same shape, and fill it with INSERT … SELECT.")
+        .into()
+}
+
+fn compose(oid: Oid, table: &Description, keys: &Keys, tree: &Tree, nodes: &[String]) -> Result<Script> {
+    let name = &table.name;
+    let blueprint = Blueprint { table, keys, mixed: !nodes.is_empty() };
+    let tables: Vec<QualifiedName> = tree.walk().map(|p| name.sibling(p.name.clone())).collect();
+    let local_leaves: Vec<QualifiedName> =
+        tree.leaves().filter(|p| p.node.as_deref() == Some(LOCAL)).map(|p| name.sibling(p.name.clone())).collect();
+    let new_tables: Vec<String> = tree.walk().map(|p| p.name.clone()).collect();
+    let partitioned = tree.walk().filter(|p| p.sub.is_some()).count() + 1;
+    let load = Load {
+        leaves: local_leaves.len(),
+        foreign: tree.leaves().count() - local_leaves.len(),
+        partitioned,
+    };
+    survey::check_local(table, &new_tables, load, blueprint.mixed)?;
+    let mut surveys = Vec::new();
+    for node in nodes {
+        let mut made: Vec<String> =
+            tree.walk().filter(|p| lives_on(p, node)).map(|p| p.name.clone()).chain([name.name.clone()]).collect();
+        let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node)).count();
+        let load = Load { leaves, foreign: 0, partitioned: made.len() - leaves };
+        made.extend(table.keys.iter().map(|key| key.name.clone()));
+        surveys.push(survey::check_node(node, table, &made, load)?);
+    }
+
+    let mut script = Script::default();
+    for (node, survey) in nodes.iter().zip(&surveys) {
+        script.on_node(node, mirror(oid, &blueprint, tree, node, survey)?, discard(name));
+    }
+    let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
+    let mut commands = rebuild::before_partitions(table, &blueprint.partition_by(tree), blueprint.mixed, &sequences(table)?);
+    commands.extend(blueprint.local_tree(name, tree));
+    commands.extend(rebuild::after_partitions(table, &tables, &local_leaves, &caller, blueprint.mixed));
+    script.local(commands);
+    Ok(script)
+}
+
+/// A whole new mirror on one node.
+pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, survey: &Survey) -> Result<Vec<String>> {
+    let name = &blueprint.table.name;
+    let mut commands = Vec::new();
+    if !survey.has_schema {
+        commands.push(format!("CREATE SCHEMA {}", ident(&name.schema)));
+    }
+    let table = fitted(blueprint.table, survey);
+    let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
+    commands.extend(blueprint.mirror_root(tree));
+    commands.extend(blueprint.mirror_tree(node, name, tree));
+    let made: Vec<QualifiedName> = std::iter::once(name.clone())
+        .chain(tree.walk().filter(|p| lives_on(p, node)).map(|p| name.sibling(p.name.clone())))
+        .collect();
+    commands.extend(grants::for_node(parent, node, &survey.role, survey.owns_schema, &made)?);
+    Ok(commands)
+}
+
+/// The table without what the node cannot have: a tablespace of another server's disks is left to the node's default.
+pub fn fitted(table: &Description, survey: &Survey) -> Description {
+    let has = |name: &Option<String>| name.as_ref().filter(|name| survey.tablespaces.contains(name)).cloned();
+    let mut table = table.clone();
+    table.tablespace = has(&table.tablespace);
+    for key in &mut table.keys {
+        key.tablespace = has(&key.tablespace);
+    }
+    table
+}
+
+/// Undoes the making of a table on a node: into the trash, not destroyed, should anyone have written to it meanwhile.
+pub fn discard(name: &QualifiedName) -> String {
+    format!("SELECT shardkeeper.discard({}, {})", name.regclass(), keep())
+}
+
+/// The keep time of the trash as SQL.
+pub fn keep() -> String {
+    format!("{}::pg_catalog.interval", literal(&format!("{} minutes", guc::trash_keep_minutes())))
+}
+
+fn sequences(table: &Description) -> Result<Vec<SequenceState>> {
+    let mut states = Vec::new();
+    for sequence in table.columns.iter().filter_map(|c| c.sequence.as_ref()).filter(|s| s.identity) {
+        #[derive(serde::Deserialize)]
+        struct State {
+            last_value: i64,
+            is_called: bool,
+        }
+        let query = format!("SELECT json_build_object('last_value', last_value, 'is_called', is_called)::text FROM {}", sequence.name);
+        if let Some(State { last_value, is_called }) = sql::document(&query, &[])? {
+            states.push(SequenceState { name: sequence.name.clone(), last_value, is_called });
+        }
+    }
+    Ok(states)
+}
+
+/// The time that interval levels count from: the start of the transaction.
+pub fn now() -> Result<jiff::Timestamp> {
+    let micros = sql::one::<i64>("SELECT (extract(epoch FROM pg_catalog.now()) * 1000000)::bigint", &[])?.unwrap_or(0);
+    jiff::Timestamp::from_microsecond(micros).map_err(|error| {
+        Report::new(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, format!("the clock of the coordinator is out of range: {error}")).into()
+    })
+}

@@ -1,0 +1,36 @@
+-- What else depends on the table $1 and would be lost or broken by making it anew: views, rules, foreign keys in either
+-- direction, functions with a SQL body, columns of its row type, policies and triggers of other tables.
+WITH owned AS (
+    SELECT 'pg_constraint'::regclass AS classid, oid FROM pg_constraint
+    WHERE conrelid = $1 AND contype NOT IN ('f')
+    UNION ALL SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgrelid = $1
+    UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = $1
+    UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy WHERE polrelid = $1
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext WHERE stxrelid = $1
+    UNION ALL SELECT 'pg_publication_rel'::regclass, oid FROM pg_publication_rel WHERE prrelid = $1
+    UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = $1
+    UNION ALL SELECT 'pg_class'::regclass, reltoastrelid FROM pg_class WHERE oid = $1
+    UNION ALL SELECT 'pg_type'::regclass, reltype FROM pg_class WHERE oid = $1
+    UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relkind = 'S'
+), targets AS (
+    SELECT 'pg_class'::regclass AS classid, $1 AS oid
+    UNION ALL SELECT 'pg_type'::regclass, reltype FROM pg_class WHERE oid = $1
+    UNION ALL SELECT 'pg_type'::regclass, t.typarray FROM pg_class c JOIN pg_type t ON t.oid = c.reltype WHERE c.oid = $1
+), found AS (
+    SELECT pg_describe_object(
+               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 THEN 'pg_class'::regclass ELSE d.classid END,
+               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 THEN r.ev_class ELSE d.objid END,
+               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 THEN 0 ELSE d.objsubid END) AS what
+    FROM pg_depend d JOIN targets t ON d.refclassid = t.classid AND d.refobjid = t.oid
+    LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    WHERE NOT EXISTS (SELECT FROM owned o WHERE o.classid = d.classid AND o.oid = d.objid)
+      AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
+      AND NOT (d.classid = 'pg_class'::regclass AND d.objid = $1)
+    UNION
+    SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint
+    WHERE contype = 'f' AND (conrelid = $1 OR confrelid = $1) AND conparentid = 0
+    UNION
+    SELECT 'extension ' || quote_ident(e.extname) || ', which owns it' FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.deptype = 'e'
+)
+SELECT what FROM found WHERE what IS NOT NULL ORDER BY what

@@ -1,0 +1,178 @@
+//! A table as its user made it: everything that the rebuilt table, its leaves and its mirrors must carry.
+
+use crate::error::Result;
+use crate::name::QualifiedName;
+use crate::pg::sql;
+use pgrx::pg_sys::Oid;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Description {
+    pub name: QualifiedName,
+    /// `pg_class.relkind`.
+    pub kind: char,
+    pub persistence: char,
+    pub owner: String,
+    pub is_partition: bool,
+    pub is_typed: bool,
+    pub has_parents: bool,
+    pub has_children: bool,
+    pub is_system: bool,
+    pub partition_key: Option<String>,
+    pub tablespace: Option<String>,
+    pub access_method: Option<String>,
+    /// Storage parameters as `name=value`, those of the TOAST table with the prefix `toast.`.
+    pub options: Vec<String>,
+    pub replica_identity: char,
+    pub row_security: bool,
+    pub force_row_security: bool,
+    pub comment: Option<String>,
+    pub has_toast: bool,
+    /// `None` when nothing was ever granted or revoked.
+    pub grants: Option<Vec<Grant>>,
+    /// Roles that default privileges give something on each new table.
+    pub default_grantees: Vec<Option<String>>,
+    pub columns: Vec<Column>,
+    pub checks: Vec<Check>,
+    pub exclusions: Vec<String>,
+    pub keys: Vec<Key>,
+    pub statistics: Vec<Statistics>,
+    pub policies: Vec<Policy>,
+    pub triggers: Vec<Trigger>,
+    pub publications: Vec<Publication>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Grant {
+    /// `None` is PUBLIC.
+    pub role: Option<String>,
+    pub privileges: Vec<String>,
+    pub grantable: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub number: i16,
+    /// With its modifier, qualified unless built in.
+    #[serde(rename = "type")]
+    pub data_type: String,
+    pub type_id: u32,
+    pub builtin_type: bool,
+    /// `pg_type.typtype`: `b` base, `e` enum, `d` domain, `c` composite, `r` range.
+    pub type_kind: char,
+    /// Set when it is not the type's own.
+    pub collation: Option<String>,
+    pub deterministic: bool,
+    pub not_null: bool,
+    pub generated: String,
+    pub identity: String,
+    pub default: Option<String>,
+    /// The default uses a sequence or a function that only the coordinator is sure to have.
+    pub default_is_local: bool,
+    pub sequence: Option<Sequence>,
+    pub storage: Option<String>,
+    pub compression: Option<String>,
+    pub statistics: Option<i32>,
+    pub options: Vec<String>,
+    pub comment: Option<String>,
+    pub grants: Vec<Grant>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Sequence {
+    pub name: QualifiedName,
+    #[serde(rename = "type")]
+    pub data_type: String,
+    pub start: i64,
+    pub increment: i64,
+    pub min: i64,
+    pub max: i64,
+    pub cache: i64,
+    pub cycle: bool,
+    /// Belongs to an identity column; else it is only owned by the column.
+    pub identity: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub definition: String,
+    pub comment: Option<String>,
+}
+
+/// An index, with or without a constraint. Kept in the catalog, so that later leaves and mirrors get the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Key {
+    pub name: String,
+    /// `PRIMARY KEY (…)` or `UNIQUE (…)`, when it is a constraint.
+    pub constraint: Option<String>,
+    pub primary: bool,
+    pub unique: bool,
+    /// What follows `USING` in `CREATE INDEX`.
+    pub definition: String,
+    /// Key columns; an expression counts as none.
+    pub columns: Vec<String>,
+    pub tablespace: Option<String>,
+    pub clustered: bool,
+    pub replica_identity: bool,
+    pub valid: bool,
+    pub comment: Option<String>,
+    pub index_comment: Option<String>,
+    /// Statistics targets of expression columns: number and target.
+    pub statistics: Vec<(i16, i32)>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Statistics {
+    pub name: QualifiedName,
+    pub definition: String,
+    pub target: Option<i32>,
+    pub comment: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Policy {
+    pub name: String,
+    pub permissive: bool,
+    pub command: String,
+    pub roles: Vec<Option<String>>,
+    pub using: Option<String>,
+    pub check: Option<String>,
+    pub comment: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Trigger {
+    pub name: String,
+    pub definition: String,
+    /// `pg_trigger.tgenabled`: `O`, `D`, `R` or `A`.
+    pub enabled: char,
+    pub constraint: bool,
+    pub transition: bool,
+    pub row: bool,
+    pub comment: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Publication {
+    pub name: String,
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    pub columns: Option<Vec<String>>,
+}
+
+impl Description {
+    pub fn load(table: Oid) -> Result<Option<Self>> {
+        sql::document(include_str!("describe.sql"), &[table.into()])
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// What else would be lost with the table, each as Postgres describes it.
+pub fn dependents(table: Oid) -> Result<Vec<String>> {
+    sql::column(include_str!("dependents.sql"), &[table.into()])
+}

@@ -1,0 +1,140 @@
+//! What must be known of a node before anything is made there: does it fit, is there room, is nothing in the way.
+
+use super::description::Description;
+use crate::error::{Report, Result};
+use crate::name::{QualifiedName, ident, literal};
+use crate::node::channel::Channel;
+use crate::pg::sql;
+use pgrx::PgSqlErrorCode as Code;
+use serde::Deserialize;
+use shardkeeper_core::plan::LOCAL;
+
+#[derive(Debug, Deserialize)]
+pub struct Survey {
+    pub version: i32,
+    pub has_schema: bool,
+    pub may_create: bool,
+    pub owns_schema: bool,
+    pub existing: Vec<String>,
+    pub missing_types: Vec<String>,
+    pub tablespaces: Vec<String>,
+    pub role: String,
+    pub room: i64,
+    pub setting: i64,
+}
+
+/// How many objects a call makes on one server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Load {
+    pub leaves: usize,
+    pub foreign: usize,
+    pub partitioned: usize,
+}
+
+impl Load {
+    /// Entries in the lock table that the call holds until it commits: each new relation is locked, a table's TOAST
+    /// relation and its index too.
+    fn locks(self, table: &Description, unique_keys: bool) -> i64 {
+        let indexes = table.keys.iter().filter(|key| unique_keys || !key.unique).count();
+        let leaf = 1 + table.keys.len() + if table.has_toast { 2 } else { 0 };
+        (self.leaves * leaf + self.foreign + self.partitioned * (1 + indexes)) as i64
+    }
+}
+
+/// Asks the node, and refuses what would fail there later.
+pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: Load) -> Result<Survey> {
+    let types: Vec<&str> = table.columns.iter().filter(|c| !c.builtin_type).map(|c| c.data_type.as_str()).collect();
+    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &types);
+    let Some(survey) = Channel::open(node)?.document::<Survey>(&query)? else {
+        return Report::new(Code::ERRCODE_FDW_ERROR, format!("node {} did not answer", ident(node))).into();
+    };
+    let node = ident(node);
+    if survey.version < 150_000 {
+        return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node {node} runs a server older than 15"))
+            .detail(format!("Its server_version_num is {}.", survey.version))
+            .into();
+    }
+    if let Some(name) = survey.existing.first() {
+        let name = QualifiedName::new(table.name.schema.clone(), name.clone());
+        return Report::new(Code::ERRCODE_DUPLICATE_TABLE, format!("relation {name} already exists on node {node}"))
+            .detail(format!("{} of the names to be used are taken there.", survey.existing.len()))
+            .hint("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself.")
+            .into();
+    }
+    if !survey.missing_types.is_empty() {
+        return Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node {node} lacks types of table {}", table.name))
+            .detail(format!("Missing: {}.", survey.missing_types.join(", ")))
+            .hint("Create them there, for example with SELECT * FROM shard_run_on_nodes('CREATE TYPE …');")
+            .into();
+    }
+    if !survey.may_create {
+        return Report::new(
+            Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("role {} may not create tables in schema {} on node {node}", ident(&survey.role), ident(&table.name.schema)),
+        )
+        .hint(format!(
+            "On that server run GRANT CREATE ON {} TO {};",
+            if survey.has_schema { format!("SCHEMA {}", ident(&table.name.schema)) } else { "DATABASE …".to_string() },
+            ident(&survey.role)
+        ))
+        .into();
+    }
+    room(&format!("node {node}"), survey.room, survey.setting, load.locks(table, true))?;
+    Ok(survey)
+}
+
+/// The same for the coordinator, where names are only checked for those that the rebuilt table does not free itself.
+pub fn check_local(table: &Description, new_tables: &[String], load: Load, mixed: bool) -> Result<()> {
+    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &[]);
+    let Some(survey) = sql::document::<Survey>(&query, &[])? else { return Ok(()) };
+    if let Some(name) = survey.existing.first() {
+        return Report::new(
+            Code::ERRCODE_DUPLICATE_TABLE,
+            format!("relation {} already exists", table.name.sibling(name.clone())),
+        )
+        .detail(format!("{} of the partitions' names are taken.", survey.existing.len()))
+        .hint("Rename it, or give the partitions other names with \"name\" in the spec.")
+        .into();
+    }
+    room(LOCAL, survey.room, survey.setting, load.locks(table, !mixed))
+}
+
+fn room(server: &str, room: i64, setting: i64, needed: i64) -> Result<()> {
+    if needed <= room {
+        return Ok(());
+    }
+    let enough = ((needed + 500) as f64 * setting as f64 / room.max(1) as f64).ceil() as i64;
+    Report::new(
+        Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("the lock table of {server} is too small for this many partitions in one transaction"),
+    )
+    .detail(format!("The call needs {needed} locks there, and the server has room for {room}, with max_locks_per_transaction = {setting}."))
+    .hint(format!("Set max_locks_per_transaction to {enough} or more there and restart it, or make fewer partitions now and the others with shard_add_partition in further transactions."))
+    .into()
+}
+
+fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>, types: &[&str]) -> String {
+    let names = names.map(literal).collect::<Vec<_>>().join(", ");
+    let types = types.iter().map(|t| literal(t)).collect::<Vec<_>>().join(", ");
+    let schema = literal(schema);
+    format!(
+        "SELECT json_build_object(
+            'version', current_setting('server_version_num')::int,
+            'has_schema', n.oid IS NOT NULL,
+            'may_create', CASE WHEN n.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE')
+                               ELSE has_schema_privilege(n.oid, 'CREATE') END,
+            'owns_schema', coalesce(pg_has_role(n.nspowner, 'USAGE'), true),
+            'existing', (SELECT coalesce(json_agg(relname), '[]') FROM pg_class
+                         WHERE relnamespace = n.oid AND relname = ANY (ARRAY[{names}]::name[])),
+            'missing_types', (SELECT coalesce(json_agg(t), '[]') FROM unnest(ARRAY[{types}]::text[]) AS t WHERE to_regtype(t) IS NULL),
+            'tablespaces', (SELECT json_agg(spcname) FROM pg_tablespace),
+            'role', current_user,
+            'setting', current_setting('max_locks_per_transaction')::bigint,
+            'room', current_setting('max_locks_per_transaction')::bigint
+                * (current_setting('max_connections')::bigint + current_setting('max_worker_processes')::bigint
+                   + current_setting('max_wal_senders')::bigint + current_setting('max_prepared_transactions')::bigint + 1
+                   + coalesce(current_setting('autovacuum_worker_slots', true), current_setting('autovacuum_max_workers'))::bigint)
+                - (SELECT count(*) FROM pg_locks WHERE NOT fastpath))::text
+         FROM (SELECT 1) AS one LEFT JOIN pg_namespace n ON n.nspname = {schema}"
+    )
+}

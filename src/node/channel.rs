@@ -1,0 +1,95 @@
+//! The session channel: SQL on a node inside postgres_fdw's own remote transaction, so that it commits, rolls back and
+//! follows savepoints with the caller.
+//!
+//! Each node has the view `shardkeeper.session`; the coordinator has a foreign table over it, named like the node, in
+//! the schema `shardkeeper_nodes`. That schema is no member of the extension, so tables outlive `DROP EXTENSION`.
+
+use crate::error::{Report, Result};
+use crate::name::{QualifiedName, ident};
+use crate::pg::{role, sql};
+use pgrx::PgSqlErrorCode as Code;
+use serde::de::DeserializeOwned;
+
+/// The schema of the coordinator that holds one foreign table per node.
+pub const SCHEMA: &str = "shardkeeper_nodes";
+
+/// The way to one node within the current transaction.
+#[derive(Debug, Clone)]
+pub struct Channel {
+    pub node: String,
+    table: QualifiedName,
+}
+
+impl Channel {
+    /// Errors: 42704 no such node.
+    pub fn open(node: &str) -> Result<Self> {
+        let table = QualifiedName::new(SCHEMA, node);
+        let exists = sql::one::<bool>(
+            "SELECT pg_catalog.to_regclass($1) IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = $2)",
+            &[table.to_string().into(), node.into()],
+        )?;
+        if exists != Some(true) {
+            return unknown_node(node).into();
+        }
+        Ok(Self { node: node.to_string(), table })
+    }
+
+    /// The first value of a query on the node.
+    pub fn query(&self, query: &str) -> Result<Option<String>> {
+        sql::one(&format!("INSERT INTO {} (command) VALUES ($1) RETURNING result", self.table), &[query.into()])
+    }
+
+    /// A query on the node that returns one JSON document.
+    pub fn document<T: DeserializeOwned>(&self, query: &str) -> Result<Option<T>> {
+        Ok(self.query(query)?.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
+    /// Runs `command`, one or several statements, and journals `inverse`, which undoes it, in the same transaction on
+    /// the node. Where only the node's commit takes effect, the worker runs the inverse there.
+    pub fn run(&self, command: &str, inverse: &str) -> Result<()> {
+        let transaction = self.register()?;
+        sql::run(
+            &format!(
+                "INSERT INTO {} (command, inverse, coordinator, timeline, lsn, transaction, xid)
+                 SELECT $1, $2, {COORDINATOR}, {TIMELINE}, pg_catalog.pg_current_wal_insert_lsn()::text, $3,
+                        pg_catalog.pg_current_xact_id()::text",
+                self.table
+            ),
+            &[command.into(), inverse.into(), transaction.into()],
+        )?;
+        Ok(())
+    }
+
+    /// Notes on the coordinator that this transaction changes the node: the row is there exactly if it commits.
+    fn register(&self) -> Result<String> {
+        let node = self.node.as_str();
+        role::as_extension_owner(|| {
+            Ok(sql::one::<String>(
+                "WITH known AS (
+                     SELECT coalesce((SELECT id FROM shardkeeper.transactions WHERE xid = pg_catalog.pg_current_xact_id() LIMIT 1),
+                                     pg_catalog.gen_random_uuid()) AS id
+                 ), added AS (
+                     INSERT INTO shardkeeper.transactions (id, node, xid)
+                     SELECT id, $1, pg_catalog.pg_current_xact_id() FROM known ON CONFLICT DO NOTHING
+                 )
+                 SELECT id::text FROM known",
+                &[node.into()],
+            )?
+            .unwrap_or_default())
+        })
+    }
+}
+
+/// How a coordinator signs its journal rows: the same after a restart and on a promoted standby, another one in a
+/// restored dump.
+pub const COORDINATOR: &str =
+    "(SELECT system_identifier FROM pg_catalog.pg_control_system()) || '/' || (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+
+/// The timeline that the coordinator writes now.
+pub const TIMELINE: &str =
+    "('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int";
+
+pub fn unknown_node(node: &str) -> Report {
+    Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node {} does not exist", ident(node)))
+        .hint("See the view shard_nodes, or add it with SELECT shard_add_node(name, host => …).")
+}

@@ -1,0 +1,54 @@
+//! What a text is to Postgres's own grammar, so that text from a user never becomes more SQL than it should be.
+
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+pub const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+
+/// A name without any operator, call or quote.
+pub fn is_plain_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_alphabetic() || c == '_')
+        && chars.all(|c| c.is_alphanumeric() || c == '_' || c == '$')
+}
+
+/// Whether the text is exactly one expression. A text that is no SQL at all raises Postgres's syntax error.
+pub fn is_one_expression(text: &str) -> bool {
+    // Inside parentheses a comment could swallow the closing one, and a comma would make a row.
+    let Ok(wrapped) = CString::new(format!("SELECT ({text}\n)")) else { return false };
+    let Ok(bare) = CString::new(format!("SELECT {text}\n")) else { return false };
+    one_plain_target(&wrapped) && one_plain_target(&bare)
+}
+
+fn one_plain_target(query: &CString) -> bool {
+    // SAFETY: raw_parser only reads the NUL-terminated text and returns a list of RawStmt nodes, or raises. Each node
+    // is looked at as a SelectStmt only after its tag was compared, and lists are asked for their length only.
+    unsafe {
+        let statements = pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        if statements.is_null() || (*statements).length != 1 {
+            return false;
+        }
+        let raw = (*(*statements).elements).ptr_value.cast::<pg_sys::RawStmt>();
+        let node = (*raw).stmt;
+        if (*node).type_ != pg_sys::NodeTag::T_SelectStmt {
+            return false;
+        }
+        let select = &*node.cast::<pg_sys::SelectStmt>();
+        let one_target = !select.targetList.is_null() && (*select.targetList).length == 1;
+        one_target
+            && select.distinctClause.is_null()
+            && select.intoClause.is_null()
+            && select.fromClause.is_null()
+            && select.whereClause.is_null()
+            && select.groupClause.is_null()
+            && select.havingClause.is_null()
+            && select.windowClause.is_null()
+            && select.valuesLists.is_null()
+            && select.sortClause.is_null()
+            && select.limitOffset.is_null()
+            && select.limitCount.is_null()
+            && select.lockingClause.is_null()
+            && select.withClause.is_null()
+            && select.op == pg_sys::SetOperation::SETOP_NONE
+    }
+}

@@ -1,0 +1,8 @@
+//! What concerns the server process as a whole.
+
+/// Rust backtraces are for developers: with `RUST_BACKTRACE` in the server's environment they would end up in the
+/// DETAIL of every error a user reads.
+pub fn no_backtraces() {
+    // SAFETY: called from _PG_init; a server process has a single thread, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") }
+}

@@ -1,0 +1,42 @@
+//! Queries on the coordinator, in the caller's transaction.
+
+use crate::error::Result;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::Spi;
+use pgrx::{FromDatum, IntoDatum};
+use serde::de::DeserializeOwned;
+
+/// Runs one statement, or several without parameters, and returns the number of rows.
+pub fn run(sql: &str, args: &[DatumWithOid<'_>]) -> Result<usize> {
+    Spi::connect_mut(|client| Ok(client.update(sql, None, args)?.len()))
+}
+
+/// The first column of the first row; `None` when there is no row or the value is NULL.
+pub fn one<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
+    Spi::connect_mut(|client| {
+        let table = client.update(sql, Some(1), args)?;
+        Ok(if table.is_empty() { None } else { table.first().get_one()? })
+    })
+}
+
+/// The first column of each row, NULLs left out.
+pub fn column<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
+    Spi::connect_mut(|client| {
+        let table = client.update(sql, None, args)?;
+        let mut values = Vec::with_capacity(table.len());
+        for row in table {
+            values.extend(row.get::<T>(1)?);
+        }
+        Ok(values)
+    })
+}
+
+/// A query that returns one text column of JSON documents, as typed rows.
+pub fn documents<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
+    column::<String>(sql, args)?.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+}
+
+/// The first JSON document of such a query.
+pub fn document<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
+    Ok(documents(sql, args)?.into_iter().next())
+}
