@@ -6,9 +6,11 @@ COMMENT ON SCHEMA shardkeeper IS 'shardkeeper: the catalog of nodes, hierarchies
 CREATE TABLE shardkeeper.nodes (
     name name PRIMARY KEY,
     region text,
+    identity text,
     added_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-COMMENT ON TABLE shardkeeper.nodes IS 'Nodes: the foreign server of the same name holds the address, the user mappings the credentials';
+COMMENT ON TABLE shardkeeper.nodes IS
+    'Nodes: the foreign server of the same name holds the address, the user mappings the credentials; identity is system identifier and database';
 
 CREATE TABLE shardkeeper.parents (
     parent regclass PRIMARY KEY,
