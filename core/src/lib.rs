@@ -9,6 +9,7 @@ pub mod plan;
 mod scalar;
 pub mod series;
 pub mod spec;
+pub mod tree;
 mod value;
 mod zone;
 
