@@ -44,6 +44,15 @@ impl Report {
     }
 }
 
+impl Report {
+    /// For a column of a result: message, detail and hint.
+    pub fn one_line(&self) -> String {
+        let more = [("detail", &self.detail), ("hint", &self.hint)];
+        let more = more.iter().filter_map(|(word, text)| Some(format!("; {word}: {}", text.as_ref()?)));
+        std::iter::once(self.message.clone()).chain(more).collect()
+    }
+}
+
 impl<T> From<Report> for std::result::Result<T, Error> {
     fn from(report: Report) -> Self {
         Err(Error::Report(report))

@@ -1,0 +1,33 @@
+//! The doctor.
+
+use crate::node::doctor;
+use crate::pg::regclass::Regclass;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+/// What is wrong, and what to do about it. No severity above `ok` means healthy.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+pub(crate) fn shard_check(
+    parent: default!(Option<Regclass>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(area, String),
+            name!(object, Option<String>),
+            name!(node, Option<String>),
+            name!(severity, String),
+            name!(finding, String),
+            name!(hint, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let rows = doctor::check(parent.map(|parent| parent.0))?;
+    Ok(TableIterator::new(rows.into_iter().map(|row| {
+        let finding = row.finding;
+        (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)
+    })))
+}

@@ -1,0 +1,104 @@
+//! SQL functions about nodes.
+
+use crate::error::Report;
+use crate::node::change::{self, Changes};
+use crate::node::fanout;
+use crate::node::facts::Finding;
+use crate::node::register::{self, NewNode};
+use crate::pg::regrole::Regrole;
+use crate::pg::secret;
+use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+type Findings =
+    TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>;
+
+fn findings(found: Vec<Finding>) -> Findings {
+    TableIterator::new(found.into_iter().map(|f| (f.severity.word().to_string(), f.finding, f.hint)))
+}
+
+/// Registers another Postgres database as a node, checks it and makes it ready.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments)]
+fn shard_add_node(
+    name: &str,
+    host: &str,
+    port: default!(i32, 5432),
+    dbname: default!(Option<&str>, "NULL"),
+    username: default!(Option<&str>, "NULL"),
+    password: default!(Option<&str>, "NULL"),
+    region: default!(Option<&str>, "NULL"),
+    options: default!(JsonB, "'{}'"),
+) -> Result<Findings, ErrorReport> {
+    secret::redact(password.unwrap_or_default());
+    let options = &options.0;
+    Ok(findings(register::add(&NewNode { name, host, port, dbname, username, password, region, options })?))
+}
+
+/// Changes how a node is reached; what is NULL stays.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments)]
+fn shard_alter_node(
+    name: &str,
+    host: default!(Option<&str>, "NULL"),
+    port: default!(Option<i32>, "NULL"),
+    dbname: default!(Option<&str>, "NULL"),
+    username: default!(Option<&str>, "NULL"),
+    password: default!(Option<&str>, "NULL"),
+    region: default!(Option<&str>, "NULL"),
+    options: default!(Option<JsonB>, "NULL"),
+) -> Result<Findings, ErrorReport> {
+    secret::redact(password.unwrap_or_default());
+    let options = options.as_ref().map(|json| &json.0);
+    Ok(findings(change::alter(name, &Changes { host, port, dbname, username, password, region, options })?))
+}
+
+/// Forgets a node that stores nothing.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_drop_node(name: &str) -> Result<(), ErrorReport> {
+    Ok(change::drop(name)?)
+}
+
+/// Gives another role its way to a node.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_grant_node(
+    name: &str,
+    role: Regrole,
+    username: default!(Option<&str>, "NULL"),
+    password: default!(Option<&str>, "NULL"),
+) -> Result<(), ErrorReport> {
+    secret::redact(password.unwrap_or_default());
+    Ok(change::grant(name, role.0, username, password)?)
+}
+
+/// Runs one statement on each node, in parallel; what fails is a row too.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn shard_run_on_nodes(
+    sql: &str,
+    nodes: default!(Option<Vec<String>>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(node, String), name!(ok, bool), name!(rows, Option<i64>), name!(result, Option<JsonB>), name!(error, Option<String>)),
+    >,
+    ErrorReport,
+> {
+    let row = |answer: fanout::Answer| match answer.outcome {
+        Ok((rows, result)) => (answer.node, true, Some(rows), result.map(JsonB), None),
+        Err(error) => (answer.node, false, None, None, Some(Report::from(error).one_line())),
+    };
+    Ok(TableIterator::new(fanout::run(sql, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
+}
+
+extension_sql_file!(
+    "../../sql/nodes.sql",
+    name = "nodes",
+    requires = ["catalog", shard_add_node, shard_alter_node, shard_drop_node, shard_grant_node, shard_run_on_nodes, crate::api::check::shard_check]
+);

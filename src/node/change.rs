@@ -1,0 +1,253 @@
+//! Changing a node, giving it to another role, and letting it go.
+
+use super::bootstrap;
+use super::channel::{COORDINATOR, SCHEMA, unknown_node};
+use super::facts::{Finding, Severity};
+use super::options;
+use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
+use super::register::{channel_grants, is_known, prepare};
+use crate::error::{Report, Result};
+use crate::name::{QualifiedName, ident, literal};
+use crate::pg::{fdw, role, sql};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use serde_json::Value;
+
+/// What `shard_alter_node` is told; what is absent stays as it is.
+pub struct Changes<'a> {
+    pub host: Option<&'a str>,
+    pub port: Option<i32>,
+    pub dbname: Option<&'a str>,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a str>,
+    pub region: Option<&'a str>,
+    pub options: Option<&'a Value>,
+}
+
+/// The new way is tried before anything changes; where leaves live on the node, they must be found there too.
+pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
+    let Some(before) = known_server(node)? else { return unknown_node(node).into() };
+    check_owner(node)?;
+    let server = changed_server(&before, changes)?;
+    let caller = role::current();
+    let known = own_mapping(node, caller)?;
+    let mapping: Vec<(String, String)> = [("user", changes.username), ("password", changes.password)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_string(), value?.to_string())))
+        .collect();
+    let base = mapping_options(node, caller)?.unwrap_or_default();
+    let together: Options = server.clone().into_iter().chain(base).chain(mapping.clone()).collect();
+    let mut findings = Vec::new();
+    // Without any change the node is only made ready again.
+    if server != before || !mapping.is_empty() || changes.region.is_none() {
+        let mut target = Target::from_options(node, together)?;
+        target.must_use_password = !role::is_superuser(caller);
+        let (facts, found) = prepare(&target)?;
+        check_same_leaves(node, &target)?;
+        findings = found;
+        let identity = facts.identity();
+        role::as_extension_owner(|| {
+            sql::run("UPDATE shardkeeper.nodes SET identity = $2 WHERE name = $1", &[node.into(), identity.into()])
+        })?;
+        findings.insert(0, Finding::new(Severity::Ok, format!("node \"{node}\" answers at {}", target.address()), None));
+    }
+    alter_server(node, &before, &server)?;
+    if !mapping.is_empty() {
+        let name = role::name(caller)?;
+        match known {
+            Some(known) => fdw::alter_mapping(node, &name, &known, &mapping)?,
+            None => fdw::create_mapping(node, &name, &mapping)?,
+        }
+    }
+    if let Some(region) = changes.region {
+        role::as_extension_owner(|| {
+            sql::run("UPDATE shardkeeper.nodes SET region = nullif($2, '') WHERE name = $1", &[node.into(), region.into()])
+        })?;
+    }
+    Ok(findings)
+}
+
+/// Refuses while anything of ours lives there. What was made on the node stays: another coordinator may use it.
+pub fn drop(node: &str) -> Result<()> {
+    if !is_known(node)? {
+        return unknown_node(node).into();
+    }
+    check_owner(node)?;
+    check_empty(node)?;
+    check_settled(node)?;
+    role::as_extension_owner(|| {
+        sql::run("DELETE FROM shardkeeper.transactions WHERE node = $1", &[node.into()])?;
+        sql::run("DELETE FROM shardkeeper.nodes WHERE name = $1", &[node.into()])?;
+        sql::run(&format!("DROP FOREIGN TABLE IF EXISTS {}", QualifiedName::new(SCHEMA, node)), &[])
+    })?;
+    for user in sql::column::<String>(
+        "SELECT CASE WHEN umuser = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(usename) END
+         FROM pg_catalog.pg_user_mappings WHERE srvname = $1",
+        &[node.into()],
+    )? {
+        sql::run(&format!("DROP USER MAPPING FOR {user} SERVER {}", ident(node)), &[])?;
+    }
+    sql::run(&format!("DROP SERVER {}", ident(node)), &[])?;
+    pgrx::notice!(
+        "schemas shardkeeper and shardkeeper_trash stay on node \"{node}\"; drop them there when no other coordinator uses it"
+    );
+    Ok(())
+}
+
+/// Gives `grantee` its own way to the node. Both ends are tried before anything changes here.
+pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<&str>) -> Result<()> {
+    let Some(server) = known_server(node)? else { return unknown_node(node).into() };
+    check_owner(node)?;
+    let grantee_name = role::name(grantee)?;
+    let user = username.unwrap_or(&grantee_name);
+    let mapping: Vec<(String, String)> = std::iter::once(("user".to_string(), user.to_string()))
+        .chain(password.map(|password| ("password".to_string(), password.to_string())))
+        .collect();
+    let mine = Target::of(node, role::current())?;
+    let known = own_mapping(node, grantee)?;
+    let mut theirs = Target::from_options(node, server.into_iter().chain(mapping.clone()).collect())?;
+    theirs.must_use_password = !role::is_superuser(grantee);
+    own::wait(async {
+        let limits = Limits::SHORT.named("shardkeeper grant node");
+        if mine.user != theirs.user {
+            Session::open(&mine, limits).await?.run(&bootstrap::grants(&ident(&theirs.user))).await?;
+        }
+        bootstrap::bootstrap(&mut Session::open(&theirs, limits).await?).await
+    })?;
+    match known {
+        Some(known) => fdw::alter_mapping(node, &grantee_name, &known, &mapping)?,
+        None => fdw::create_mapping(node, &grantee_name, &mapping)?,
+    }
+    let quoted = ident(&grantee_name);
+    sql::run(&format!("GRANT USAGE ON FOREIGN SERVER {} TO {quoted}", ident(node)), &[])?;
+    role::as_extension_owner(|| sql::run(&channel_grants(node, &quoted), &[]))?;
+    Ok(())
+}
+
+fn known_server(node: &str) -> Result<Option<Options>> {
+    if is_known(node)? { server_options(node) } else { Ok(None) }
+}
+
+fn check_owner(node: &str) -> Result<()> {
+    let owned = sql::one::<bool>(
+        "SELECT pg_catalog.pg_has_role(srvowner, 'USAGE') FROM pg_catalog.pg_foreign_server WHERE srvname = $1",
+        &[node.into()],
+    )?;
+    match owned {
+        Some(true) => Ok(()),
+        _ => Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of node \"{node}\""))
+            .hint(format!("Its owner is the owner of the foreign server {}.", ident(node)))
+            .into(),
+    }
+}
+
+/// The names of the options of the role's own mapping; that for everybody does not count.
+fn own_mapping(node: &str, role: Oid) -> Result<Option<Vec<String>>> {
+    role::as_extension_owner(|| {
+        sql::document(
+            "SELECT (SELECT coalesce(pg_catalog.json_agg(option_name), '[]') FROM pg_catalog.pg_options_to_table(m.umoptions))::text
+             FROM pg_catalog.pg_user_mapping m JOIN pg_catalog.pg_foreign_server s ON s.oid = m.umserver
+             WHERE s.srvname = $1 AND m.umuser = $2",
+            &[node.into(), role.into()],
+        )
+    })
+}
+
+fn changed_server(before: &Options, changes: &Changes<'_>) -> Result<Options> {
+    let port = changes.port.map(|port| port.to_string());
+    let given = [("host", changes.host), ("port", port.as_deref()), ("dbname", changes.dbname)];
+    let given = given.into_iter().filter_map(|(name, value)| Some((name.to_string(), Some(value?.to_string()))));
+    let more = match changes.options {
+        Some(json) => options::parse(json)?,
+        None => Vec::new(),
+    };
+    Ok(options::merge(options::merge(before.clone(), given), more))
+}
+
+fn alter_server(node: &str, before: &Options, after: &Options) -> Result<()> {
+    let set = after.iter().filter_map(|(name, value)| match before.get(name) {
+        None => Some(format!("ADD {} {}", ident(name), literal(value))),
+        Some(old) if old != value => Some(format!("SET {} {}", ident(name), literal(value))),
+        Some(_) => None,
+    });
+    let dropped = before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("DROP {}", ident(name)));
+    let all: Vec<String> = set.chain(dropped).collect();
+    if !all.is_empty() {
+        sql::run(&format!("ALTER SERVER {} OPTIONS ({})", ident(node), all.join(", ")), &[])?;
+    }
+    Ok(())
+}
+
+/// The tables on the node that leaves of the coordinator stand for.
+fn leaves(node: &str) -> Result<Vec<QualifiedName>> {
+    sql::documents(
+        "SELECT pg_catalog.json_build_object('schema', coalesce(o ->> 'schema_name', c.relnamespace::regnamespace::text),
+                                             'name', coalesce(o ->> 'table_name', c.relname))::text
+         FROM pg_catalog.pg_foreign_table t
+         JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid
+         JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver,
+         LATERAL (SELECT pg_catalog.json_object_agg(option_name, option_value) FROM pg_catalog.pg_options_to_table(t.ftoptions)) AS f (o)
+         WHERE s.srvname = $1 AND c.relnamespace <> coalesce(pg_catalog.to_regnamespace($2), 0)
+         ORDER BY 1",
+        &[node.into(), SCHEMA.into()],
+    )
+}
+
+fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
+    let leaves = leaves(node)?;
+    if leaves.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = leaves.iter().map(QualifiedName::to_string).collect();
+    let missing: Vec<String> = own::wait(async {
+        let mut session = Session::open(target, Limits::SHORT.named("shardkeeper alter node")).await?;
+        let sql = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL";
+        Ok(session.rows(sql, &[&names]).await?.iter().map(|row| row.get(0)).collect())
+    })?;
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("node \"{node}\" would lose its partitions"))
+            .detail(format!("{} of {} tables are missing at the new address, first {first}.", missing.len(), names.len()))
+            .hint("Give the address of the same database, or move the partitions with shard_drain_node first.")
+            .into(),
+    }
+}
+
+fn check_empty(node: &str) -> Result<()> {
+    let count = leaves(node)?.len();
+    let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
+    if count > 0 {
+        return Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, format!("node \"{node}\" still stores {count} partitions"))
+            .hint(drain)
+            .into();
+    }
+    let mirrors = role::as_extension_owner(|| sql::one::<i64>("SELECT count(*) FROM shardkeeper.mirrors WHERE node = $1", &[node.into()]))?;
+    match mirrors {
+        None | Some(0) => Ok(()),
+        Some(count) => Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, format!("node \"{node}\" still has the mirrors of {count} parents"))
+            .hint(drain)
+            .into(),
+    }
+}
+
+/// Commands whose outcome the worker has not settled there yet. A node that is gone for good can be dropped.
+fn check_settled(node: &str) -> Result<()> {
+    let signature = sql::one::<String>(&format!("SELECT {COORDINATOR}"), &[])?.unwrap_or_default();
+    let target = Target::of(node, role::current())?;
+    let pending: Result<Option<i64>> = own::wait(async {
+        let mut session = Session::open(&target, Limits::SHORT.named("shardkeeper drop node")).await?;
+        session.one("SELECT count(*) FROM shardkeeper.journal WHERE coordinator = $1", &[&signature]).await
+    });
+    match pending {
+        Ok(None | Some(0)) => Ok(()),
+        Ok(Some(count)) => Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("node \"{node}\" has {count} commands to settle"))
+            .detail("They belong to transactions that ended differently there, or to this one.")
+            .hint("The worker settles them within seconds; see SELECT * FROM shard_check().")
+            .into(),
+        Err(error) => {
+            let report = Report::from(error);
+            pgrx::warning!("node \"{node}\" is dropped without a last look: {}", report.message);
+            Ok(())
+        }
+    }
+}

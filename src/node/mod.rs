@@ -1,0 +1,13 @@
+//! Talking to nodes: the session channel inside the caller's transaction, own sessions for what outlives it.
+
+pub mod bootstrap;
+pub mod change;
+pub mod channel;
+pub mod doctor;
+pub mod facts;
+pub mod fanout;
+pub mod heal;
+pub mod options;
+pub mod own;
+pub mod register;
+pub mod trash;

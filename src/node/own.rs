@@ -1,0 +1,25 @@
+//! Own sessions with nodes: for work that outlives a transaction or must not be part of one.
+//!
+//! One tokio runtime per process, on the process's own thread; name look-ups happen there too, so that a backend never
+//! has a second thread. `wait` drives any number of sessions at once and looks for cancel and termination meanwhile:
+//!
+//! ```ignore
+//! let target = Target::of("n1", role)?;
+//! let count: i64 = own::wait(async {
+//!     let mut session = Session::open(&target, Limits::SHORT).await?;
+//!     session.one("SELECT count(*) FROM t WHERE i = $1", &[&1]).await
+//! })?;
+//! ```
+
+mod connect;
+mod remote;
+mod runtime;
+mod session;
+mod stream;
+mod target;
+mod tls;
+
+pub use remote::unreachable;
+pub use runtime::{wait, wait_until};
+pub use session::{Limits, Session};
+pub use target::{Options, Target, mapping_options, server_options};

@@ -1,0 +1,243 @@
+//! Connecting: hosts one after the other, TLS as asked, and the kind of server that is wanted.
+
+use super::remote;
+use super::session::{Limits, Session};
+use super::stream::{PasswordAsked, Stream, Watched};
+use super::target::{Attributes, Host, Secret, Target};
+use super::tls::{Mode, Tls};
+use crate::error::{Error, Report, Result};
+use pgrx::PgSqlErrorCode as Code;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode;
+
+/// One host, its name looked up.
+#[derive(Debug, Clone)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    /// Empty for a Unix socket.
+    sockets: Vec<SocketAddr>,
+}
+
+/// Tries the hosts in order, as libpq does: the next one when a host cannot be reached or is not of the wanted kind.
+pub(super) async fn connect(target: &Target, limits: Limits) -> Result<Session> {
+    if target.must_use_password && target.password.is_none() {
+        return remote::password_required(target).into();
+    }
+    let mut failed = Vec::new();
+    let mut second_choice = None;
+    for host in &target.hosts {
+        match tokio::time::timeout(target.connect_timeout, attempt(target, host, limits)).await {
+            Ok(Ok((session, kind))) => match kind.suits(target.attributes) {
+                Suits::Yes => return Ok(session),
+                Suits::IfNothingBetter => second_choice = second_choice.or(Some(session)),
+                Suits::No => failed.push(format!("{}:{}: {kind}", host.name, host.port)),
+            },
+            Ok(Err(Failure::Unreachable(reason))) => failed.push(format!("{}:{}: {reason}", host.name, host.port)),
+            Ok(Err(Failure::Refused(error))) => return Err(error),
+            Err(_) => failed.push(format!("{}:{}: no answer within {}", host.name, host.port, seconds(target.connect_timeout))),
+        }
+    }
+    match second_choice {
+        Some(session) => Ok(session),
+        None => remote::unreachable(&target.node, &failed.join("; ")).into(),
+    }
+}
+
+enum Failure {
+    Unreachable(String),
+    Refused(Error),
+}
+
+async fn attempt(target: &Target, host: &Host, limits: Limits) -> std::result::Result<(Session, Kind), Failure> {
+    let address = resolve(host).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let mut last = None;
+    for (place, mode) in attempts(target.mode, address.sockets.is_empty()).iter().enumerate() {
+        match attempt_with(target, &address, *mode, limits).await {
+            Ok(session) => {
+                let mut session = session;
+                let kind = kind(&mut session, target.attributes).await.map_err(Failure::Refused)?;
+                return Ok((session, kind));
+            }
+            Err(failure) if place == 0 && target.mode <= Mode::Prefer && may_differ_with_tls(&failure) => last = Some(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(last.unwrap_or_else(|| Failure::Unreachable("no way to connect".into())))
+}
+
+/// `allow` and `prefer` try a second time, the other way round.
+fn attempts(mode: Mode, is_socket: bool) -> &'static [SslMode] {
+    match mode {
+        _ if is_socket => &[SslMode::Disable],
+        Mode::Disable => &[SslMode::Disable],
+        Mode::Allow => &[SslMode::Disable, SslMode::Require],
+        Mode::Prefer => &[SslMode::Prefer, SslMode::Disable],
+        Mode::Require | Mode::VerifyCa | Mode::VerifyFull => &[SslMode::Require],
+    }
+}
+
+/// pg_hba.conf may admit a role with TLS only, or without it only.
+fn may_differ_with_tls(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unreachable(reason) => reason.contains("TLS"),
+        Failure::Refused(Error::Report(report)) => report.code == Code::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        Failure::Refused(_) => false,
+    }
+}
+
+async fn attempt_with(
+    target: &Target,
+    address: &Address,
+    mode: SslMode,
+    limits: Limits,
+) -> std::result::Result<Session, Failure> {
+    let stream = reach(address).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let asked = stream.asked();
+    let config = config(target, mode, limits);
+    let session = match mode {
+        SslMode::Disable => {
+            let (client, connection) =
+                config.connect_raw(stream, tokio_postgres::NoTls).await.map_err(|error| failure(target, address, error))?;
+            Session::new(target, address, None, client, Box::pin(connection), limits)
+        }
+        _ => {
+            let tls = Tls::new(target.mode, &target.files).map_err(|detail| Failure::Refused(remote::tls(target, &detail).into()))?;
+            let (client, connection) = config
+                .connect_raw(stream, tls.connector(&address.host))
+                .await
+                .map_err(|error| failure(target, address, error))?;
+            Session::new(target, address, Some(tls), client, Box::pin(connection), limits)
+        }
+    };
+    if target.must_use_password && !was_asked(&asked) {
+        return Err(Failure::Refused(remote::password_not_asked(target).into()));
+    }
+    Ok(session)
+}
+
+fn was_asked(asked: &PasswordAsked) -> bool {
+    asked.load(Ordering::Relaxed)
+}
+
+/// A server that answered with an error has been reached; without one, the next host may do better.
+fn failure(target: &Target, address: &Address, error: tokio_postgres::Error) -> Failure {
+    let text = error.to_string();
+    match error.as_db_error().map(|db| db.code().code().to_string()) {
+        // Starting up, shutting down: as good as not there.
+        Some(code) if code.starts_with("57P") => Failure::Unreachable(remote::sentence(&error)),
+        Some(_) => Failure::Refused(remote::refused(target, address, error)),
+        None if text.contains("password missing") => Failure::Refused(remote::password_missing(target).into()),
+        None if text.contains("TLS") => Failure::Unreachable(format!("TLS failed: {}", remote::sentence(&error))),
+        None => Failure::Unreachable(remote::sentence(&error)),
+    }
+}
+
+fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
+    let mut config = Config::new();
+    config.user(&target.user).dbname(&target.dbname).application_name(limits.application_name).ssl_mode(mode);
+    if let Some(Secret(password)) = &target.password {
+        config.password(password);
+    }
+    // Ours come last and win.
+    let own = format!(
+        "-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3",
+        limits.statement.map_or(0, |limit| limit.as_millis()),
+        limits.lock.map_or(0, |limit| limit.as_millis()),
+    );
+    config.options(match &target.options {
+        Some(options) => format!("{options} {own}"),
+        None => own,
+    });
+    config
+}
+
+/// The name is looked up on this thread: tokio would start a second one.
+fn resolve(host: &Host) -> io::Result<Address> {
+    let is_socket = host.address.is_none() && host.name.starts_with('/');
+    let sockets = if is_socket {
+        Vec::new()
+    } else {
+        let name = host.address.as_deref().unwrap_or(&host.name);
+        (name, host.port).to_socket_addrs()?.collect()
+    };
+    Ok(Address { host: host.name.clone(), port: host.port, sockets })
+}
+
+/// A stream to the host, by the first of its addresses that answers.
+pub(super) async fn reach(address: &Address) -> io::Result<Stream> {
+    if address.sockets.is_empty() {
+        let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
+        return Ok(Watched::new(Box::new(UnixStream::connect(path).await?), PasswordAsked::default()));
+    }
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for socket in &address.sockets {
+        match TcpStream::connect(socket).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(Watched::new(Box::new(stream), PasswordAsked::default()));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What kind of server answered; asked only where `target_session_attrs` cares.
+enum Kind {
+    Unknown,
+    Primary { read_only: bool },
+    Standby,
+}
+
+enum Suits {
+    Yes,
+    IfNothingBetter,
+    No,
+}
+
+async fn kind(session: &mut Session, wanted: Attributes) -> Result<Kind> {
+    if wanted == Attributes::Any {
+        return Ok(Kind::Unknown);
+    }
+    let sql = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean";
+    let row = session.row(sql, &[]).await?;
+    let (standby, read_only) = row.map_or((false, false), |row| (row.get(0), row.get(1)));
+    Ok(if standby { Kind::Standby } else { Kind::Primary { read_only } })
+}
+
+impl Kind {
+    fn suits(&self, wanted: Attributes) -> Suits {
+        let fits = match (wanted, self) {
+            (Attributes::Any, _) | (_, Kind::Unknown) => true,
+            (Attributes::ReadWrite, Kind::Primary { read_only }) => !read_only,
+            (Attributes::ReadOnly, Kind::Primary { read_only }) => *read_only,
+            (Attributes::Primary, Kind::Primary { .. }) => true,
+            (Attributes::ReadOnly | Attributes::Standby | Attributes::PreferStandby, Kind::Standby) => true,
+            (Attributes::PreferStandby, Kind::Primary { .. }) => return Suits::IfNothingBetter,
+            _ => false,
+        };
+        if fits { Suits::Yes } else { Suits::No }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Unknown => "of unknown kind",
+            Kind::Standby => "is a standby",
+            Kind::Primary { read_only: true } => "is read-only",
+            Kind::Primary { read_only: false } => "is a primary",
+        })
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs())
+}

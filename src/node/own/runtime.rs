@@ -1,0 +1,118 @@
+//! The runtime of this process, and waiting that can be interrupted.
+
+use crate::error::{Error, Report, Result};
+use crate::pg::interrupt;
+use pgrx::PgSqlErrorCode as Code;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::CancelToken;
+
+use super::connect::{Address, reach};
+use super::tls::Tls;
+
+/// How often a wait looks for requests to end.
+const TICK: Duration = Duration::from_millis(100);
+/// How long telling the nodes about a cancellation may take.
+const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static RUNTIME: OnceCell<Runtime> = const { OnceCell::new() };
+    /// The statements that run on nodes now: what to cancel when the wait is interrupted.
+    static BUSY: RefCell<Vec<(u64, Canceller)>> = const { RefCell::new(Vec::new()) };
+    static NEXT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How to cancel what one session does.
+#[derive(Clone)]
+pub(super) struct Canceller {
+    pub address: Address,
+    pub tls: Option<Tls>,
+    pub token: CancelToken,
+}
+
+/// While it lives, the session counts as busy.
+pub(super) struct Busy(u64);
+
+impl Busy {
+    pub fn begin(canceller: Canceller) -> Self {
+        let number = NEXT.get();
+        NEXT.set(number.wrapping_add(1));
+        BUSY.with_borrow_mut(|busy| busy.push((number, canceller)));
+        Busy(number)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.with_borrow_mut(|busy| busy.retain(|(number, _)| *number != self.0));
+    }
+}
+
+/// Waits for `future`. Cancel, timeouts and termination end it, and what it runs on nodes.
+pub fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    match drive(None, future)? {
+        Some(result) => result,
+        None => interrupted().into(),
+    }
+}
+
+/// The same, but no longer than `deadline`: then `None`, and `future` can be waited for again.
+pub fn wait_until<T>(deadline: Instant, future: impl Future<Output = T>) -> Result<Option<T>> {
+    drive(Some(deadline), future)
+}
+
+fn drive<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<Option<T>> {
+    with_runtime(|runtime| {
+        let mut future = pin!(future);
+        loop {
+            let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let tick = left.min(TICK);
+            if let Ok(out) = runtime.block_on(async { tokio::time::timeout(tick, &mut future).await }) {
+                return Ok(Some(out));
+            }
+            if interrupt::is_ending() {
+                runtime.block_on(cancel_busy());
+            }
+            // Raises when it is about us; `future` and its sockets end with it.
+            interrupt::check();
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+        }
+    })
+}
+
+/// Tells all nodes at once; what cannot be reached in time dies with its connection.
+async fn cancel_busy() {
+    let busy = BUSY.with_borrow_mut(std::mem::take);
+    let requests = busy.into_iter().map(|(_, Canceller { address, tls, token })| async move {
+        let Ok(stream) = reach(&address).await else { return };
+        let _ = match tls {
+            Some(tls) => token.cancel_query_raw(stream, tls.connector(&address.host)).await,
+            None => token.cancel_query_raw(stream, tokio_postgres::NoTls).await,
+        };
+    });
+    let _ = tokio::time::timeout(CANCEL_LIMIT, futures_util::future::join_all(requests)).await;
+}
+
+fn with_runtime<T>(work: impl FnOnce(&Runtime) -> Result<T>) -> Result<T> {
+    RUNTIME.with(|cell| {
+        if cell.get().is_none() {
+            let runtime = Builder::new_current_thread().enable_io().enable_time().build().map_err(|error| {
+                Error::from(Report::new(Code::ERRCODE_SYSTEM_ERROR, "cannot start the network runtime").detail(error.to_string()))
+            })?;
+            let _ = cell.set(runtime);
+        }
+        match cell.get() {
+            Some(runtime) => work(runtime),
+            None => interrupted().into(),
+        }
+    })
+}
+
+fn interrupted() -> Report {
+    Report::new(Code::ERRCODE_QUERY_CANCELED, "waiting for nodes was interrupted")
+}

@@ -1,0 +1,156 @@
+//! One session with a node, and statements in it.
+
+use super::connect::{Address, connect};
+use super::remote;
+use super::runtime::{Busy, Canceller};
+use super::target::Target;
+use super::tls::Tls;
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
+
+/// How long a statement and a wait for a lock may take, and who we say we are. `None` is for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub statement: Option<Duration>,
+    pub lock: Option<Duration>,
+    pub application_name: &'static str,
+}
+
+impl Limits {
+    /// For questions that a healthy node answers at once.
+    pub const SHORT: Limits = Limits {
+        statement: Some(Duration::from_secs(5)),
+        lock: Some(Duration::from_secs(2)),
+        application_name: "shardkeeper check",
+    };
+
+    pub const fn named(self, application_name: &'static str) -> Limits {
+        Limits { application_name, ..self }
+    }
+}
+
+/// The node's own statement_timeout comes first; where it cannot, because the node or the network is frozen, we end it.
+const GRACE: Duration = Duration::from_secs(1);
+
+type Connection = Pin<Box<dyn Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send>>;
+
+/// An open session. Dropping it closes the connection.
+pub struct Session {
+    node: String,
+    client: Client,
+    /// Moves the bytes; polled beside each statement. `None` once the connection has ended.
+    connection: Option<Connection>,
+    canceller: Canceller,
+    limits: Limits,
+}
+
+impl Session {
+    /// Errors: 08001 not reachable, 28P01 wrong password, and what else the node has against it.
+    pub async fn open(target: &Target, limits: Limits) -> Result<Self> {
+        connect(target, limits).await
+    }
+
+    pub(super) fn new(
+        target: &Target,
+        address: &Address,
+        tls: Option<Tls>,
+        client: Client,
+        connection: Connection,
+        limits: Limits,
+    ) -> Self {
+        let canceller = Canceller { address: address.clone(), tls, token: client.cancel_token() };
+        Self { node: target.node.clone(), client, connection: Some(connection), canceller, limits }
+    }
+
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.connection.is_some() && !self.client.is_closed()
+    }
+
+    /// One or several statements without parameters and results.
+    pub async fn run(&mut self, sql: &str) -> Result<()> {
+        self.with(async |client| client.batch_execute(sql).await).await
+    }
+
+    pub async fn rows(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        self.with(async |client| client.query(sql, params).await).await
+    }
+
+    pub async fn row(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>> {
+        self.with(async |client| client.query_opt(sql, params).await).await
+    }
+
+    /// The first value of the first row; `None` when there is no row or the value is NULL.
+    pub async fn one<T>(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<T>>
+    where
+        T: for<'a> FromSql<'a>,
+    {
+        let row = self.row(sql, params).await?;
+        let value = row.map(|row| row.try_get::<_, Option<T>>(0)).transpose();
+        Ok(value.map_err(|error| self.report(&error))?.flatten())
+    }
+
+    /// A query whose first value is a JSON document as text.
+    pub async fn document<T: DeserializeOwned>(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<T>> {
+        Ok(self.one::<String>(sql, params).await?.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
+    /// Any statement, its rows as text.
+    pub async fn text(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        self.with(async |client| client.simple_query(sql).await).await
+    }
+
+    /// What the driver itself offers, `COPY` and the like, within the limits of the session.
+    pub async fn with<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&Client) -> std::result::Result<T, tokio_postgres::Error>,
+    ) -> Result<T> {
+        let _busy = Busy::begin(self.canceller.clone());
+        let Self { node, client, connection, limits, .. } = self;
+        let mut ended = None;
+        let result = {
+            let mut work = pin!(work(client));
+            let driven = async {
+                loop {
+                    let Some(moving) = connection else { return work.await };
+                    tokio::select! {
+                        biased;
+                        out = &mut work => return out,
+                        end = moving => {
+                            ended = end.err();
+                            *connection = None;
+                        }
+                    }
+                }
+            };
+            match limits.statement {
+                None => Ok(driven.await),
+                Some(limit) => tokio::time::timeout(limit + GRACE, driven).await,
+            }
+        };
+        match (result, ended) {
+            (Ok(Ok(value)), _) => Ok(value),
+            // The server's last words say more than that the connection is closed.
+            (Ok(Err(error)), Some(end)) if error.is_closed() => Err(remote::lost(node, &remote::sentence(&end)).into()),
+            (Ok(Err(error)), _) if error.is_closed() => Err(remote::lost(node, &remote::sentence(&error)).into()),
+            (Ok(Err(error)), _) => Err(remote::failed(node, &error).into()),
+            (Err(_), _) => {
+                // A statement may still be on its way: the session cannot be used any more.
+                *connection = None;
+                Err(remote::silent(node, limits.statement.unwrap_or_default()).into())
+            }
+        }
+    }
+
+    fn report(&self, error: &tokio_postgres::Error) -> Error {
+        remote::failed(&self.node, error).into()
+    }
+}

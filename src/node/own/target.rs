@@ -1,0 +1,213 @@
+//! Where a node is and who we are there: the options of its foreign server and of a user mapping, with libpq's defaults.
+
+use super::tls::{Files, Mode};
+use crate::error::{Report, Result};
+use crate::name::literal;
+use crate::node::channel::unknown_node;
+use crate::pg::{role, sql};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+pub type Options = BTreeMap<String, String>;
+
+/// Everything that is needed to connect.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    pub node: String,
+    pub hosts: Vec<Host>,
+    pub dbname: String,
+    pub user: String,
+    pub password: Option<Secret>,
+    pub mode: Mode,
+    pub files: Files,
+    pub connect_timeout: Duration,
+    pub options: Option<String>,
+    pub attributes: Attributes,
+    /// A role that is no superuser must prove itself by a password: what the server's own operating system user may
+    /// do is not the role's to use.
+    pub must_use_password: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// A name, an address, or the directory of a Unix socket.
+    pub name: String,
+    pub address: Option<String>,
+    pub port: u16,
+}
+
+/// A password. It has no `Display`, and `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(pub(super) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `target_session_attrs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attributes {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+impl Target {
+    /// As `role` reaches the node. Errors: 42704 unknown node or no user mapping.
+    pub fn of(node: &str, role: Oid) -> Result<Self> {
+        let Some(server) = server_options(node)? else {
+            return unknown_node(node).into();
+        };
+        let Some(mapping) = mapping_options(node, role)? else {
+            return Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{}\" has no user mapping for node \"{node}\"", role::name(role)?))
+                .hint(format!("Run SELECT shard_grant_node({}, {}, username => …, password => …).", literal(node), literal(&role::name(role)?)))
+                .into();
+        };
+        let mut target = Self::from_options(node, server.into_iter().chain(mapping.clone()).collect())?;
+        let excused = mapping.get("password_required").is_some_and(|value| value == "false");
+        target.must_use_password = !excused && !role::is_superuser(role);
+        Ok(target)
+    }
+
+    /// From options as `pg_foreign_server` and `pg_user_mapping` have them.
+    pub fn from_options(node: &str, options: Options) -> Result<Self> {
+        let get = |name: &str| options.get(name).map(String::as_str);
+        let Some(user) = get("user") else {
+            return Report::new(Code::ERRCODE_FDW_OPTION_NAME_NOT_FOUND, format!("user mapping for node \"{node}\" names no user")).into();
+        };
+        let timeout = number::<i32>(node, "connect_timeout", get("connect_timeout"))?.filter(|seconds| *seconds > 0);
+        Ok(Self {
+            node: node.to_string(),
+            hosts: hosts(node, &options)?,
+            dbname: get("dbname").unwrap_or(user).to_string(),
+            user: user.to_string(),
+            password: get("password").map(|text| Secret(text.to_string())),
+            mode: mode(node, get("sslmode"))?,
+            files: Files {
+                root: get("sslrootcert").map(String::from),
+                certificate: get("sslcert").map(String::from),
+                key: get("sslkey").map(String::from),
+            },
+            // libpq takes no less than two seconds.
+            connect_timeout: Duration::from_secs(timeout.map_or(DEFAULT_TIMEOUT, |seconds| seconds.unsigned_abs().max(2).into())),
+            options: get("options").map(String::from),
+            attributes: attributes(node, get("target_session_attrs"))?,
+            must_use_password: false,
+        })
+    }
+
+    /// The hosts with their ports, for messages.
+    pub fn address(&self) -> String {
+        self.hosts.iter().map(|host| format!("{}:{}", host.name, host.port)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A server without a limit of its own; libpq would wait for ever.
+const DEFAULT_TIMEOUT: u64 = 30;
+const DEFAULT_PORT: u16 = 5432;
+
+/// The options of the foreign server, `None` when there is no such node.
+pub fn server_options(node: &str) -> Result<Option<Options>> {
+    role::as_extension_owner(|| {
+        sql::document(
+            "SELECT (SELECT coalesce(pg_catalog.json_object_agg(option_name, option_value), '{}')
+                     FROM pg_catalog.pg_options_to_table(s.srvoptions))::text
+             FROM pg_catalog.pg_foreign_server s JOIN shardkeeper.nodes n ON n.name = s.srvname WHERE s.srvname = $1",
+            &[node.into()],
+        )
+    })
+}
+
+/// The options of the user mapping of `role`, or of the one for everybody. Only the extension's owner may see them.
+pub fn mapping_options(node: &str, role: Oid) -> Result<Option<Options>> {
+    role::as_extension_owner(|| {
+        sql::document(
+            "SELECT (SELECT coalesce(pg_catalog.json_object_agg(option_name, option_value), '{}')
+                     FROM pg_catalog.pg_options_to_table(m.umoptions))::text
+             FROM pg_catalog.pg_user_mapping m JOIN pg_catalog.pg_foreign_server s ON s.oid = m.umserver
+             WHERE s.srvname = $1 AND m.umuser IN ($2, 0) ORDER BY m.umuser = 0 LIMIT 1",
+            &[node.into(), role.into()],
+        )
+    })
+}
+
+/// `host`, `hostaddr` and `port` are lists; a single port counts for all.
+fn hosts(node: &str, options: &Options) -> Result<Vec<Host>> {
+    let list = |name: &str| options.get(name).map(|text| text.split(',').map(|part| part.trim().to_string()).collect::<Vec<_>>());
+    let addresses = list("hostaddr").unwrap_or_default();
+    let names = list("host").unwrap_or_else(|| if addresses.is_empty() { vec![SOCKETS.to_string()] } else { addresses.clone() });
+    let ports = list("port").unwrap_or_default();
+    if !addresses.is_empty() && addresses.len() != names.len() {
+        return wrong(node, format!("hostaddr lists {} addresses for {} hosts", addresses.len(), names.len())).into();
+    }
+    if ports.len() > 1 && ports.len() != names.len() {
+        return wrong(node, format!("port lists {} ports for {} hosts", ports.len(), names.len())).into();
+    }
+    let port = |place: usize| ports.get(place).or(ports.first()).map(String::as_str);
+    names
+        .into_iter()
+        .enumerate()
+        .map(|(place, name)| {
+            Ok(Host {
+                address: addresses.get(place).filter(|address| !address.is_empty()).cloned(),
+                port: number(node, "port", port(place).filter(|text| !text.is_empty()))?.unwrap_or(DEFAULT_PORT),
+                name,
+            })
+        })
+        .collect()
+}
+
+/// Where Debian's libpq looks for the socket when no host is given.
+const SOCKETS: &str = "/var/run/postgresql";
+
+fn mode(node: &str, text: Option<&str>) -> Result<Mode> {
+    Ok(match text {
+        None | Some("prefer") => Mode::Prefer,
+        Some("disable") => Mode::Disable,
+        Some("allow") => Mode::Allow,
+        Some("require") => Mode::Require,
+        Some("verify-ca") => Mode::VerifyCa,
+        Some("verify-full") => Mode::VerifyFull,
+        Some(other) => {
+            return wrong(node, format!("sslmode {other} is unknown"))
+                .hint("There are disable, allow, prefer, require, verify-ca and verify-full.")
+                .into();
+        }
+    })
+}
+
+fn attributes(node: &str, text: Option<&str>) -> Result<Attributes> {
+    Ok(match text {
+        None | Some("any") => Attributes::Any,
+        Some("read-write") => Attributes::ReadWrite,
+        Some("read-only") => Attributes::ReadOnly,
+        Some("primary") => Attributes::Primary,
+        Some("standby") => Attributes::Standby,
+        Some("prefer-standby") => Attributes::PreferStandby,
+        Some(other) => {
+            return wrong(node, format!("target_session_attrs {other} is unknown"))
+                .hint("There are any, read-write, read-only, primary, standby and prefer-standby.")
+                .into();
+        }
+    })
+}
+
+fn number<T: std::str::FromStr>(node: &str, option: &str, text: Option<&str>) -> Result<Option<T>> {
+    match text.map(str::parse) {
+        None => Ok(None),
+        Some(Ok(number)) => Ok(Some(number)),
+        Some(Err(_)) => wrong(node, format!("{option} is no number in range: {}", text.unwrap_or_default())).into(),
+    }
+}
+
+fn wrong(node: &str, detail: String) -> Report {
+    Report::new(Code::ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE, format!("node \"{node}\" has options that cannot be used")).detail(detail)
+}

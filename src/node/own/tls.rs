@@ -1,0 +1,190 @@
+//! TLS as libpq does it: `sslmode`, root certificates, client certificates.
+
+use super::stream::{Stream, Watched};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// The levels of `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// Where certificates and keys are, as the options say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    pub root: Option<String>,
+    pub certificate: Option<String>,
+    pub key: Option<String>,
+}
+
+/// A set-up for connections with TLS.
+#[derive(Clone)]
+pub struct Tls(Arc<ClientConfig>);
+
+impl Tls {
+    /// The error is a sentence for DETAIL.
+    pub fn new(mode: Mode, files: &Files) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Verifier::new(mode, files, &provider)?;
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match &files.certificate {
+            None => builder.with_no_client_auth(),
+            Some(certificate) => {
+                let chain = certificates(Path::new(certificate))?;
+                let key = files.key.as_deref().ok_or("sslcert needs sslkey")?;
+                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("cannot read sslkey {key}: {error}"))?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| format!("cannot use sslcert: {error}"))?
+            }
+        };
+        Ok(Tls(Arc::new(config)))
+    }
+
+    /// What makes one connection to `host`, the name that the certificate must have.
+    pub fn connector(&self, host: &str) -> Connector {
+        Connector { tls: MakeRustlsConnect::new(ClientConfig::clone(&self.0)), host: host.to_string() }
+    }
+}
+
+pub struct Connector {
+    tls: MakeRustlsConnect,
+    host: String,
+}
+
+type Secured = <MakeRustlsConnect as MakeTlsConnect<Stream>>::Stream;
+
+impl TlsConnect<Stream> for Connector {
+    type Stream = Watched<Secured>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Stream>> + Send>>;
+
+    fn connect(mut self, stream: Stream) -> Self::Future {
+        Box::pin(async move {
+            let asked = stream.asked();
+            // An address or name that is none (the path of a socket) cannot be verified, and nobody asked for it then.
+            let host = if self.host.starts_with('/') { "localhost" } else { self.host.as_str() };
+            let connect = match MakeTlsConnect::<Stream>::make_tls_connect(&mut self.tls, host) {
+                Ok(connect) => connect,
+                Err(never) => match never {},
+            };
+            Ok(Watched::new(connect.connect(stream).await?, asked))
+        })
+    }
+}
+
+/// Verifies as much as `sslmode` asks for.
+#[derive(Debug)]
+struct Verifier {
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    check_name: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(mode: Mode, files: &Files, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+        let roots = match (&files.root, default_root()) {
+            (Some(path), _) if path == "system" => Some(system_roots()?),
+            (Some(path), _) if mode >= Mode::VerifyCa || Path::new(path).exists() => Some(roots(Path::new(path))?),
+            (None, Some(path)) => Some(roots(&path)?),
+            _ if mode >= Mode::VerifyCa => return Err("sslmode asks to verify the certificate, and sslrootcert is not set".into()),
+            _ => None,
+        };
+        // As libpq: with a root certificate at hand, `require` verifies as `verify-ca` does; less than `require` never does.
+        let inner = match roots {
+            Some(roots) if mode >= Mode::Require => Some(
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                    .build()
+                    .map_err(|error| format!("cannot use sslrootcert: {error}"))?,
+            ),
+            _ => None,
+        };
+        Ok(Self { inner, check_name: mode == Mode::VerifyFull, provider: Arc::clone(provider) })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.check_name => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// libpq's default place, in the home of the user that runs the server.
+fn default_root() -> Option<PathBuf> {
+    let path = Path::new(&std::env::var_os("HOME")?).join(".postgresql/root.crt");
+    path.exists().then_some(path)
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        store.add(certificate).map_err(|error| format!("cannot use {}: {error}", path.display()))?;
+    }
+    Ok(store)
+}
+
+fn system_roots() -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if store.is_empty() { Err("the system has no root certificates".into()) } else { Ok(store) }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = |error: rustls::pki_types::pem::Error| format!("cannot read {}: {error}", path.display());
+    let found = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
+    if found.is_empty() { Err(format!("{} holds no certificate", path.display())) } else { Ok(found) }
+}

@@ -1,0 +1,18 @@
+//! Requests that reach a process while it waits for something outside Postgres.
+
+use pgrx::pg_sys;
+use std::ptr::{addr_of, read_volatile};
+
+/// Ctrl-C, a timeout or a termination asks for an end: `check` will raise.
+pub fn is_ending() -> bool {
+    // SAFETY: the flags are plain integers that signal handlers of this same thread write; a volatile read of a live
+    // static is always valid.
+    unsafe {
+        read_volatile(addr_of!(pg_sys::QueryCancelPending)) != 0 || read_volatile(addr_of!(pg_sys::ProcDiePending)) != 0
+    }
+}
+
+/// Does what Postgres asks of every process from time to time, and raises when the process or the query should end.
+pub fn check() {
+    pgrx::check_for_interrupts!();
+}

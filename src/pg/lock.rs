@@ -1,0 +1,63 @@
+//! Locks that SQL cannot take or see.
+
+use pgrx::pg_sys;
+
+/// What only one process of a database may be.
+#[derive(Clone, Copy)]
+pub enum Single {
+    Worker = 1,
+    /// In no database.
+    Launcher = 2,
+}
+
+/// Marks our locks among the advisory ones; SQL itself uses 1 and 2, so nobody can take ours away by mistake or on purpose.
+const OURS: u16 = 0x5348;
+
+/// Takes the lock until the process ends; `false` when another process has it.
+pub fn become_single(what: Single) -> bool {
+    // SAFETY: MyDatabaseId is a plain value, fixed once the process is connected.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: database.to_u32(),
+        locktag_field2: what as u32,
+        locktag_field3: 0,
+        locktag_field4: OURS,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+        locktag_lockmethodid: USER_LOCK_METHOD,
+    };
+    // SAFETY: the tag is a live local, copied by the callee; a session lock needs no transaction.
+    let result = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// `pg_locks.classid` and `objsubid` of that lock.
+pub fn single_in_pg_locks(what: Single) -> (u32, u16) {
+    (what as u32, OURS)
+}
+
+/// Whether somebody waits until nobody is connected to this database: DROP DATABASE, or CREATE DATABASE with it as template.
+pub fn database_is_wanted() -> bool {
+    // SAFETY: as above.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: 0,
+        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+        locktag_field3: database.to_u32(),
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: DEFAULT_LOCK_METHOD,
+    };
+    // The lock that every session takes on its database while it connects.
+    let mode = pg_sys::RowExclusiveLock as i32;
+    // SAFETY: the tag is a live local, copied by the callee; the lock is released at once, by the same tag and mode.
+    unsafe {
+        if pg_sys::LockAcquire(&tag, mode, true, true) == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+            return true;
+        }
+        pg_sys::LockRelease(&tag, mode, true);
+    }
+    false
+}
+
+const DEFAULT_LOCK_METHOD: u8 = 1;
+const USER_LOCK_METHOD: u8 = 2;

@@ -1,0 +1,52 @@
+//! What runs in the background: a launcher for the server, and one worker for each database with the extension.
+
+pub mod database;
+pub mod launcher;
+mod log;
+mod visit;
+
+use crate::error::Result;
+use crate::pg::lock::{self, Single};
+use crate::pg::{sql, worker};
+use pgrx::{PgXactCallbackEvent, register_xact_callback};
+use std::cell::Cell;
+
+thread_local! {
+    static ASKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sees to it that this database has its worker after the current transaction, also where nothing is preloaded.
+pub fn ensure_running() -> Result<()> {
+    if ASKED.get() || is_running()? {
+        return Ok(());
+    }
+    ASKED.set(true);
+    let database = worker::my_database();
+    register_xact_callback(PgXactCallbackEvent::Commit, move || {
+        ASKED.set(false);
+        // Where there is no slot left, shard_check says so.
+        let _ = worker::start(database);
+    });
+    register_xact_callback(PgXactCallbackEvent::Abort, || ASKED.set(false));
+    Ok(())
+}
+
+/// Whether this database has its worker now.
+pub fn is_running() -> Result<bool> {
+    holds(Single::Worker, worker::my_database())
+}
+
+/// Whether the library is preloaded, so that workers start with the server.
+pub fn has_launcher() -> Result<bool> {
+    holds(Single::Launcher, pgrx::pg_sys::InvalidOid)
+}
+
+fn holds(what: Single, database: pgrx::pg_sys::Oid) -> Result<bool> {
+    let (class, subid) = lock::single_in_pg_locks(what);
+    let held = sql::one::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
+                        WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0 AND objsubid = $2 AND database = $3)",
+        &[pgrx::pg_sys::Oid::from(class).into(), i16::from_ne_bytes(subid.to_ne_bytes()).into(), database.into()],
+    )?;
+    Ok(held == Some(true))
+}

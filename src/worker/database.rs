@@ -1,0 +1,186 @@
+//! The worker of one database: visits its nodes in turn, for as long as the extension is there.
+
+use super::log::Log;
+use super::visit::{Node, Peer};
+use crate::error::Result;
+use crate::guc;
+use crate::node::heal::Coordinator;
+use crate::node::own::{self, Options, Target};
+use crate::node::trash;
+use crate::pg::lock::{self, Single};
+use crate::pg::{role, sql, transaction, worker};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use pgrx::pg_sys::Oid;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+/// DROP DATABASE waits five seconds for everybody to leave.
+const LOOK_AT_LOCKS: Duration = Duration::from_secs(1);
+/// After local trash could not be dropped.
+const TRASH_AGAIN: Duration = Duration::from_secs(60);
+
+/// `None` is a node that is being visited.
+type Nodes = BTreeMap<String, Option<Node>>;
+type Visits = FuturesUnordered<Pin<Box<dyn Future<Output = Node>>>>;
+
+/// What one look at the database says.
+enum Look {
+    Leave,
+    Idle,
+    Work { coordinator: Coordinator, peers: BTreeMap<String, Vec<Peer>> },
+}
+
+pub fn run() {
+    let mut log = Log::default();
+    match transaction::run(settle_in) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => return log.trouble("worker", error),
+    }
+    let mut nodes = Nodes::new();
+    let mut visits = Visits::new();
+    let mut trash_next = Instant::now();
+    loop {
+        worker::reload_if_asked();
+        if lock::database_is_wanted() {
+            return;
+        }
+        match transaction::run(look) {
+            Ok(Look::Leave) => return,
+            Ok(Look::Idle) => nodes.clear(),
+            Ok(Look::Work { coordinator, peers }) => {
+                start_visits(&mut nodes, &mut visits, &coordinator, peers);
+                if trash_next <= Instant::now() {
+                    trash_next = empty_trash(&mut log);
+                }
+                log.fine("worker");
+            }
+            Err(error) => log.trouble("worker", error),
+        }
+        worker::report_activity(c"", false);
+        let pause = guc::heal_interval().min(LOOK_AT_LOCKS);
+        if wait(&mut nodes, &mut visits, pause).is_err() {
+            return;
+        }
+    }
+}
+
+/// First steps in the database; `false` when there is nothing to do here, or somebody does it already.
+fn settle_in() -> Result<bool> {
+    let settings = [
+        "SET search_path = pg_catalog, pg_temp",
+        "SET default_transaction_isolation = 'read committed'",
+        "SET default_transaction_read_only = off",
+        "SET lock_timeout = '2s'",
+        "SET idle_in_transaction_session_timeout = 0",
+    ];
+    for setting in settings {
+        sql::run(setting, &[])?;
+    }
+    Ok(is_installed()? && lock::become_single(Single::Worker))
+}
+
+fn is_installed() -> Result<bool> {
+    let found = sql::one::<bool>("SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'shardkeeper')", &[])?;
+    Ok(found == Some(true))
+}
+
+fn look() -> Result<Look> {
+    if !is_installed()? {
+        return Ok(Look::Leave);
+    }
+    if !guc::worker_enabled() {
+        return Ok(Look::Idle);
+    }
+    Ok(Look::Work { coordinator: Coordinator::read()?, peers: peers()? })
+}
+
+#[derive(Deserialize)]
+struct Mapping {
+    node: String,
+    role: Option<u32>,
+    trusted: bool,
+    options: Options,
+}
+
+/// For each node the remote roles and how to become them. A mapping that cannot be used is shard_check's to report.
+fn peers() -> Result<BTreeMap<String, Vec<Peer>>> {
+    let mappings: Vec<Mapping> = sql::documents(
+        "SELECT pg_catalog.json_build_object('node', n.name, 'role', m.umuser::bigint, 'trusted', o.rolsuper,
+                    'options', coalesce((SELECT pg_catalog.json_object_agg(option_name, option_value) FROM (
+                        SELECT * FROM pg_catalog.pg_options_to_table(s.srvoptions)
+                        UNION ALL SELECT * FROM pg_catalog.pg_options_to_table(m.umoptions)) all_options), '{}'))::text
+         FROM shardkeeper.nodes n JOIN pg_catalog.pg_foreign_server s ON s.srvname = n.name
+         LEFT JOIN pg_catalog.pg_user_mapping m ON m.umserver = s.oid
+         JOIN pg_catalog.pg_roles o ON o.oid = CASE WHEN m.umuser <> 0 THEN m.umuser ELSE s.srvowner END
+         ORDER BY n.name, m.umuser",
+        &[],
+    )?;
+    let mut peers: BTreeMap<String, Vec<Peer>> = BTreeMap::new();
+    for Mapping { node, role, trusted, options } in mappings {
+        let known = peers.entry(node.clone()).or_default();
+        if role.is_none() {
+            continue;
+        }
+        let excused = trusted || options.get("password_required").is_some_and(|value| value == "false");
+        let Ok(mut target) = Target::from_options(&node, options) else { continue };
+        target.must_use_password = !excused;
+        match known.iter_mut().find(|peer| peer.user == target.user) {
+            Some(peer) => peer.targets.push(target),
+            None => known.push(Peer::new(target.user.clone(), vec![target])),
+        }
+    }
+    Ok(peers)
+}
+
+fn start_visits(
+    nodes: &mut Nodes,
+    visits: &mut Visits,
+    coordinator: &Coordinator,
+    peers: BTreeMap<String, Vec<Peer>>,
+) {
+    let now = Instant::now();
+    nodes.retain(|name, _| peers.contains_key(name));
+    for (name, wanted) in peers {
+        let place = nodes.entry(name.clone()).or_insert_with(|| Some(Node::new(name)));
+        if let Some(node) = place {
+            node.set_peers(wanted);
+        }
+        if let Some(node) = place.take_if(|node| node.is_due(now)) {
+            visits.push(Box::pin(node.visit(coordinator.clone(), guc::heal_interval())));
+        }
+    }
+}
+
+/// Drives the visits for a while, or sleeps when there are none.
+fn wait(nodes: &mut Nodes, visits: &mut Visits, pause: Duration) -> Result<()> {
+    let end = Instant::now() + pause;
+    while !visits.is_empty() {
+        match own::wait_until(end, visits.next())? {
+            Some(Some(node)) => {
+                // It may have been dropped meanwhile.
+                if let Some(place) = nodes.get_mut(&node.name) {
+                    *place = Some(node);
+                }
+            }
+            _ => return Ok(()),
+        }
+    }
+    worker::sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+fn empty_trash(log: &mut Log) -> Instant {
+    let errors = trash::empty_local().unwrap_or_else(|error| vec![error]);
+    if errors.is_empty() {
+        log.fine("trash");
+        return Instant::now();
+    }
+    for error in errors {
+        log.trouble("trash", error);
+    }
+    Instant::now() + TRASH_AGAIN
+}

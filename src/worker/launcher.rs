@@ -1,0 +1,63 @@
+//! The launcher: knows no database from inside, and asks for a worker in each. A worker that finds no extension leaves
+//! at once; then the launcher asks again later.
+
+use crate::guc;
+use crate::pg::lock::{self, Single};
+use crate::pg::worker::{self, Handle};
+use crate::pg::{transaction, worker::sleep};
+use pgrx::pg_sys::Oid;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+const ROUND: Duration = Duration::from_secs(1);
+/// A database without the extension is looked at again after that; so an extension created elsewhere than through our
+/// calls, by a restore for example, gets its worker.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// A worker that lived that long had work to do: it is started again soon.
+const HAD_WORK: Duration = Duration::from_secs(5);
+const START_AGAIN: Duration = Duration::from_secs(2);
+/// Workers that are starting at the same time, so that a server with many databases keeps its slots.
+const AT_ONCE: usize = 4;
+
+struct Known {
+    handle: Option<Handle>,
+    started: Instant,
+    next: Instant,
+}
+
+pub fn run() {
+    worker::report_activity(c"", false);
+    lock::become_single(Single::Launcher);
+    let mut known: HashMap<Oid, Known> = HashMap::new();
+    loop {
+        worker::reload_if_asked();
+        if guc::worker_enabled() {
+            round(&mut known);
+        }
+        sleep(ROUND);
+    }
+}
+
+fn round(known: &mut HashMap<Oid, Known>) {
+    let Ok(databases) = transaction::run(|| Ok(worker::databases())) else { return };
+    known.retain(|database, _| databases.contains(database));
+    let now = Instant::now();
+    for state in known.values_mut() {
+        if state.handle.take_if(|handle| !handle.is_running()).is_some() {
+            let wait = if now - state.started > HAD_WORK { START_AGAIN } else { LOOK_AGAIN };
+            state.next = now + wait;
+        }
+    }
+    let mut starting = known.values().filter(|state| state.handle.is_some() && now - state.started < ROUND).count();
+    for database in databases {
+        if starting >= AT_ONCE {
+            break;
+        }
+        let is_due = known.get(&database).is_none_or(|state| state.handle.is_none() && state.next <= now);
+        if is_due {
+            let handle = worker::start(database);
+            known.insert(database, Known { handle, started: now, next: now + START_AGAIN });
+            starting += 1;
+        }
+    }
+}
