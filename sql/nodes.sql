@@ -30,4 +30,3 @@ COMMENT ON FUNCTION shard_drop_node(text) IS 'Forgets a node that stores no part
 COMMENT ON FUNCTION shard_grant_node(text, regrole, text, text) IS 'Gives a role its user mapping for a node, and the rights there to use it';
 COMMENT ON FUNCTION shard_run_on_nodes(text, text[]) IS
     'Runs one statement on each node in parallel, outside the current transaction, as the role of the caller''s user mapping';
-COMMENT ON FUNCTION shard_check(regclass) IS 'The doctor: what is wrong and what to do about it; no severity above ok means healthy';

@@ -45,7 +45,7 @@ fn holds(what: Single, database: pgrx::pg_sys::Oid) -> Result<bool> {
     let (class, subid) = lock::single_in_pg_locks(what);
     let held = sql::one::<bool>(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
-                        WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0 AND objsubid = $2 AND database = $3)",
+                        WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0 AND objsubid = $2 AND database = coalesce($3, 0))",
         &[pgrx::pg_sys::Oid::from(class).into(), i16::from_ne_bytes(subid.to_ne_bytes()).into(), database.into()],
     )?;
     Ok(held == Some(true))

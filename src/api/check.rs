@@ -31,3 +31,11 @@ pub(crate) fn shard_check(
         (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)
     })))
 }
+
+extension_sql!(
+    "-- Everybody may ask: nodes are asked with the caller's own user mappings.
+COMMENT ON FUNCTION shard_check(regclass) IS
+    'The doctor: what is wrong and what to do about it; no severity above ok means healthy';",
+    name = "check",
+    requires = [shard_check]
+);

@@ -11,11 +11,8 @@ use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-type Findings =
-    TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>;
-
-fn findings(found: Vec<Finding>) -> Findings {
-    TableIterator::new(found.into_iter().map(|f| (f.severity.word().to_string(), f.finding, f.hint)))
+fn rows(found: Vec<Finding>) -> impl Iterator<Item = (String, String, Option<String>)> {
+    found.into_iter().map(|f| (f.severity.word().to_string(), f.finding, f.hint))
 }
 
 /// Registers another Postgres database as a node, checks it and makes it ready.
@@ -31,10 +28,14 @@ fn shard_add_node(
     password: default!(Option<&str>, "NULL"),
     region: default!(Option<&str>, "NULL"),
     options: default!(JsonB, "'{}'"),
-) -> Result<Findings, ErrorReport> {
+) -> Result<
+    TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>,
+    ErrorReport,
+> {
     secret::redact(password.unwrap_or_default());
     let options = &options.0;
-    Ok(findings(register::add(&NewNode { name, host, port, dbname, username, password, region, options })?))
+    let new = NewNode { name, host, port, dbname, username, password, region, options };
+    Ok(TableIterator::new(rows(register::add(&new)?)))
 }
 
 /// Changes how a node is reached; what is NULL stays.
@@ -50,10 +51,14 @@ fn shard_alter_node(
     password: default!(Option<&str>, "NULL"),
     region: default!(Option<&str>, "NULL"),
     options: default!(Option<JsonB>, "NULL"),
-) -> Result<Findings, ErrorReport> {
+) -> Result<
+    TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>,
+    ErrorReport,
+> {
     secret::redact(password.unwrap_or_default());
     let options = options.as_ref().map(|json| &json.0);
-    Ok(findings(change::alter(name, &Changes { host, port, dbname, username, password, region, options })?))
+    let changes = Changes { host, port, dbname, username, password, region, options };
+    Ok(TableIterator::new(rows(change::alter(name, &changes)?)))
 }
 
 /// Forgets a node that stores nothing.
@@ -100,5 +105,5 @@ fn shard_run_on_nodes(
 extension_sql_file!(
     "../../sql/nodes.sql",
     name = "nodes",
-    requires = ["catalog", shard_add_node, shard_alter_node, shard_drop_node, shard_grant_node, shard_run_on_nodes, crate::api::check::shard_check]
+    requires = ["catalog", shard_add_node, shard_alter_node, shard_drop_node, shard_grant_node, shard_run_on_nodes]
 );

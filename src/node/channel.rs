@@ -5,7 +5,7 @@
 //! the schema `shardkeeper_nodes`. That schema is no member of the extension, so tables outlive `DROP EXTENSION`.
 
 use crate::error::{Report, Result};
-use crate::name::{QualifiedName, ident};
+use crate::name::QualifiedName;
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use serde::de::DeserializeOwned;
@@ -90,6 +90,6 @@ pub const TIMELINE: &str =
     "('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int";
 
 pub fn unknown_node(node: &str) -> Report {
-    Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node {} does not exist", ident(node)))
+    Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node \"{node}\" does not exist"))
         .hint("See the view shard_nodes, or add it with SELECT shard_add_node(name, host => …).")
 }

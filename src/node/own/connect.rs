@@ -5,7 +5,7 @@ use super::session::{Limits, Session};
 use super::stream::{PasswordAsked, Stream, Watched};
 use super::target::{Attributes, Host, Secret, Target};
 use super::tls::{Mode, Tls};
-use crate::error::{Error, Report, Result};
+use crate::error::{Error, Result};
 use pgrx::PgSqlErrorCode as Code;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -1,0 +1,261 @@
+//! What a split commit leaves is settled by the worker; the trash is emptied; the worker itself is a good neighbour.
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pg_test::{Cluster, Options, PATIENCE, Then, eventually};
+use postgres::Client;
+
+/// The promise: all servers agree that long after they are up.
+const HEALED: Duration = Duration::from_secs(10);
+
+const SIGNATURE: &str = "(SELECT system_identifier FROM pg_control_system()) || '/' ||
+    (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+fn cluster(nodes: usize) -> Result<Cluster> {
+    let cluster = Cluster::with(Options { nodes, ..Options::default() })?;
+    cluster.add_nodes_by_proxy()?;
+    Ok(cluster)
+}
+
+/// Runs a command on a node as the extension does: through the channel, journaled with its inverse, and noted here.
+fn send(client: &mut Client, node: &str, command: &str, inverse: &str) -> Result<()> {
+    let id: String = client
+        .query_one(
+            "INSERT INTO shardkeeper.transactions (id, node, xid)
+             SELECT coalesce((SELECT id FROM shardkeeper.transactions WHERE xid = pg_current_xact_id() LIMIT 1), gen_random_uuid()),
+                    $1::text::name, pg_current_xact_id()
+             ON CONFLICT (id, node) DO UPDATE SET xid = excluded.xid RETURNING id::text",
+            &[&node],
+        )?
+        .get(0);
+    client.execute(
+        &format!(
+            "INSERT INTO shardkeeper_nodes.{node} (command, inverse, coordinator, timeline, lsn, transaction, xid)
+             SELECT $1, $2, {SIGNATURE}, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,
+                    pg_current_wal_insert_lsn()::text, $3, pg_current_xact_id()::text"
+        ),
+        &[&command, &inverse, &id],
+    )?;
+    Ok(())
+}
+
+fn create_on(client: &mut Client, node: &str) -> Result<()> {
+    send(client, node, "CREATE TABLE public.made (i int)", "DROP TABLE public.made")
+}
+
+fn made_on(cluster: &Cluster, number: usize) -> Result<bool> {
+    cluster.node(number).value("SELECT to_regclass('public.made') IS NOT NULL")
+}
+
+fn journal(cluster: &Cluster, number: usize) -> Result<i64> {
+    cluster.node(number).value("SELECT count(*) FROM shardkeeper.journal")
+}
+
+fn prepare(cluster: &Cluster) -> Result<()> {
+    cluster.nodes().iter().try_for_each(|node| node.run("GRANT CREATE ON SCHEMA public TO app"))
+}
+
+/// Everything that the transaction did is gone everywhere, and nothing is left to settle.
+fn agrees_that_nothing_happened(cluster: &Cluster) -> Result<()> {
+    let start = Instant::now();
+    eventually("healed", HEALED, || {
+        for number in 1..=cluster.nodes().len() {
+            if made_on(cluster, number)? || journal(cluster, number)? > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(cluster.coordinator.value::<i64>("SELECT count(*) FROM shardkeeper.transactions")? == 0)
+    })?;
+    println!("healed after {:?}", start.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_commit_that_fails_on_the_second_node_is_undone_on_the_first() -> Result<()> {
+    let cluster = cluster(2)?;
+    prepare(&cluster)?;
+    cluster.node(2).run("CREATE TABLE public.picky (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); GRANT ALL ON public.picky TO app")?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    create_on(&mut client, "n2")?;
+    client.batch_execute("INSERT INTO shardkeeper_nodes.n2 (command) VALUES ('INSERT INTO public.picky VALUES (1), (1)')")?;
+    let error = client.batch_execute("COMMIT").err().context("the commit fails")?;
+    assert!(error.as_db_error().is_some_and(|error| error.code().code() == "23505"), "{error:?}");
+    agrees_that_nothing_happened(&cluster)
+}
+
+#[test]
+fn what_both_committed_is_forgotten_and_stays() -> Result<()> {
+    let cluster = cluster(2)?;
+    prepare(&cluster)?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    create_on(&mut client, "n2")?;
+    // A visit while the transaction runs must leave it alone.
+    std::thread::sleep(Duration::from_secs(3));
+    client.batch_execute("COMMIT")?;
+    eventually("forgotten", HEALED, || {
+        let here: i64 = cluster.coordinator.value("SELECT count(*) FROM shardkeeper.transactions")?;
+        Ok(here + journal(&cluster, 1)? + journal(&cluster, 2)? == 0)
+    })?;
+    assert!(made_on(&cluster, 1)? && made_on(&cluster, 2)?);
+    Ok(())
+}
+
+/// The coordinator dies while a node has its COMMIT and the answer is on the way.
+#[test]
+fn a_coordinator_killed_between_the_commits_agrees_with_its_nodes_after_the_restart() -> Result<()> {
+    for then in [Then::StallAnswer, Then::Stall] {
+        let cluster = cluster(2)?;
+        prepare(&cluster)?;
+        let mut client = cluster.coordinator.client()?;
+        client.batch_execute("BEGIN")?;
+        create_on(&mut client, "n1")?;
+        create_on(&mut client, "n2")?;
+        let hit = cluster.proxy(2).on(b"COMMIT TRANSACTION", then);
+        let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
+        hit.wait_until_hit(PATIENCE)?;
+        eventually("the first node has committed", PATIENCE, || made_on(&cluster, 1))?;
+        cluster.coordinator.kill9()?;
+        ensure!(commit.join().expect("no panic").is_err(), "the client got an answer");
+        cluster.proxy(2).resume();
+        cluster.coordinator.start()?;
+        agrees_that_nothing_happened(&cluster)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_killed_at_its_commit_makes_all_roll_back() -> Result<()> {
+    let cluster = cluster(2)?;
+    prepare(&cluster)?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    create_on(&mut client, "n2")?;
+    let hit = cluster.proxy(2).on(b"COMMIT TRANSACTION", Then::StallAnswer);
+    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
+    hit.wait_until_hit(PATIENCE)?;
+    eventually("the second node has committed", PATIENCE, || made_on(&cluster, 2))?;
+    cluster.node(2).kill9()?;
+    cluster.proxy(2).cut();
+    ensure!(commit.join().expect("no panic").is_err(), "the commit must fail");
+    cluster.node(2).start()?;
+    cluster.proxy(2).resume();
+    agrees_that_nothing_happened(&cluster)
+}
+
+#[test]
+fn a_frozen_node_does_not_hold_up_the_others() -> Result<()> {
+    let cluster = cluster(2)?;
+    prepare(&cluster)?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::CutAnswer);
+    ensure!(client.batch_execute("COMMIT").is_err(), "the commit must fail");
+    hit.wait_until_hit(PATIENCE)?;
+    cluster.node(2).freeze()?;
+    cluster.proxy(1).resume();
+    eventually("the first node is healed", HEALED, || Ok(!made_on(&cluster, 1)? && journal(&cluster, 1)? == 0))?;
+    cluster.node(2).thaw()
+}
+
+#[test]
+fn rows_of_another_history_are_reported_and_left_alone() -> Result<()> {
+    let cluster = cluster(1)?;
+    let signature: String = cluster.coordinator.value(&format!("SELECT {SIGNATURE}"))?;
+    let insert = |coordinator: &str, timeline: i32| {
+        cluster.node(1).client()?.execute(
+            "INSERT INTO shardkeeper.journal (coordinator, timeline, lsn, transaction, xid, role, command, inverse, done_at)
+             VALUES ($1, $2, '0/1', gen_random_uuid(), '3', 'app', 'SELECT 1', 'CREATE TABLE public.undone ()', now() - interval '1 hour')",
+            &[&coordinator, &timeline],
+        )?;
+        anyhow::Ok(())
+    };
+    insert(&signature, 9)?;
+    insert("17/5", 1)?;
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(journal(&cluster, 1)?, 2);
+    let found: Vec<String> = cluster
+        .coordinator
+        .client()?
+        .query("SELECT finding FROM shard_check() WHERE node = 'n1' AND severity = 'warning' ORDER BY 1", &[])?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().any(|text| text.contains("of timeline 9, which this coordinator, on 1, does not know")), "{found:?}");
+    assert!(found.iter().any(|text| text.contains("of another coordinator, 17/5")), "{found:?}");
+    Ok(())
+}
+
+/// An inverse that cannot run yet is tried again; it holds up nothing else.
+#[test]
+fn an_inverse_that_fails_is_tried_again_until_it_can_run() -> Result<()> {
+    let cluster = cluster(1)?;
+    prepare(&cluster)?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::CutAnswer);
+    ensure!(client.batch_execute("COMMIT").is_err(), "the commit must fail");
+    hit.wait_until_hit(PATIENCE)?;
+    cluster.node(1).run("CREATE VIEW public.on_it AS SELECT * FROM public.made")?;
+    cluster.proxy(1).resume();
+    eventually("the trouble is logged", PATIENCE, || Ok(cluster.coordinator.log().contains("cannot drop table public.made")))?;
+    assert!(made_on(&cluster, 1)?);
+    cluster.node(1).run("DROP VIEW public.on_it")?;
+    agrees_that_nothing_happened(&cluster)
+}
+
+#[test]
+fn the_trash_is_emptied_after_its_keep_time_and_not_before() -> Result<()> {
+    let cluster = cluster(1)?;
+    prepare(&cluster)?;
+    let node = cluster.node(1);
+    let mut app = node.client_as("app", "app", "app")?;
+    app.batch_execute(
+        "CREATE TABLE public.short (i int PRIMARY KEY); CREATE TABLE public.long (i int);
+         SELECT shardkeeper.discard('public.short', '1 second'); SELECT shardkeeper.discard('public.long', '1 day')",
+    )?;
+    eventually("the short one is gone", HEALED, || Ok(node.value::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = 'shardkeeper_trash'::regnamespace")? == 1))?;
+    assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
+    app.batch_execute("SELECT shardkeeper.restore('public', 'long')")?;
+    assert_eq!(node.value::<i64>("SELECT count(*) FROM public.long")?, 0);
+    Ok(())
+}
+
+/// A drop that only the node committed is undone, however short its keep time was.
+#[test]
+fn a_dropped_table_is_not_destroyed_before_the_drop_is_settled() -> Result<()> {
+    let cluster = cluster(2)?;
+    prepare(&cluster)?;
+    let node = cluster.node(1);
+    node.client_as("app", "app", "app")?.batch_execute("CREATE TABLE public.kept AS SELECT 7 AS i")?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    send(
+        &mut client,
+        "n1",
+        "DO 'BEGIN PERFORM shardkeeper.discard(''public.kept'', ''0''); END'",
+        "DO 'BEGIN PERFORM shardkeeper.restore(''public'', ''kept''); END'",
+    )?;
+    create_on(&mut client, "n2")?;
+    let hit = cluster.proxy(2).on(b"COMMIT TRANSACTION", Then::StallAnswer);
+    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
+    hit.wait_until_hit(PATIENCE)?;
+    eventually("the first node has committed", PATIENCE, || Ok(journal(&cluster, 1)? == 1))?;
+    // The first node is visited meanwhile: the transaction still runs, so its drop may yet be undone.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
+    cluster.coordinator.kill9()?;
+    let _ = commit.join();
+    cluster.proxy(2).resume();
+    cluster.coordinator.start()?;
+    eventually("the table is back", HEALED, || node.value("SELECT to_regclass('public.kept') IS NOT NULL"))?;
+    assert_eq!(node.value::<i32>("SELECT i FROM public.kept")?, 7);
+    Ok(())
+}
