@@ -16,18 +16,35 @@ const OURS: u16 = 0x5348;
 /// Takes the lock until the process ends; `false` when another process has it.
 pub fn become_single(what: Single) -> bool {
     // SAFETY: MyDatabaseId is a plain value, fixed once the process is connected.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    let tag = pg_sys::LOCKTAG {
+    let tag = tag(what, unsafe { pg_sys::MyDatabaseId });
+    // SAFETY: the tag is a live local, copied by the callee; a session lock needs no transaction.
+    let result = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Whether some process has the lock in `database`. For a moment it is taken here: who needs it tries again.
+pub fn is_taken(what: Single, database: pg_sys::Oid) -> bool {
+    let tag = tag(what, database);
+    let mode = pg_sys::ShareLock as i32;
+    // SAFETY: as above; what was taken is released at once, by the same tag and mode.
+    unsafe {
+        if pg_sys::LockAcquire(&tag, mode, true, true) == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+            return true;
+        }
+        pg_sys::LockRelease(&tag, mode, true);
+    }
+    false
+}
+
+fn tag(what: Single, database: pg_sys::Oid) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
         locktag_field1: database.to_u32(),
         locktag_field2: what as u32,
         locktag_field3: 0,
         locktag_field4: OURS,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: USER_LOCK_METHOD,
-    };
-    // SAFETY: the tag is a live local, copied by the callee; a session lock needs no transaction.
-    let result = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true) };
-    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
 }
 
 /// `pg_locks.classid` and `objsubid` of that lock.

@@ -79,7 +79,17 @@ fn settle_in() -> Result<bool> {
     for setting in settings {
         sql::run(setting, &[])?;
     }
-    Ok(is_installed()? && lock::become_single(Single::Worker))
+    Ok(is_installed()? && become_single())
+}
+
+/// The launcher holds the lock for a moment when it looks who has it.
+fn become_single() -> bool {
+    (0..5).any(|attempt| {
+        if attempt > 0 {
+            worker::sleep(Duration::from_millis(20));
+        }
+        lock::become_single(Single::Worker)
+    })
 }
 
 fn is_installed() -> Result<bool> {

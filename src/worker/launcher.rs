@@ -13,8 +13,7 @@ const ROUND: Duration = Duration::from_secs(1);
 /// A database without the extension is looked at again after that; so an extension created elsewhere than through our
 /// calls, by a restore for example, gets its worker.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// A worker that lived that long had work to do: it is started again soon.
-const HAD_WORK: Duration = Duration::from_secs(5);
+/// A worker that had work to do is started again soon.
 const START_AGAIN: Duration = Duration::from_secs(2);
 /// Workers that are starting at the same time, so that a server with many databases keeps its slots.
 const AT_ONCE: usize = 4;
@@ -23,6 +22,8 @@ struct Known {
     handle: Option<Handle>,
     started: Instant,
     next: Instant,
+    /// A worker was there, ours or one that a session asked for: the database needs one.
+    had_worker: bool,
 }
 
 pub fn run() {
@@ -42,10 +43,13 @@ fn round(known: &mut HashMap<Oid, Known>) {
     let Ok(databases) = transaction::run(|| Ok(worker::databases())) else { return };
     known.retain(|database, _| databases.contains(database));
     let now = Instant::now();
-    for state in known.values_mut() {
-        if state.handle.take_if(|handle| !handle.is_running()).is_some() {
-            let wait = if now - state.started > HAD_WORK { START_AGAIN } else { LOOK_AGAIN };
-            state.next = now + wait;
+    for (database, state) in known.iter_mut() {
+        let ended = state.handle.take_if(|handle| !handle.is_running()).is_some();
+        if lock::is_taken(Single::Worker, *database) {
+            state.had_worker = true;
+        } else if state.handle.is_none() && (ended || state.had_worker) {
+            state.next = if state.had_worker { now + START_AGAIN } else { now + LOOK_AGAIN };
+            state.had_worker = false;
         }
     }
     let mut starting = known.values().filter(|state| state.handle.is_some() && now - state.started < ROUND).count();
@@ -53,10 +57,10 @@ fn round(known: &mut HashMap<Oid, Known>) {
         if starting >= AT_ONCE {
             break;
         }
-        let is_due = known.get(&database).is_none_or(|state| state.handle.is_none() && state.next <= now);
+        let is_due = known.get(&database).is_none_or(|state| state.handle.is_none() && !state.had_worker && state.next <= now);
         if is_due {
             let handle = worker::start(database);
-            known.insert(database, Known { handle, started: now, next: now + START_AGAIN });
+            known.insert(database, Known { handle, started: now, next: now + START_AGAIN, had_worker: false });
             starting += 1;
         }
     }
