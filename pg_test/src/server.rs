@@ -180,6 +180,8 @@ impl Server {
             .arg(&self.dir)
             // From its first moment it stands where the watchdog looks.
             .current_dir(&self.dir)
+            // Of the user that runs us it may not even look for certificates.
+            .env("HOME", &self.dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

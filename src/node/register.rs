@@ -97,15 +97,19 @@ pub fn is_known(name: &str) -> Result<bool> {
 
 /// Before anything connects: who may not create a server must not use us to knock at addresses.
 fn check_may_create_servers() -> Result<()> {
+    let caller = role::current();
     let missing = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'postgres_fdw')";
-    if sql::one::<bool>(missing, &[])? == Some(true) {
+    let missing = sql::one::<bool>(missing, &[])? == Some(true);
+    if missing && role::is_superuser(caller) {
         sql::run("CREATE EXTENSION IF NOT EXISTS postgres_fdw", &[])?;
+        return Ok(());
     }
     let may = "SELECT pg_catalog.has_foreign_data_wrapper_privilege('postgres_fdw', 'USAGE')";
-    if sql::one::<bool>(may, &[])? != Some(true) {
-        let user = ident(&role::name(role::current())?);
+    if missing || sql::one::<bool>(may, &[])? != Some(true) {
+        let create = if missing { "CREATE EXTENSION postgres_fdw; " } else { "" };
+        let user = ident(&role::name(caller)?);
         return Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to add a node")
-            .hint(format!("A superuser can run GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {user}."))
+            .hint(format!("A superuser can run {create}GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {user}."))
             .into();
     }
     Ok(())

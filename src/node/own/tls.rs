@@ -48,12 +48,15 @@ impl Tls {
             .map_err(|error| error.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let config = match &files.certificate {
+        let certificate = files.certificate.as_ref().map(PathBuf::from).or_else(|| default_file("postgresql.crt"));
+        let config = match certificate {
             None => builder.with_no_client_auth(),
             Some(certificate) => {
-                let chain = certificates(Path::new(certificate))?;
-                let key = files.key.as_deref().ok_or("sslcert needs sslkey")?;
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("cannot read sslkey {key}: {error}"))?;
+                let chain = certificates(&certificate)?;
+                let key = files.key.as_ref().map(PathBuf::from).or_else(|| default_file("postgresql.key"));
+                let key = key.ok_or("sslcert needs sslkey")?;
+                let key = PrivateKeyDer::from_pem_file(&key)
+                    .map_err(|error| format!("cannot read sslkey {}: {error}", key.display()))?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| format!("cannot use sslcert: {error}"))?
             }
         };
@@ -102,7 +105,7 @@ struct Verifier {
 
 impl Verifier {
     fn new(mode: Mode, files: &Files, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
-        let roots = match (&files.root, default_root()) {
+        let roots = match (&files.root, default_file("root.crt")) {
             (Some(path), _) if path == "system" => Some(system_roots()?),
             (Some(path), _) if mode >= Mode::VerifyCa || Path::new(path).exists() => Some(roots(Path::new(path))?),
             (None, Some(path)) => Some(roots(&path)?),
@@ -163,9 +166,9 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// libpq's default place, in the home of the user that runs the server.
-fn default_root() -> Option<PathBuf> {
-    let path = Path::new(&std::env::var_os("HOME")?).join(".postgresql/root.crt");
+/// libpq's default places, in the home of the user that runs the server.
+fn default_file(name: &str) -> Option<PathBuf> {
+    let path = Path::new(&std::env::var_os("HOME")?).join(".postgresql").join(name);
     path.exists().then_some(path)
 }
 
