@@ -1,4 +1,28 @@
 //! shardkeeper: ordinary Postgres servers as one partitioned database.
+//!
+//! `api` takes SQL calls and shapes rows; `node` talks to the other servers; `hierarchy` builds and takes apart trees;
+//! `worker` is what runs in the background; `pg` is the only module with `unsafe`.
+
+mod api;
+mod catalog;
+mod error;
+mod guc;
+mod hierarchy;
+mod name;
+mod node;
+mod pg;
+mod worker;
+
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!();
+
+extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
+extension_sql_file!("../sql/trash.sql", name = "trash", requires = ["catalog"]);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    pg::process::no_backtraces();
+    guc::register();
+    pg::worker::register_launcher();
+}

@@ -1,7 +1,8 @@
 //! SQL functions that build hierarchies, change them and take them apart.
 
 use crate::error::Result;
-use crate::hierarchy::{create, key};
+use crate::hierarchy::detach::{self, Fate};
+use crate::hierarchy::{self, create, key, remove};
 use crate::pg::regclass::Regclass;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -78,4 +79,57 @@ fn plan_rows(parent: Regclass, spec: &Value) -> Result<Vec<(i32, String, String)
     let prepared = create::prepare(parent.0, &spec::parse(spec)?, create::Intent::Plan)?;
     let rows = prepared.script.rows().zip(1..);
     Ok(rows.map(|((node, command), step)| (step, node.to_string(), command.to_string())).collect())
+}
+
+/// Adds one partition with everything below it; returns it. Without `node`, leaves are dealt as the spec says.
+///
+/// `bounds` is `{"from": …, "to": …}`, `{"in": […]}`, `{"modulus": …, "remainder": …}` or `{"default": true}`, with an
+/// optional `name` or `label`. `parent` is a managed parent or a partitioned table below one.
+/// Errors: 42P01 not managed; 42501 not the owner; 22023 wrong bounds; 42P17 they overlap; 23514 rows of the default
+/// partition belong to the new one.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_add_partition(
+    parent: Regclass,
+    bounds: JsonB,
+    node: default!(Option<&str>, "NULL"),
+) -> Result<Regclass, ErrorReport> {
+    Ok(Regclass(hierarchy::add_partition(parent.0, &bounds.0, node)?))
+}
+
+/// Takes a partition out of its hierarchy; it stays, with its rows, as a table of its own on the same server.
+///
+/// Errors: 42P01 not managed; 42501 not the owner; 42809 it is the parent; 0A000 it is a hash partition.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_detach_partition(partition: Regclass) -> Result<(), ErrorReport> {
+    Ok(detach::take_out(partition.0, Fate::Keep)?)
+}
+
+/// Drops a partition on its server: it goes to the trash, and is destroyed after `shardkeeper.trash_keep`.
+///
+/// Errors: those of `shard_detach_partition`; 2BP01 other objects depend on it.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_drop_partition(partition: Regclass) -> Result<(), ErrorReport> {
+    Ok(detach::take_out(partition.0, Fate::Trash)?)
+}
+
+/// Stops managing a parent. All tables stay as they are, on all servers.
+///
+/// Errors: 42P01 not managed; 42501 not the owner; 42809 it is a partition.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_release_parent(parent: Regclass) -> Result<(), ErrorReport> {
+    Ok(remove::release(parent.0)?)
+}
+
+/// Drops a parent with all partitions on all servers: they go to the trash of their servers, and are destroyed after
+/// `shardkeeper.trash_keep`.
+///
+/// Errors: those of `shard_release_parent`; 2BP01 other objects depend on it.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_drop_parent(parent: Regclass) -> Result<(), ErrorReport> {
+    Ok(remove::drop(parent.0)?)
 }

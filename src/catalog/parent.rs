@@ -1,7 +1,7 @@
 //! `shardkeeper.parents` with what belongs to a parent: its partitions' labels and its mirrors.
 
 use crate::error::{Report, Result};
-use crate::hierarchy::description::Key;
+use crate::hierarchy::description::{Key, Publication};
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
@@ -12,11 +12,10 @@ use std::collections::BTreeMap;
 /// One managed parent.
 #[derive(Debug, Deserialize)]
 pub struct Parent {
-    #[serde(skip)]
-    pub oid: Option<Oid>,
     pub spec: Value,
     /// What leaves and mirrors carry besides columns.
-    pub keys: Extras,
+    #[serde(rename = "keys")]
+    pub extras: Extras,
     /// Leaves placed so far by each declaration of nodes.
     pub dealt: BTreeMap<String, u64>,
 }
@@ -29,17 +28,18 @@ pub struct Extras {
     pub options: Vec<String>,
     pub access_method: Option<String>,
     pub replica_identity: Option<char>,
+    #[serde(default)]
+    pub publications: Vec<Publication>,
 }
 
 pub fn load(parent: Oid) -> Result<Option<Parent>> {
-    let found = role::as_extension_owner(|| {
+    role::as_extension_owner(|| {
         sql::document::<Parent>(
             "SELECT pg_catalog.json_build_object('spec', spec, 'keys', keys, 'dealt', dealt)::text
              FROM shardkeeper.parents WHERE parent = $1",
             &[parent.into()],
         )
-    })?;
-    Ok(found.map(|row| Parent { oid: Some(parent), ..row }))
+    })
 }
 
 /// Errors: 42P01 not a managed parent.

@@ -65,10 +65,14 @@ impl Blueprint<'_> {
                 });
                 commands.extend(self.leaf_extras(&name));
             }
-            (None, Some(node)) => commands.push(self.foreign_table(&name, node, match joining {
-                Joining::Inside => format!("PARTITION OF {parent} {values}"),
-                Joining::Attached => columns::list(self.table, Place::Foreign),
-            })),
+            (None, Some(node)) => commands.push(self.foreign_table(
+                &name,
+                node,
+                match joining {
+                    Joining::Inside => format!("PARTITION OF {parent} {values}"),
+                    Joining::Attached => columns::list(self.table, Place::Foreign),
+                },
+            )),
         }
         if joining == Joining::Attached {
             commands.push(format!("ALTER TABLE {parent} ATTACH PARTITION {name} {values}"));
@@ -129,7 +133,13 @@ impl Blueprint<'_> {
             .filter(|partition| lives_on(partition, node))
             .flat_map(|partition| {
                 let siblings = tree.partitions.iter().map(|p| &p.bound);
-                self.mirror_partition(node, parent, partition, self.default_check(tree, &partition.bound, siblings), Joining::Inside)
+                self.mirror_partition(
+                    node,
+                    parent,
+                    partition,
+                    self.default_check(tree, &partition.bound, siblings),
+                    Joining::Inside,
+                )
             })
             .collect()
     }
@@ -155,9 +165,7 @@ impl Blueprint<'_> {
                 let check = check.as_ref().map(|check| format!(" ({check})")).unwrap_or_default();
                 format!("CREATE TABLE {name} PARTITION OF {parent}{check} {values}{tail}")
             }
-            (Joining::Attached, Some(sub)) => {
-                create_table(self.table, &name, Place::Mirror, &self.partition_by(sub))
-            }
+            (Joining::Attached, Some(sub)) => create_table(self.table, &name, Place::Mirror, &self.partition_by(sub)),
             (Joining::Attached, None) => create_table(self.table, &name, Place::Mirror, ""),
         }];
         if let (Joining::Attached, Some(check)) = (joining, &check) {
@@ -176,7 +184,12 @@ impl Blueprint<'_> {
         commands
     }
 
-    fn default_check<'b>(&self, tree: &Tree, bound: &Bound, siblings: impl Iterator<Item = &'b Bound>) -> Option<String> {
+    fn default_check<'b>(
+        &self,
+        tree: &Tree,
+        bound: &Bound,
+        siblings: impl Iterator<Item = &'b Bound>,
+    ) -> Option<String> {
         match bound {
             Bound::Default => default_check(&self.keys.sql(&tree.key), siblings),
             _ => None,

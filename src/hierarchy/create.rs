@@ -32,6 +32,9 @@ pub fn create(table: Oid, level: &Level) -> Result<()> {
     let prepared = prepare(table, level, Intent::Run)?;
     prepared.script.run()?;
     prepared.record(level)?;
+    if !prepared.nodes.is_empty() {
+        crate::worker::ensure_running()?;
+    }
     Ok(())
 }
 
@@ -45,7 +48,11 @@ pub enum Intent {
 /// Checks everything and composes the commands. Nothing is changed.
 pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     let Some(table) = Description::load(oid)? else {
-        return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("relation with OID {} does not exist", oid.to_u32())).into();
+        return Report::new(
+            Code::ERRCODE_UNDEFINED_TABLE,
+            format!("relation with OID {} does not exist", oid.to_u32()),
+        )
+        .into();
     };
     validate::owned(oid, &table)?;
     validate::suitable(&table)?;
@@ -64,13 +71,16 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     validate::no_dependents(oid, &table)?;
     let keys = Keys::resolve(level, &table)?;
     validate::unique_keys(&table, &keys)?;
-    let plan = plan::expand(level, &PlanInput {
-        root: &table.name.name,
-        now: now()?,
-        kind: &|key| keys.kind(key),
-        dealt: Default::default(),
-        max_leaves: plan::DEFAULT_MAX_LEAVES,
-    })?;
+    let plan = plan::expand(
+        level,
+        &PlanInput {
+            root: &table.name.name,
+            now: now()?,
+            kind: &|key| keys.kind(key),
+            dealt: Default::default(),
+            max_leaves: plan::DEFAULT_MAX_LEAVES,
+        },
+    )?;
     let nodes = remote_nodes(plan.tree.leaves());
     if !nodes.is_empty() {
         validate::fit_for_nodes(&table)?;
@@ -90,8 +100,7 @@ impl Prepared {
             return Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{name} vanished while it was rebuilt")).into();
         };
         parent::insert(oid, level.to_json(), &extras(&self.table), &self.plan.dealt)?;
-        let labels: Vec<(String, String)> =
-            self.plan.tree.walk().map(|p| (p.name.clone(), p.label.clone())).collect();
+        let labels: Vec<(String, String)> = self.plan.tree.walk().map(|p| (p.name.clone(), p.label.clone())).collect();
         parent::add_partitions(oid, &name.schema, &labels)?;
         for node in &self.nodes {
             parent::add_mirror(oid, node)?;
@@ -107,6 +116,7 @@ pub fn extras(table: &Description) -> Extras {
         options: table.options.clone(),
         access_method: table.access_method.clone(),
         replica_identity: (table.replica_identity != 'd').then_some(table.replica_identity),
+        publications: table.publications.clone(),
     }
 }
 
@@ -137,11 +147,7 @@ fn compose(oid: Oid, table: &Description, keys: &Keys, tree: &Tree, nodes: &[Str
         tree.leaves().filter(|p| p.node.as_deref() == Some(LOCAL)).map(|p| name.sibling(p.name.clone())).collect();
     let new_tables: Vec<String> = tree.walk().map(|p| p.name.clone()).collect();
     let partitioned = tree.walk().filter(|p| p.sub.is_some()).count() + 1;
-    let load = Load {
-        leaves: local_leaves.len(),
-        foreign: tree.leaves().count() - local_leaves.len(),
-        partitioned,
-    };
+    let load = Load { leaves: local_leaves.len(), foreign: tree.leaves().count() - local_leaves.len(), partitioned };
     survey::check_local(table, &new_tables, load, blueprint.mixed)?;
     let mut surveys = Vec::new();
     for node in nodes {
@@ -158,7 +164,8 @@ fn compose(oid: Oid, table: &Description, keys: &Keys, tree: &Tree, nodes: &[Str
         script.on_node(node, mirror(oid, &blueprint, tree, node, survey)?, discard(name));
     }
     let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
-    let mut commands = rebuild::before_partitions(table, &blueprint.partition_by(tree), blueprint.mixed, &sequences(table)?);
+    let mut commands =
+        rebuild::before_partitions(table, &blueprint.partition_by(tree), blueprint.mixed, &sequences(table)?);
     commands.extend(blueprint.local_tree(name, tree));
     commands.extend(rebuild::after_partitions(table, &tables, &local_leaves, &caller, blueprint.mixed));
     script.local(commands);
@@ -212,7 +219,10 @@ fn sequences(table: &Description) -> Result<Vec<SequenceState>> {
             last_value: i64,
             is_called: bool,
         }
-        let query = format!("SELECT json_build_object('last_value', last_value, 'is_called', is_called)::text FROM {}", sequence.name);
+        let query = format!(
+            "SELECT json_build_object('last_value', last_value, 'is_called', is_called)::text FROM {}",
+            sequence.name
+        );
         if let Some(State { last_value, is_called }) = sql::document(&query, &[])? {
             states.push(SequenceState { name: sequence.name.clone(), last_value, is_called });
         }
@@ -224,6 +234,10 @@ fn sequences(table: &Description) -> Result<Vec<SequenceState>> {
 pub fn now() -> Result<jiff::Timestamp> {
     let micros = sql::one::<i64>("SELECT (extract(epoch FROM pg_catalog.now()) * 1000000)::bigint", &[])?.unwrap_or(0);
     jiff::Timestamp::from_microsecond(micros).map_err(|error| {
-        Report::new(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, format!("the clock of the coordinator is out of range: {error}")).into()
+        Report::new(
+            Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("the clock of the coordinator is out of range: {error}"),
+        )
+        .into()
     })
 }

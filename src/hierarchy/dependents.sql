@@ -12,6 +12,7 @@ WITH owned AS (
     UNION ALL SELECT 'pg_class'::regclass, reltoastrelid FROM pg_class WHERE oid = $1
     UNION ALL SELECT 'pg_type'::regclass, reltype FROM pg_class WHERE oid = $1
     UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relkind = 'S'
+    UNION ALL SELECT 'pg_class'::regclass, partition FROM unnest($2::oid[]) AS partition
 ), targets AS (
     SELECT 'pg_class'::regclass AS classid, $1 AS oid
     UNION ALL SELECT 'pg_type'::regclass, reltype FROM pg_class WHERE oid = $1

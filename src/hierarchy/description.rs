@@ -154,7 +154,7 @@ pub struct Trigger {
     pub comment: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Publication {
     pub name: String,
     #[serde(rename = "where")]
@@ -174,5 +174,10 @@ impl Description {
 
 /// What else would be lost with the table, each as Postgres describes it.
 pub fn dependents(table: Oid) -> Result<Vec<String>> {
-    sql::column(include_str!("dependents.sql"), &[table.into()])
+    outside_dependents(table, &[])
+}
+
+/// The same, without these partitions of the table.
+pub fn outside_dependents(table: Oid, partitions: &[Oid]) -> Result<Vec<String>> {
+    sql::column(include_str!("dependents.sql"), &[table.into(), partitions.to_vec().into()])
 }

@@ -33,7 +33,13 @@ const RIGHTS: &str = "
 
 /// The commands that give the mapped roles on `node` what their roles here may do with `parent`. `owner` is the role
 /// that owns the tables there; `tables` are those of the mirror.
-pub fn for_node(parent: Oid, node: &str, owner: &str, owns_schema: bool, tables: &[QualifiedName]) -> Result<Vec<String>> {
+pub fn for_node(
+    parent: Oid,
+    node: &str,
+    owner: &str,
+    owns_schema: bool,
+    tables: &[QualifiedName],
+) -> Result<Vec<String>> {
     let rights = role::as_extension_owner(|| sql::documents::<Rights>(RIGHTS, &[parent.into(), node.into()]))?;
     let Some(first) = tables.first() else { return Ok(Vec::new()) };
     let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

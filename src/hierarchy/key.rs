@@ -94,15 +94,21 @@ fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
         return column_key(column, path);
     }
     if parse::SYSTEM_COLUMNS.contains(&text) {
-        return Report::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, format!("{path}: system column {} cannot be a partition key", ident(text)))
-            .into();
+        return Report::new(
+            Code::ERRCODE_INVALID_OBJECT_DEFINITION,
+            format!("{path}: system column {} cannot be a partition key", ident(text)),
+        )
+        .into();
     }
     if parse::is_plain_name(text) || !parse::is_one_expression(text) {
         let names = table.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-        return Report::new(Code::ERRCODE_UNDEFINED_COLUMN, format!("{path}: table {} has no column {}", table.name, ident(text)))
-            .detail(format!("Its columns are {names}."))
-            .hint("A key is the name of a column as it is stored, or one expression.")
-            .into();
+        return Report::new(
+            Code::ERRCODE_UNDEFINED_COLUMN,
+            format!("{path}: table {} has no column {}", table.name, ident(text)),
+        )
+        .detail(format!("Its columns are {names}."))
+        .hint("A key is the name of a column as it is stored, or one expression.")
+        .into();
     }
     let sql = format!("({text})");
     let data_type = expression_type(&sql, &table.name)?;
@@ -166,7 +172,9 @@ fn kind_of(data_type: &str, type_kind: char) -> KeyKind {
         ('b', "real" | "double precision") => KeyKind::Float,
         ('b', "boolean") => KeyKind::Bool,
         ('b', "text" | "character varying" | "character") => KeyKind::Text,
-        ('b', "timestamp" | "timestamp without time zone") if !data_type.ends_with("with time zone") => KeyKind::Timestamp,
+        ('b', "timestamp" | "timestamp without time zone") if !data_type.ends_with("with time zone") => {
+            KeyKind::Timestamp
+        }
         ('b', "timestamp" | "timestamp with time zone") => KeyKind::TimestampTz,
         _ => KeyKind::Other,
     }

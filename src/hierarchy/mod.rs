@@ -1,16 +1,28 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
-//! `description` and `key` read what is there, `validate` and `survey` refuse what will not work, `rebuild`, `build` and
-//! `grants` say which commands make it, `script` runs them; `create`, `partition` and `remove` are the calls.
+//! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`,
+//! `build` and `grants` say which commands make it, `script` runs them; `create`, `add`, `detach` and `remove` are the
+//! calls that change, `locate`, `sizes` and `picture` those that look.
 
+mod add;
 mod bound;
 mod build;
 mod columns;
 pub mod create;
+mod defaults;
 pub mod description;
+pub mod detach;
 mod grants;
 pub mod key;
+pub mod locate;
+mod managed;
+mod members;
+pub mod picture;
 mod rebuild;
+pub mod remove;
 mod script;
+pub mod sizes;
 mod survey;
 mod validate;
+
+pub use add::add_partition;

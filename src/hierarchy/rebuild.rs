@@ -8,7 +8,12 @@ use crate::name::{QualifiedName, ident, idents, literal};
 ///
 /// `partition_by` is the clause of the top level. With `mixed`, some leaves are foreign: then keys that are unique can
 /// only be on leaves and mirrors, not here.
-pub fn before_partitions(table: &Description, partition_by: &str, mixed: bool, sequences: &[SequenceState]) -> Vec<String> {
+pub fn before_partitions(
+    table: &Description,
+    partition_by: &str,
+    mixed: bool,
+    sequences: &[SequenceState],
+) -> Vec<String> {
     let name = &table.name;
     let mut commands = Vec::new();
     for sequence in owned_sequences(table) {
@@ -55,8 +60,10 @@ pub fn after_partitions(
             commands.push(format!("ALTER STATISTICS {} SET STATISTICS {target}", statistics.name));
         }
     }
-    for publication in &table.publications {
-        commands.extend(publish(publication, table, local_leaves, mixed));
+    if mixed {
+        commands.extend(publish_leaves(table, local_leaves));
+    } else {
+        commands.extend(publish_leaves(table, std::slice::from_ref(name)));
     }
     commands.extend(comments(table, mixed));
     commands.extend(table.policies.iter().map(|policy| create_policy(policy, name)));
@@ -67,10 +74,8 @@ pub fn after_partitions(
         commands.push(format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"));
     }
     commands.extend(grants(table));
-    if table.owner != caller {
-        let owner = ident(&table.owner);
-        commands.extend(tables.iter().chain([name]).map(|table| format!("ALTER TABLE {table} OWNER TO {owner}")));
-    }
+    commands.extend(owner_changes(table, tables, caller));
+    commands.extend(owner_changes(table, std::slice::from_ref(name), caller));
     commands
 }
 
@@ -183,9 +188,8 @@ fn grant_command(grant: &Grant, columns: &str, table: &QualifiedName) -> String 
 
 fn comments(table: &Description, mixed: bool) -> Vec<String> {
     let name = &table.name;
-    let on = |what: &str, text: &Option<String>| {
-        text.as_ref().map(|text| format!("COMMENT ON {what} IS {}", literal(text)))
-    };
+    let on =
+        |what: &str, text: &Option<String>| text.as_ref().map(|text| format!("COMMENT ON {what} IS {}", literal(text)));
     let mut commands = Vec::new();
     commands.extend(on(&format!("TABLE {name}"), &table.comment));
     for column in &table.columns {
@@ -220,21 +224,28 @@ pub fn key_comments(key: &Key, table: &QualifiedName) -> Vec<String> {
     commands
 }
 
-/// Membership of a publication. Rows of foreign leaves are never published from here, so with some of them only the
-/// local leaves become members: a parent would promise more than it keeps.
-fn publish(
-    publication: &super::description::Publication,
-    table: &Description,
-    tables: &[QualifiedName],
-    mixed: bool,
-) -> Vec<String> {
-    let columns = publication.columns.as_ref().map(|names| format!(" ({})", idents(names))).unwrap_or_default();
-    let filter = publication.filter.as_ref().map(|text| format!(" WHERE ({text})")).unwrap_or_default();
-    let members: Vec<&QualifiedName> = if mixed { tables.iter().collect() } else { vec![&table.name] };
-    members
-        .into_iter()
-        .map(|member| format!("ALTER PUBLICATION {} ADD TABLE {member}{columns}{filter}", ident(&publication.name)))
-        .collect()
+/// Membership of the table's publications. Rows of foreign leaves are never published from here, so with some of them
+/// only the local leaves become members: a parent would promise more than it keeps.
+pub fn publish_leaves(table: &Description, members: &[QualifiedName]) -> Vec<String> {
+    let mut commands = Vec::new();
+    for publication in &table.publications {
+        let columns = publication.columns.as_ref().map(|names| format!(" ({})", idents(names))).unwrap_or_default();
+        let filter = publication.filter.as_ref().map(|text| format!(" WHERE ({text})")).unwrap_or_default();
+        let name = ident(&publication.name);
+        commands.extend(
+            members.iter().map(|member| format!("ALTER PUBLICATION {name} ADD TABLE {member}{columns}{filter}")),
+        );
+    }
+    commands
+}
+
+/// New tables belong to their maker; these give them to the owner of the table they are part of.
+pub fn owner_changes(table: &Description, made: &[QualifiedName], caller: &str) -> Vec<String> {
+    if table.owner == caller {
+        return Vec::new();
+    }
+    let owner = ident(&table.owner);
+    made.iter().map(|made| format!("ALTER TABLE {made} OWNER TO {owner}")).collect()
 }
 
 fn owned_sequences(table: &Description) -> impl Iterator<Item = &QualifiedName> {

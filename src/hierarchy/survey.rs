@@ -70,11 +70,19 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
     if !survey.may_create {
         return Report::new(
             Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("role {} may not create tables in schema {} on node {node}", ident(&survey.role), ident(&table.name.schema)),
+            format!(
+                "role {} may not create tables in schema {} on node {node}",
+                ident(&survey.role),
+                ident(&table.name.schema)
+            ),
         )
         .hint(format!(
             "On that server run GRANT CREATE ON {} TO {};",
-            if survey.has_schema { format!("SCHEMA {}", ident(&table.name.schema)) } else { "DATABASE …".to_string() },
+            if survey.has_schema {
+                format!("SCHEMA {}", ident(&table.name.schema))
+            } else {
+                "DATABASE …".to_string()
+            },
             ident(&survey.role)
         ))
         .into();

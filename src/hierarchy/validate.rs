@@ -33,14 +33,26 @@ pub fn suitable(table: &Description) -> Result<()> {
     match table.kind {
         'r' | 'p' => {}
         'v' | 'm' => return wrong(object, "is a view", "Make a parent of the table below it."),
-        'f' => return wrong(object, "is a foreign table", "Make a parent of an ordinary table, and name the node in \"nodes\"."),
+        'f' => {
+            return wrong(
+                object,
+                "is a foreign table",
+                "Make a parent of an ordinary table, and name the node in \"nodes\".",
+            );
+        }
         _ => return wrong(object, "is not a table", ""),
     }
     if table.is_system {
         return wrong(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, "is a system table", "");
     }
     match table.persistence {
-        't' => return wrong(object, "is a temporary table", "Other servers and sessions cannot see it: make an ordinary table."),
+        't' => {
+            return wrong(
+                object,
+                "is a temporary table",
+                "Other servers and sessions cannot see it: make an ordinary table.",
+            );
+        }
         'u' => return wrong(object, "is an unlogged table", &format!("Run ALTER TABLE {name} SET LOGGED; first.")),
         _ => {}
     }
@@ -105,9 +117,12 @@ pub fn unique_keys(table: &Description, keys: &Keys) -> Result<()> {
         }
     }
     if let Some(key) = table.keys.iter().find(|key| !key.valid) {
-        return Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("index {} is not valid", ident(&key.name)))
-            .hint("Drop it or run REINDEX first.")
-            .into();
+        return Report::new(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("index {} is not valid", ident(&key.name)),
+        )
+        .hint("Drop it or run REINDEX first.")
+        .into();
     }
     Ok(())
 }
@@ -122,7 +137,11 @@ pub fn fit_for_nodes(table: &Description) -> Result<()> {
         };
         return Report::new(
             Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("trigger {} of {} {why}, which Postgres refuses with partitions on other servers", ident(&trigger.name), table.name),
+            format!(
+                "trigger {} of {} {why}, which Postgres refuses with partitions on other servers",
+                ident(&trigger.name),
+                table.name
+            ),
         )
         .hint("Drop the trigger, or keep all partitions on local.")
         .into();

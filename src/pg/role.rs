@@ -16,10 +16,13 @@ fn extension_owner() -> pg_sys::Oid {
     // SAFETY: get_extension_oid only reads the catalog, inside the caller's transaction; the name is a constant
     // NUL-terminated string.
     let extension = unsafe { pg_sys::get_extension_oid(c"shardkeeper".as_ptr(), true) };
-    Spi::get_one_with_args::<pg_sys::Oid>("SELECT extowner FROM pg_catalog.pg_extension WHERE oid = $1", &[extension.into()])
-        .ok()
-        .flatten()
-        .unwrap_or(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID))
+    Spi::get_one_with_args::<pg_sys::Oid>(
+        "SELECT extowner FROM pg_catalog.pg_extension WHERE oid = $1",
+        &[extension.into()],
+    )
+    .ok()
+    .flatten()
+    .unwrap_or(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID))
 }
 
 struct Identity {
@@ -60,8 +63,15 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 
 /// Errors: 42704 no such role.
 pub fn name(role: pg_sys::Oid) -> Result<String> {
-    match Spi::get_one_with_args::<String>("SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1", &[role.into()])? {
+    match Spi::get_one_with_args::<String>(
+        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
+        &[role.into()],
+    )? {
         Some(name) => Ok(name),
-        None => Report::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role with OID {} does not exist", role.to_u32())).into(),
+        None => Report::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("role with OID {} does not exist", role.to_u32()),
+        )
+        .into(),
     }
 }

@@ -1,0 +1,6 @@
+//! SQL functions: parse, call, shape rows.
+
+mod hierarchies;
+mod look;
+mod check;
+mod nodes;

@@ -1,0 +1,262 @@
+//! `shard_add_partition`: one more partition of a live hierarchy, with everything below it.
+//!
+//! Tables are made beside the hierarchy and attached, so that readers and writers go on.
+
+use super::bound::default_check;
+use super::build::{Blueprint, Joining, lives_on, remote_nodes};
+use super::create::{discard, fitted};
+use super::managed::{Managed, bare_tree};
+use super::members::Member;
+use super::rebuild::{create_key, owner_changes, publish_leaves};
+use super::script::Script;
+use super::survey::{self, Load, Survey};
+use super::{defaults, grants, validate};
+use crate::catalog::parent;
+use crate::error::{Report, Result};
+use crate::name::{QualifiedName, ident};
+use crate::node::channel::Channel;
+use crate::pg::sql;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use serde_json::Value;
+use shardkeeper_core::plan::{self, Bound, LOCAL, Partition, PlanInput};
+use shardkeeper_core::spec::Site;
+
+/// Adds a partition with these bounds to `relation`, a managed parent or a partitioned table below one. With `node`, all
+/// its leaves go there; else they are dealt as the spec says.
+pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Result<Oid> {
+    let (managed, labels) = Managed::open(relation)?;
+    let above = managed.member(relation)?;
+    let Some(site) = managed.level.at(&labels).filter(|_| !above.is_leaf()) else {
+        return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a leaf", above.name))
+            .hint("Name the parent, or a partitioned table below it.")
+            .into();
+    };
+    let keys = managed.keys()?;
+    let input = PlanInput {
+        root: &above.name.name,
+        now: managed.now()?,
+        kind: &|key| keys.kind(key),
+        dealt: managed.catalog.dealt.clone(),
+        max_leaves: plan::DEFAULT_MAX_LEAVES,
+    };
+    let new = plan::parse_bound(&site, bounds, &input)?;
+    let (partition, dealt) = plan::expand_one(&site, &new, node, &input)?;
+    let addition = Addition { managed: &managed, above, site: &site, labels: &labels, partition: &partition };
+    let nodes = remote_nodes(leaves(&partition));
+    if !nodes.is_empty() {
+        validate::fit_for_nodes(&managed.table)?;
+    }
+    for node in &nodes {
+        Channel::open(node)?;
+    }
+    let mixed = managed.has_remote_leaves() || !nodes.is_empty();
+    let blueprint = Blueprint { table: &managed.table, keys: &keys, mixed };
+    addition.compose(&blueprint, &nodes)?.run()?;
+    addition.record(&nodes, &dealt)
+}
+
+struct Addition<'a> {
+    managed: &'a Managed,
+    above: &'a Member,
+    site: &'a Site<'a>,
+    labels: &'a [String],
+    partition: &'a Partition,
+}
+
+impl Addition<'_> {
+    fn tables(&self) -> Vec<&Partition> {
+        let below = self.partition.sub.iter().flat_map(|sub| sub.walk());
+        std::iter::once(self.partition).chain(below).collect()
+    }
+
+    fn named(&self, name: &str) -> QualifiedName {
+        self.managed.name().sibling(name)
+    }
+
+    fn compose(&self, blueprint: &Blueprint<'_>, nodes: &[String]) -> Result<Script> {
+        let table = blueprint.table;
+        let tables = self.tables();
+        let local: Vec<QualifiedName> = leaves(self.partition)
+            .filter(|leaf| leaf.node.as_deref() == Some(LOCAL))
+            .map(|leaf| self.named(&leaf.name))
+            .collect();
+        let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+        let count = leaves(self.partition).count();
+        let load = Load { leaves: local.len(), foreign: count - local.len(), partitioned: tables.len() - count };
+        survey::check_local(table, &names, load, blueprint.mixed)?;
+
+        let before = self.managed.bounds(self.above.oid())?;
+        let before: Vec<Bound> = before.into_iter().map(|(_, bound)| bound).filter(|b| *b != Bound::Default).collect();
+        let mut after = before.clone();
+        after.push(self.partition.bound.clone());
+        let key = blueprint.keys.sql(&self.site.level.key);
+
+        let mut script = Script::default();
+        if self.partition.bound != Bound::Default {
+            defaults::renew(&mut script, self.managed, self.above.oid(), &key, &before, &after)?;
+        }
+        let check = if self.partition.bound == Bound::Default { default_check(&key, before.iter()) } else { None };
+        for node in nodes {
+            self.on_node(&mut script, blueprint, node, check.clone())?;
+        }
+        let mut commands = Vec::new();
+        if blueprint.mixed && !self.managed.has_remote_leaves() {
+            commands.extend(self.keys_to_leaves());
+        }
+        commands.extend(blueprint.local_partition(&self.above.name, self.partition, Joining::Attached));
+        let made: Vec<QualifiedName> = tables.iter().map(|table| self.named(&table.name)).collect();
+        let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
+        commands.extend(owner_changes(table, &made, &caller));
+        if blueprint.mixed {
+            commands.extend(publish_leaves(table, &local));
+        }
+        script.local(commands);
+        Ok(script)
+    }
+
+    /// With the first remote leaf, unique keys can no longer be on the parent: each local leaf gets its own.
+    fn keys_to_leaves(&self) -> Vec<String> {
+        let table = &self.managed.table;
+        let mut commands = Vec::new();
+        for key in table.keys.iter().filter(|key| key.unique) {
+            commands.push(match key.constraint {
+                Some(_) => format!("ALTER TABLE {} DROP CONSTRAINT {}", table.name, ident(&key.name)),
+                None => format!("DROP INDEX {}", table.name.sibling(key.name.clone())),
+            });
+            for leaf in self.managed.members.iter().filter(|member| member.is_leaf()) {
+                commands.extend(create_key(key, &leaf.name, false));
+            }
+        }
+        commands
+    }
+
+    fn on_node(&self, script: &mut Script, blueprint: &Blueprint<'_>, node: &str, check: Option<String>) -> Result<()> {
+        let missing = self.missing_above(node)?;
+        let new: Vec<&Partition> = self.tables().into_iter().filter(|table| lives_on(table, node)).collect();
+        let leaves = new.iter().filter(|table| table.sub.is_none()).count();
+        let names: Vec<String> = new
+            .iter()
+            .map(|table| table.name.clone())
+            .chain(missing.iter().map(|(m, _)| m.name.name.clone()))
+            .collect();
+        let load = Load { leaves, foreign: 0, partitioned: names.len() - leaves };
+        let survey = survey::check_node(node, blueprint.table, &names, load)?;
+        let table = fitted(blueprint.table, &survey);
+        let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
+        let mut commands = Vec::new();
+        if !survey.has_schema {
+            commands.push(format!("CREATE SCHEMA {}", ident(&table.name.schema)));
+        }
+        for (member, depth) in &missing {
+            commands.extend(self.make_above(&blueprint, member, *depth)?);
+        }
+        commands.extend(blueprint.mirror_partition(node, &self.above.name, self.partition, check, Joining::Attached));
+        let mut made: Vec<QualifiedName> = missing.iter().map(|(member, _)| member.name.clone()).collect();
+        made.extend(new.iter().map(|table| self.named(&table.name)));
+        commands.extend(self.grants(node, &survey, &made)?);
+        let inverse = self.inverse(&missing)?;
+        script.on_node(node, commands, inverse);
+        Ok(())
+    }
+
+    fn grants(&self, node: &str, survey: &Survey, made: &[QualifiedName]) -> Result<Vec<String>> {
+        grants::for_node(self.managed.root, node, &survey.role, survey.owns_schema, made)
+    }
+
+    /// The tables from the root down to the new partition's parent that the node has not got yet, with their depth.
+    fn missing_above(&self, node: &str) -> Result<Vec<(&Member, usize)>> {
+        let path = self.managed.path_to(self.above.oid())?;
+        if !parent::mirrors(self.managed.root)?.iter().any(|known| known == node) {
+            return Ok(path.into_iter().zip(0..).collect());
+        }
+        let here: Vec<Oid> = self
+            .managed
+            .members
+            .iter()
+            .filter(|leaf| leaf.server.as_deref() == Some(node))
+            .map(|leaf| self.managed.path_to(leaf.oid()))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .map(Member::oid)
+            .collect();
+        // The mirror's own table stays when its last leaf goes, the tables between may be gone with it: the node knows.
+        let names =
+            path.iter().map(|member| crate::name::literal(&member.name.to_string())).collect::<Vec<_>>().join(", ");
+        let there: Vec<String> = Channel::open(node)?
+            .document(&format!(
+                "SELECT coalesce(json_agg(wanted), '[]')::text FROM unnest(ARRAY[{names}]) AS wanted WHERE to_regclass(wanted) IS NOT NULL"
+            ))?
+            .unwrap_or_default();
+        let is_there = |member: &Member| here.contains(&member.oid()) || there.contains(&member.name.to_string());
+        Ok(path.into_iter().zip(0..).filter(|(member, _)| !is_there(member)).collect())
+    }
+
+    fn make_above(&self, blueprint: &Blueprint<'_>, member: &Member, depth: usize) -> Result<Vec<String>> {
+        let Some(site) = self.managed.level.at(&self.labels[..depth.min(self.labels.len())]) else {
+            return Report::new(
+                Code::ERRCODE_INTERNAL_ERROR,
+                format!("no level of the spec describes {}", member.name),
+            )
+            .into();
+        };
+        let tree = bare_tree(&site);
+        let (Some(above), Some(bound)) = (member.parent(), member.bound()?) else {
+            return Ok(blueprint.mirror_root(&tree));
+        };
+        let above = self.managed.member(above)?;
+        let check = match (&bound, self.managed.level.at(&self.labels[..depth - 1])) {
+            (Bound::Default, Some(site)) => {
+                let siblings = self.managed.bounds(above.oid())?;
+                default_check(&blueprint.keys.sql(&site.level.key), siblings.iter().map(|(_, bound)| bound))
+            }
+            _ => None,
+        };
+        let partition = Partition {
+            name: member.name.name.clone(),
+            label: String::new(),
+            bound,
+            node: None,
+            deal: String::new(),
+            sub: Some(tree),
+            path: String::new(),
+        };
+        Ok(blueprint.mirror_partition("", &above.name, &partition, check, Joining::Attached))
+    }
+
+    /// Takes away the topmost table that was made on the node.
+    fn inverse(&self, missing: &[(&Member, usize)]) -> Result<String> {
+        let (table, above) = match missing.first() {
+            Some((member, _)) => {
+                (member.name.clone(), member.parent().map(|above| self.managed.member(above)).transpose()?)
+            }
+            None => (self.named(&self.partition.name), Some(self.above)),
+        };
+        let away = discard(&table);
+        Ok(match above {
+            Some(above) => format!("ALTER TABLE {} DETACH PARTITION {table};\n{away}", above.name),
+            None => away,
+        })
+    }
+
+    fn record(&self, nodes: &[String], dealt: &std::collections::BTreeMap<String, u64>) -> Result<Oid> {
+        let root = self.managed.root;
+        let labels: Vec<(String, String)> = self.tables().iter().map(|t| (t.name.clone(), t.label.clone())).collect();
+        parent::add_partitions(root, &self.managed.name().schema, &labels)?;
+        parent::set_dealt(root, dealt)?;
+        for node in nodes {
+            parent::add_mirror(root, node)?;
+        }
+        let name = self.named(&self.partition.name).to_string();
+        Ok(sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?
+            .unwrap_or(pgrx::pg_sys::InvalidOid))
+    }
+}
+
+fn leaves(partition: &Partition) -> Box<dyn Iterator<Item = &Partition> + '_> {
+    match &partition.sub {
+        Some(sub) => Box::new(sub.leaves()),
+        None => Box::new(std::iter::once(partition)),
+    }
+}

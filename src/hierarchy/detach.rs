@@ -1,0 +1,120 @@
+//! `shard_detach_partition` and `shard_drop_partition`: one partition leaves the hierarchy, on all servers at once.
+
+use super::create::{discard, keep};
+use super::defaults;
+use super::description::outside_dependents;
+use super::managed::Managed;
+use super::members::{self, Member};
+use super::script::Script;
+use crate::catalog::parent;
+use crate::error::{Report, Result};
+use crate::name::literal;
+use crate::pg::{managed, role, sql};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::plan::{Bound, Method};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fate {
+    /// The partition becomes a table of its own, where it is.
+    Keep,
+    /// It goes to the trash, and is destroyed when its keep time is over.
+    Trash,
+}
+
+pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
+    let (managed, labels) = Managed::open(partition)?;
+    let (member, above) = managed.partition(partition)?;
+    let site = managed.level.at(&labels[..labels.len().saturating_sub(1)]);
+    if site.as_ref().is_some_and(|site| site.level.method() == Method::Hash) {
+        return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{} is a hash partition", member.name))
+            .detail(format!("Without it, {} would have no place for the keys of its remainder.", above.name))
+            .hint("Detach or drop the partition above it, or change the modulus.")
+            .into();
+    }
+    if fate == Fate::Trash {
+        no_dependents(&managed, member)?;
+    }
+    let tables = managed.tables_below(partition);
+    let mut script = Script::default();
+    for node in members::nodes(tables.iter().copied()) {
+        let (commands, inverse) = on_node(member, above, fate);
+        script.on_node(&node, commands, inverse);
+    }
+    let bounds = managed.bounds(above.oid())?;
+    let others: Vec<(Oid, Bound)> = bounds.into_iter().filter(|(_, bound)| *bound != Bound::Default).collect();
+    if let Some(site) = &site {
+        let key = managed.keys()?.sql(&site.level.key);
+        let before: Vec<Bound> = others.iter().map(|(_, bound)| bound.clone()).collect();
+        let after: Vec<Bound> =
+            others.iter().filter(|(oid, _)| *oid != partition).map(|(_, bound)| bound.clone()).collect();
+        if managed.default_of(above.oid()).is_some_and(|default| default.oid() != partition) {
+            defaults::renew(&mut script, &managed, above.oid(), &key, &before, &after)?;
+        }
+    }
+    script.local(vec![format!("ALTER TABLE {} DETACH PARTITION {}", above.name, member.name)]);
+    script.run()?;
+    parent::forget_partitions(&tables.iter().map(|table| table.oid()).collect::<Vec<_>>())?;
+    if fate == Fate::Trash {
+        discard_local(member, &tables)?;
+    }
+    crate::worker::ensure_running()
+}
+
+fn on_node(member: &Member, above: &Member, fate: Fate) -> (Vec<String>, String) {
+    let (name, parent) = (&member.name, &above.name);
+    let values = member.values.as_deref().unwrap_or("DEFAULT");
+    let mut commands = vec![format!("ALTER TABLE {parent} DETACH PARTITION {name}")];
+    let mut inverse = String::new();
+    if fate == Fate::Trash {
+        commands.push(discard(name));
+        inverse += &format!("SELECT shardkeeper.restore({}, {});\n", literal(&name.schema), literal(&name.name));
+    }
+    inverse += &format!("ALTER TABLE {parent} ATTACH PARTITION {name} {values}");
+    (commands, inverse)
+}
+
+fn no_dependents(managed: &Managed, member: &Member) -> Result<()> {
+    let mut found = Vec::new();
+    for table in managed.tables_below(member.oid()) {
+        let own: Vec<Oid> = managed.children(table.oid()).map(|child| child.oid()).collect();
+        found.extend(outside_dependents(table.oid(), &own)?);
+    }
+    refuse_dependents(member, found)
+}
+
+pub fn refuse_dependents(member: &Member, found: Vec<String>) -> Result<()> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    Report::new(
+        Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        format!("{} cannot be dropped because other objects depend on it", member.name),
+    )
+    .detail(format!("They are: {}.", found.join("; ")))
+    .hint("Drop them first.")
+    .into()
+}
+
+/// Foreign tables hold no rows here and are dropped; tables with rows go to the trash.
+pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
+    let foreign: Vec<String> =
+        tables.iter().filter(|table| table.server.is_some()).map(|table| table.name.to_string()).collect();
+    if !foreign.is_empty() {
+        sql::run(&format!("DROP FOREIGN TABLE {}", foreign.join(", ")), &[])?;
+    }
+    if top.server.is_some() {
+        return Ok(());
+    }
+    managed::forget_everywhere(top.oid());
+    if !tables.iter().any(|table| table.is_leaf() && table.server.is_none()) {
+        sql::run(&format!("DROP TABLE {}", top.name), &[])?;
+        return Ok(());
+    }
+    // The extension's owner moves it, as the trash belongs to the extension; that the caller may was checked.
+    role::as_extension_owner(|| {
+        sql::run("CREATE SCHEMA IF NOT EXISTS shardkeeper_trash", &[])?;
+        sql::run(&format!("SELECT shardkeeper.discard($1::pg_catalog.regclass, {})", keep()), &[top.oid().into()])
+    })?;
+    Ok(())
+}

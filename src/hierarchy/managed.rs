@@ -1,0 +1,119 @@
+//! A managed hierarchy as the calls that change it need it: what was asked for, what is there, and who may change it.
+
+use super::description::Description;
+use super::key::Keys;
+use super::members::{self, Member};
+use super::{create, validate};
+use crate::catalog::parent::{self, Parent};
+use crate::error::{Report, Result};
+use crate::name::QualifiedName;
+use crate::pg::relation;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::plan::{Bound, Tree};
+use shardkeeper_core::spec::{self, Level, Site};
+
+pub struct Managed {
+    pub root: Oid,
+    pub catalog: Parent,
+    pub level: Level,
+    /// The root's description, with the keys and settings that only leaves carry.
+    pub table: Description,
+    pub members: Vec<Member>,
+}
+
+impl Managed {
+    /// The hierarchy that `relation` belongs to, locked against other changes, and the labels that lead to `relation`.
+    ///
+    /// Errors: 42P01 not part of a managed hierarchy; 42501 not the owner.
+    pub fn open(relation: Oid) -> Result<(Self, Vec<String>)> {
+        let Some((root, labels)) = parent::of_relation(relation)? else { return parent::not_managed(relation) };
+        let Some(found) = Description::load(root)? else { return parent::not_managed(root) };
+        validate::owned(root, &found)?;
+        relation::lock_against_changes(root);
+        let catalog = parent::require(root)?;
+        let Some(mut table) = Description::load(root)? else { return parent::not_managed(root) };
+        let kept = &catalog.extras;
+        table.keys.clone_from(&kept.keys);
+        table.options.clone_from(&kept.options);
+        table.access_method.clone_from(&kept.access_method);
+        table.publications.clone_from(&kept.publications);
+        table.replica_identity = kept.replica_identity.unwrap_or(table.replica_identity);
+        let level = spec::parse(&catalog.spec)?;
+        Ok((Self { root, catalog, level, table, members: members::load(root)? }, labels))
+    }
+
+    pub fn keys(&self) -> Result<Keys> {
+        Keys::resolve(&self.level, &self.table)
+    }
+
+    pub fn member(&self, relation: Oid) -> Result<&Member> {
+        match self.members.iter().find(|member| member.oid() == relation) {
+            Some(member) => Ok(member),
+            None => parent::not_managed(relation),
+        }
+    }
+
+    /// The partition itself and the table it is a partition of.
+    ///
+    /// Errors: 42809 it is the root.
+    pub fn partition(&self, relation: Oid) -> Result<(&Member, &Member)> {
+        let member = self.member(relation)?;
+        match member.parent() {
+            Some(parent) => Ok((member, self.member(parent)?)),
+            None => Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a parent, not a partition", member.name))
+                .hint(format!("For the whole hierarchy there are shard_release_parent and shard_drop_parent: SELECT shard_drop_parent({});", crate::name::literal(&member.name.to_string())))
+                .into(),
+        }
+    }
+
+    pub fn children(&self, of: Oid) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.parent() == Some(of))
+    }
+
+    pub fn default_of(&self, table: Oid) -> Option<&Member> {
+        self.children(table).find(|member| member.values.as_deref() == Some("DEFAULT"))
+    }
+
+    /// Bounds of the partitions of one table, read from Postgres.
+    pub fn bounds(&self, table: Oid) -> Result<Vec<(Oid, Bound)>> {
+        let mut bounds = Vec::new();
+        for child in self.children(table) {
+            if let Some(bound) = child.bound()? {
+                bounds.push((child.oid(), bound));
+            }
+        }
+        Ok(bounds)
+    }
+
+    pub fn has_remote_leaves(&self) -> bool {
+        self.members.iter().any(|member| member.server.is_some())
+    }
+
+    /// From the root down to `relation`, both included.
+    pub fn path_to(&self, relation: Oid) -> Result<Vec<&Member>> {
+        let mut path = vec![self.member(relation)?];
+        while let Some(parent) = path.last().and_then(|member| member.parent()) {
+            path.push(self.member(parent)?);
+        }
+        path.reverse();
+        Ok(path)
+    }
+
+    pub fn tables_below(&self, relation: Oid) -> Vec<&Member> {
+        members::below(&self.members, relation)
+    }
+
+    pub fn name(&self) -> &QualifiedName {
+        &self.table.name
+    }
+
+    pub fn now(&self) -> Result<jiff::Timestamp> {
+        create::now()
+    }
+}
+
+/// A table of that level without its partitions, for making just the table.
+pub fn bare_tree(site: &Site<'_>) -> Tree {
+    Tree { method: site.level.method(), key: site.level.key.clone(), partitions: Vec::new() }
+}

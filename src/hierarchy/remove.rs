@@ -1,0 +1,58 @@
+//! `shard_release_parent` and `shard_drop_parent`: the end of a managed hierarchy.
+
+use super::create::discard;
+use super::description::outside_dependents;
+use super::detach::{discard_local, refuse_dependents};
+use super::managed::Managed;
+use super::script::Script;
+use crate::catalog::parent;
+use crate::error::{Report, Result};
+use crate::name::literal;
+use crate::pg::{managed, relation};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+
+/// Stops managing; every table stays as it is, on every server.
+pub fn release(root: Oid) -> Result<()> {
+    let managed = open_root(root)?;
+    managed::forget_everywhere(managed.root);
+    parent::delete(managed.root)
+}
+
+/// Takes the hierarchy away on all servers. Tables with rows go to the trash.
+pub fn drop(root: Oid) -> Result<()> {
+    relation::lock_exclusive(root);
+    let managed = open_root(root)?;
+    let tables = managed.tables_below(root);
+    let mut found = Vec::new();
+    for table in &tables {
+        let own: Vec<Oid> = managed.children(table.oid()).map(|child| child.oid()).collect();
+        found.extend(outside_dependents(table.oid(), &own)?);
+    }
+    let top = managed.member(root)?;
+    refuse_dependents(top, found)?;
+    let name = managed.name();
+    let mut script = Script::default();
+    for node in parent::mirrors(root)? {
+        let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
+        script.on_node(&node, vec![discard(name)], restore);
+    }
+    script.run()?;
+    parent::delete(root)?;
+    discard_local(top, &tables)?;
+    crate::worker::ensure_running()
+}
+
+fn open_root(root: Oid) -> Result<Managed> {
+    let (managed, _) = Managed::open(root)?;
+    if managed.root == root {
+        return Ok(managed);
+    }
+    let name = &managed.member(root)?.name;
+    Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is a partition, not a parent"))
+        .hint(format!(
+            "Its parent is {}. Single partitions leave with shard_detach_partition or shard_drop_partition.",
+            managed.name()
+        ))
+        .into()
+}

@@ -1,0 +1,100 @@
+//! How large leaves are, asked of the servers that store them.
+
+use super::members::{self, Member};
+use crate::error::Result;
+use crate::name::literal;
+use crate::node::channel::Channel;
+use crate::pg::{role, sql, subtransaction};
+use pgrx::pg_sys::Oid;
+use serde::Deserialize;
+use shardkeeper_core::plan::LOCAL;
+use std::collections::BTreeMap;
+
+#[derive(Debug)]
+pub struct LeafSize {
+    oid: Oid,
+    /// The server's estimate; `None` until it has one, or when it does not answer.
+    pub rows: Option<i64>,
+    /// With indexes and TOAST.
+    pub bytes: Option<i64>,
+}
+
+impl LeafSize {
+    pub fn oid(&self) -> Oid {
+        self.oid
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    schema: String,
+    name: String,
+    rows: i64,
+    bytes: i64,
+}
+
+/// The leaves of one parent, or of all managed ones.
+pub fn of_leaves(parent: Option<Oid>) -> Result<Vec<LeafSize>> {
+    let parents = match parent {
+        Some(parent) => vec![parent],
+        None => role::as_extension_owner(|| {
+            sql::column(
+                "SELECT p.parent::oid FROM shardkeeper.parents p JOIN pg_catalog.pg_class c ON c.oid = p.parent ORDER BY 1",
+                &[],
+            )
+        })?,
+    };
+    let mut leaves = Vec::new();
+    for parent in parents {
+        leaves.extend(members::load(parent)?.into_iter().filter(Member::is_leaf));
+    }
+    sizes(&leaves)
+}
+
+/// One question for each server. A node that does not answer costs a warning, not the picture.
+pub fn sizes(leaves: &[Member]) -> Result<Vec<LeafSize>> {
+    let mut by_node: BTreeMap<&str, Vec<&Member>> = BTreeMap::new();
+    for leaf in leaves {
+        by_node.entry(leaf.node()).or_default().push(leaf);
+    }
+    let mut known = BTreeMap::new();
+    for (node, leaves) in &by_node {
+        for answer in ask(node, leaves)? {
+            known.insert((*node, answer.schema, answer.name), (answer.rows, answer.bytes));
+        }
+    }
+    Ok(leaves
+        .iter()
+        .map(|leaf| {
+            let found = known.get(&(leaf.node(), leaf.name.schema.clone(), leaf.name.name.clone()));
+            LeafSize {
+                oid: leaf.oid(),
+                rows: found.map(|found| found.0).filter(|rows| *rows >= 0),
+                bytes: found.map(|found| found.1),
+            }
+        })
+        .collect())
+}
+
+fn ask(node: &str, leaves: &[&Member]) -> Result<Vec<Answer>> {
+    let names = leaves.iter().map(|leaf| literal(&leaf.name.to_string())).collect::<Vec<_>>().join(", ");
+    let question = format!(
+        "SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'name', c.relname,
+             'rows', greatest(c.reltuples, pg_stat_get_live_tuples(c.oid))::bigint, 'bytes', pg_total_relation_size(c.oid))), '[]')::text
+         FROM unnest(ARRAY[{names}]) AS wanted JOIN pg_class c ON c.oid = to_regclass(wanted) JOIN pg_namespace n ON n.oid = c.relnamespace"
+    );
+    if node == LOCAL {
+        return Ok(sql::document(&question, &[])?.unwrap_or_default());
+    }
+    match subtransaction::attempt(|| Channel::open(node)?.document(&question)) {
+        Ok(answers) => Ok(answers.unwrap_or_default()),
+        Err(report) => {
+            pgrx::warning!(
+                "node {} does not tell the sizes of its leaves: {}",
+                crate::name::ident(node),
+                report.message
+            );
+            Ok(Vec::new())
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Work that may fail without failing its caller's transaction.
+
+use crate::error::{Report, Result};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode as Code, PgTryBuilder};
+use std::panic::AssertUnwindSafe;
+
+/// Runs `work` in a subtransaction: kept when it returns `Ok`, rolled back when it returns or raises an error. A cancel
+/// or a shutdown is raised again, for it is meant for the whole statement.
+pub fn attempt<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Report> {
+    // SAFETY: within a transaction, as all SQL functions are; the context and resource owner that the subtransaction
+    // replaces are put back on both ways out, as PL/pgSQL does.
+    let (context, owner) = unsafe {
+        let saved = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(saved.0);
+        saved
+    };
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| work().map_err(Report::from)))
+        .catch_others(|error| Err(report(error)))
+        .catch_rust_panic(|error| Err(report(error)))
+        .execute();
+    // SAFETY: ends exactly the subtransaction begun above.
+    unsafe {
+        match &outcome {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    if let Err(report) = &outcome
+        && matches!(report.code, Code::ERRCODE_QUERY_CANCELED | Code::ERRCODE_ADMIN_SHUTDOWN)
+    {
+        pgrx::pg_sys::panic::ErrorReport::from(crate::error::Error::from(report.clone()))
+            .report(pgrx::PgLogLevel::ERROR);
+    }
+    outcome
+}
+
+fn report(error: CaughtError) -> Report {
+    match error {
+        CaughtError::PostgresError(found)
+        | CaughtError::ErrorReport(found)
+        | CaughtError::RustPanic { ereport: found, .. } => Report {
+            code: found.sql_error_code(),
+            message: found.message().to_string(),
+            detail: found.detail().map(str::to_string),
+            hint: found.hint().map(str::to_string),
+        },
+    }
+}
