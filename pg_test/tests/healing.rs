@@ -1,4 +1,7 @@
 //! What a split commit leaves is settled by the worker; the trash is emptied; the worker itself is a good neighbour.
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -32,7 +35,7 @@ fn send(client: &mut Client, node: &str, command: &str, inverse: &str) -> Result
         &format!(
             "INSERT INTO shardkeeper_nodes.{node} (command, inverse, coordinator, timeline, lsn, transaction, xid)
              SELECT $1, $2, {SIGNATURE}, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,
-                    pg_current_wal_insert_lsn()::text, $3, pg_current_xact_id()::text"
+                    pg_current_wal_flush_lsn()::text, $3, pg_current_xact_id()::text"
         ),
         &[&command, &inverse, &id],
     )?;
@@ -74,12 +77,16 @@ fn agrees_that_nothing_happened(cluster: &Cluster) -> Result<()> {
 fn a_commit_that_fails_on_the_second_node_is_undone_on_the_first() -> Result<()> {
     let cluster = cluster(2)?;
     prepare(&cluster)?;
-    cluster.node(2).run("CREATE TABLE public.picky (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); GRANT ALL ON public.picky TO app")?;
+    cluster.node(2).run(
+        "CREATE TABLE public.picky (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); GRANT ALL ON public.picky TO app",
+    )?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute("BEGIN")?;
     create_on(&mut client, "n1")?;
     create_on(&mut client, "n2")?;
-    client.batch_execute("INSERT INTO shardkeeper_nodes.n2 (command) VALUES ('INSERT INTO public.picky VALUES (1), (1)')")?;
+    client.batch_execute(
+        "INSERT INTO shardkeeper_nodes.n2 (command) VALUES ('INSERT INTO public.picky VALUES (1), (1)')",
+    )?;
     let error = client.batch_execute("COMMIT").err().context("the commit fails")?;
     assert!(error.as_db_error().is_some_and(|error| error.code().code() == "23505"), "{error:?}");
     agrees_that_nothing_happened(&cluster)
@@ -187,7 +194,10 @@ fn rows_of_another_history_are_reported_and_left_alone() -> Result<()> {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found.iter().any(|text| text.contains("of timeline 9, which this coordinator, on 1, does not know")), "{found:?}");
+    assert!(
+        found.iter().any(|text| text.contains("of timeline 9, which this coordinator, on 1, does not know")),
+        "{found:?}"
+    );
     assert!(found.iter().any(|text| text.contains("of another coordinator, 17/5")), "{found:?}");
     Ok(())
 }
@@ -205,7 +215,9 @@ fn an_inverse_that_fails_is_tried_again_until_it_can_run() -> Result<()> {
     hit.wait_until_hit(PATIENCE)?;
     cluster.node(1).run("CREATE VIEW public.on_it AS SELECT * FROM public.made")?;
     cluster.proxy(1).resume();
-    eventually("the trouble is logged", PATIENCE, || Ok(cluster.coordinator.log().contains("cannot drop table public.made")))?;
+    eventually("the trouble is logged", PATIENCE, || {
+        Ok(cluster.coordinator.log().contains("cannot drop table public.made"))
+    })?;
     assert!(made_on(&cluster, 1)?);
     cluster.node(1).run("DROP VIEW public.on_it")?;
     agrees_that_nothing_happened(&cluster)
@@ -221,7 +233,10 @@ fn the_trash_is_emptied_after_its_keep_time_and_not_before() -> Result<()> {
         "CREATE TABLE public.short (i int PRIMARY KEY); CREATE TABLE public.long (i int);
          SELECT shardkeeper.discard('public.short', '1 second'); SELECT shardkeeper.discard('public.long', '1 day')",
     )?;
-    eventually("the short one is gone", HEALED, || Ok(node.value::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = 'shardkeeper_trash'::regnamespace")? == 1))?;
+    eventually("the short one is gone", HEALED, || {
+        Ok(node.value::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = 'shardkeeper_trash'::regnamespace")?
+            == 1)
+    })?;
     assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
     app.batch_execute("SELECT shardkeeper.restore('public', 'long')")?;
     assert_eq!(node.value::<i64>("SELECT count(*) FROM public.long")?, 0);
@@ -257,5 +272,83 @@ fn a_dropped_table_is_not_destroyed_before_the_drop_is_settled() -> Result<()> {
     cluster.coordinator.start()?;
     eventually("the table is back", HEALED, || node.value("SELECT to_regclass('public.kept') IS NOT NULL"))?;
     assert_eq!(node.value::<i32>("SELECT i FROM public.kept")?, 7);
+    Ok(())
+}
+
+/// As a standby: nothing may be written, so nothing is settled; after the promotion, on a new timeline, it is.
+#[test]
+fn a_promoted_standby_carries_on_with_what_its_predecessor_left() -> Result<()> {
+    let cluster = cluster(1)?;
+    prepare(&cluster)?;
+    leave_split(&cluster)?;
+    fs::write(cluster.coordinator.data_dir().join("standby.signal"), "")?;
+    cluster.proxy(1).resume();
+    cluster.coordinator.start()?;
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(made_on(&cluster, 1)?, "a standby must not settle anything");
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'shardkeeper%'";
+    assert_eq!(cluster.coordinator.value::<i64>(workers)?, 0);
+    cluster.coordinator.run("SELECT pg_promote()")?;
+    agrees_that_nothing_happened(&cluster)?;
+    // And once more on the new timeline.
+    leave_split(&cluster)?;
+    cluster.proxy(1).resume();
+    cluster.coordinator.start()?;
+    agrees_that_nothing_happened(&cluster)
+}
+
+/// A coordinator restored to an earlier point does not know how later transactions ended: it touches nothing.
+#[test]
+fn a_restored_coordinator_reports_what_it_does_not_remember() -> Result<()> {
+    let cluster = cluster(1)?;
+    prepare(&cluster)?;
+    let server = &cluster.coordinator;
+    server.stop()?;
+    let (data, backup) = (server.data_dir(), server.data_dir().with_extension("backup"));
+    copy(&data, &backup)?;
+    server.start()?;
+    let mut client = server.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    // The node commits, the coordinator too; only the worker has no chance to settle it.
+    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::StallAnswer);
+    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
+    hit.wait_until_hit(PATIENCE)?;
+    eventually("the node has committed", PATIENCE, || Ok(journal(&cluster, 1)? == 1))?;
+    server.kill9()?;
+    let _ = commit.join();
+    fs::rename(&data, data.with_extension("lost"))?;
+    fs::rename(&backup, &data)?;
+    fs::write(data.join("standby.signal"), "")?;
+    cluster.proxy(1).resume();
+    server.start()?;
+    server.run("SELECT pg_promote()")?;
+    std::thread::sleep(Duration::from_secs(11));
+    assert!(made_on(&cluster, 1)? && journal(&cluster, 1)? == 1);
+    let finding: String =
+        server.value("SELECT finding FROM shard_check() WHERE node = 'n1' AND severity = 'warning'")?;
+    assert!(finding.contains("of timeline 1, which this coordinator, on 2, does not know"), "{finding}");
+    Ok(())
+}
+
+/// The node committed, and the coordinator was killed before it did; it is not running any more.
+fn leave_split(cluster: &Cluster) -> Result<()> {
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    create_on(&mut client, "n1")?;
+    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::StallAnswer);
+    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
+    hit.wait_until_hit(PATIENCE)?;
+    eventually("the node has committed", PATIENCE, || made_on(cluster, 1))?;
+    // The log reaches the disk beyond what the transaction wrote, as a standby would have it.
+    cluster.coordinator.run("CREATE TABLE after_it (); DROP TABLE after_it")?;
+    cluster.coordinator.kill9()?;
+    ensure!(commit.join().expect("no panic").is_err(), "the client got an answer");
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(status.success(), "cp failed");
     Ok(())
 }

@@ -58,9 +58,18 @@ fn a_password_is_shown_nowhere() -> Result<()> {
     let grant = format!("SELECT shard_grant_node('n1', 'other', 'app', {})", quoted(SECRET));
     client.batch_execute(&grant)?;
     refused(&mut client, &format!("SELECT shard_grant_node('n2', 'other', 'app', {})", quoted(SECRET)))?;
+    let nested = format!(
+        "DO $do$ BEGIN PERFORM shard_add_node('n3', '127.0.0.1', {}, 'app', 'app', {}); END $do$",
+        cluster.node(2).port(),
+        quoted(SECRET)
+    );
+    let in_plpgsql = refused(&mut client, &nested)?;
+    assert_eq!(in_plpgsql.code().code(), "28P01");
+    let told = format!("{told} {in_plpgsql:?}");
     let everywhere: Vec<String> = cluster.servers().map(|server| server.log()).chain([told]).collect();
     for text in everywhere {
-        for line in text.lines().filter(|line| line.contains("Tr0ub4dor") && !line.contains("ALTER ROLE app PASSWORD")) {
+        for line in text.lines().filter(|line| line.contains("Tr0ub4dor") && !line.contains("ALTER ROLE app PASSWORD"))
+        {
             panic!("the password is in: {line}");
         }
     }
@@ -103,7 +112,9 @@ fn of_several_hosts_the_one_that_can_be_written_is_used() -> Result<()> {
     let mut client = cluster.coordinator.client()?;
     cluster.node(1).configure(&[("default_transaction_read_only", "on")])?;
     cluster.node(1).reload()?;
-    eventually("it is read-only", PATIENCE, || Ok(cluster.node(1).value::<String>("SHOW default_transaction_read_only")? == "on"))?;
+    eventually("it is read-only", PATIENCE, || {
+        Ok(cluster.node(1).value::<String>("SHOW default_transaction_read_only")? == "on")
+    })?;
     let (dead, read_only, good) = (1, cluster.node(1).port(), cluster.node(2).port());
     let call = |attributes: &str| {
         format!(
@@ -131,9 +142,14 @@ fn another_encoding_is_refused_and_another_collation_is_told() -> Result<()> {
     let node = cluster.node(1);
     node.run("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0 OWNER app")?;
     node.run("CREATE DATABASE plain LOCALE 'C' TEMPLATE template0 OWNER app")?;
-    let to = |database: &str| add(&cluster, 1, ", password => 'app'").replace("dbname => 'app'", &format!("dbname => '{database}'"));
+    let to = |database: &str| {
+        add(&cluster, 1, ", password => 'app'").replace("dbname => 'app'", &format!("dbname => '{database}'"))
+    };
     let error = refused(&mut client, &to("latin"))?;
-    assert_eq!((error.code().code(), error.message()), ("0A000", "node \"n1\" has another encoding than the coordinator"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("0A000", "node \"n1\" has another encoding than the coordinator")
+    );
     assert!(error.detail().is_some_and(|detail| detail.contains("LATIN1")), "{error:?}");
     let error = refused(&mut client, &to("nowhere"))?;
     assert_eq!(error.code().code(), "3D000");
@@ -172,7 +188,8 @@ fn what_later_features_need_is_a_warning() -> Result<()> {
     })?;
     cluster.node(1).run("ALTER ROLE app NOREPLICATION")?;
     let rows = cluster.coordinator.client()?.query(&add(&cluster, 1, ", password => 'app'"), &[])?;
-    let warnings: Vec<String> = rows.iter().filter(|row| row.get::<_, &str>(0) == "warning").map(|row| row.get(1)).collect();
+    let warnings: Vec<String> =
+        rows.iter().filter(|row| row.get::<_, &str>(0) == "warning").map(|row| row.get(1)).collect();
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings.iter().all(|warning| warning.contains("moving data online")), "{warnings:?}");
     Ok(())
@@ -186,7 +203,8 @@ fn an_ordinary_role_gets_no_further_than_its_password() -> Result<()> {
     let mut app = server.client_as("app", "app", "app")?;
     let error = refused(&mut app, &add(&cluster, 1, ", password => 'app'"))?;
     assert_eq!((error.code().code(), error.message()), ("42501", "permission denied to add a node"));
-    server.run("CREATE EXTENSION IF NOT EXISTS postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO app")?;
+    server
+        .run("CREATE EXTENSION IF NOT EXISTS postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO app")?;
     let error = refused(&mut app, &add(&cluster, 1, ""))?;
     assert_eq!((error.code().code(), error.message()), ("2F003", "password is required"));
     // The node would let anybody in who comes from the coordinator's machine.
@@ -212,7 +230,8 @@ fn a_granted_role_works_with_its_own_rights_on_the_node() -> Result<()> {
     let mut guest = cluster.coordinator.client_as("guest", "guest", "app")?;
     let command = |sql: &str| format!("INSERT INTO shardkeeper_nodes.n1 (command) VALUES ({})", quoted(sql));
     assert_eq!(refused(&mut guest, &command("SELECT 1"))?.code().code(), "42501");
-    let error = refused(&mut cluster.coordinator.client()?, "SELECT shard_grant_node('n1', 'guest', password => 'wrong')")?;
+    let error =
+        refused(&mut cluster.coordinator.client()?, "SELECT shard_grant_node('n1', 'guest', password => 'wrong')")?;
     assert_eq!(error.code().code(), "28P01");
     cluster.coordinator.run("SELECT shard_grant_node('n1', 'guest', password => 'guest')")?;
     guest.batch_execute(&command("SELECT 1"))?;
@@ -269,7 +288,8 @@ fn one_node_down_is_one_row_and_the_others_answer() -> Result<()> {
     cluster.add_nodes()?;
     cluster.node(2).freeze()?;
     let start = Instant::now();
-    let rows = cluster.coordinator.client()?.query("SELECT node, ok, error FROM shard_run_on_nodes('SELECT 1')", &[])?;
+    let rows =
+        cluster.coordinator.client()?.query("SELECT node, ok, error FROM shard_run_on_nodes('SELECT 1')", &[])?;
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     let oks: Vec<bool> = rows.iter().map(|row| row.get(1)).collect();
     assert_eq!(oks, [true, false, true]);
@@ -298,15 +318,21 @@ fn an_altered_node_is_tried_first_and_must_hold_the_same_leaves() -> Result<()> 
     assert_eq!((error.code().code(), error.message()), ("22023", "node \"n1\" would lose its partitions"));
     client.batch_execute(&format!("SELECT shard_alter_node('n1', port => {}, region => 'eu', options => '{{\"fetch_size\": 5, \"batch_size\": null}}')", cluster.proxy(1).port()))?;
     let row = client.query_one("SELECT port, region FROM shard_nodes WHERE name = 'n1'", &[])?;
-    assert_eq!((row.get::<_, String>(0), row.get::<_, String>(1)), (cluster.proxy(1).port().to_string(), "eu".to_string()));
-    let options: String = cluster.coordinator.value("SELECT srvoptions::text FROM pg_foreign_server WHERE srvname = 'n1'")?;
+    assert_eq!(
+        (row.get::<_, String>(0), row.get::<_, String>(1)),
+        (cluster.proxy(1).port().to_string(), "eu".to_string())
+    );
+    let options: String =
+        cluster.coordinator.value("SELECT srvoptions::text FROM pg_foreign_server WHERE srvname = 'n1'")?;
     assert!(options.contains("fetch_size=5") && !options.contains("batch_size"), "{options}");
     client.batch_execute("SELECT * FROM public.leaf")?;
     let error = refused(&mut client, "SELECT shard_drop_node('n1')")?;
     assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 partitions"));
     assert_eq!(error.hint(), Some("Run SELECT shard_drain_node('n1'); then drop it again."));
     client.batch_execute("DROP FOREIGN TABLE public.leaf; SELECT shard_drop_node('n1')")?;
-    let left: i64 = cluster.coordinator.value("SELECT (SELECT count(*) FROM pg_foreign_server) + (SELECT count(*) FROM pg_foreign_table)")?;
+    let left: i64 = cluster
+        .coordinator
+        .value("SELECT (SELECT count(*) FROM pg_foreign_server) + (SELECT count(*) FROM pg_foreign_table)")?;
     assert_eq!(left, 0);
     // A node that is gone for good can be dropped too.
     client.batch_execute(&add(&cluster, 2, ", password => 'app'"))?;
@@ -322,7 +348,9 @@ fn a_rolled_back_add_leaves_the_coordinator_as_it_was() -> Result<()> {
     client.batch_execute("BEGIN")?;
     client.batch_execute(&add(&cluster, 1, ", password => 'app'"))?;
     client.batch_execute("ROLLBACK")?;
-    let left: i64 = cluster.coordinator.value("SELECT (SELECT count(*) FROM pg_foreign_server) + (SELECT count(*) FROM shardkeeper.nodes)")?;
+    let left: i64 = cluster
+        .coordinator
+        .value("SELECT (SELECT count(*) FROM pg_foreign_server) + (SELECT count(*) FROM shardkeeper.nodes)")?;
     assert_eq!(left, 0);
     client.batch_execute(&add(&cluster, 1, ", password => 'app'"))?;
     client.batch_execute("DROP EXTENSION shardkeeper")?;

@@ -39,8 +39,12 @@ fn an_added_node_is_ready_and_healthy() -> Result<()> {
     let row = client.query_one("SELECT host, port, dbname, region, leaves FROM shard_nodes WHERE name = 'n1'", &[])?;
     assert_eq!(row.get::<_, String>(0), "127.0.0.1");
     assert_eq!(row.get::<_, String>(1), cluster.node(1).port().to_string());
-    assert_eq!((row.get::<_, String>(2), row.get::<_, String>(3), row.get::<_, i64>(4)), ("app".into(), "eu".into(), 0));
-    eventually("healthy", PATIENCE, || Ok(unhealthy(&cluster)?.is_empty())).with_context(|| format!("{:?}", unhealthy(&cluster)))
+    assert_eq!(
+        (row.get::<_, String>(2), row.get::<_, String>(3), row.get::<_, i64>(4)),
+        ("app".into(), "eu".into(), 0)
+    );
+    eventually("healthy", PATIENCE, || Ok(unhealthy(&cluster)?.is_empty()))
+        .with_context(|| format!("{:?}", unhealthy(&cluster)))
 }
 
 /// Rows of shard_check above `ok`.
@@ -70,7 +74,11 @@ fn wrong_arguments_are_refused_before_anything_happens() -> Result<()> {
         ("SELECT shard_alter_node('nobody')".into(), "42704", "node \"nobody\" does not exist"),
         ("SELECT shard_grant_node('nobody', 'app')".into(), "42704", "node \"nobody\" does not exist"),
         ("SELECT shard_run_on_nodes('SELECT 1', '{nobody}')".into(), "42704", "node \"nobody\" does not exist"),
-        ("SELECT shard_run_on_nodes('SELECT 1', '{local}')".into(), "22023", "the statement cannot be sent to the node \"local\""),
+        (
+            "SELECT shard_run_on_nodes('SELECT 1', '{local}')".into(),
+            "22023",
+            "the statement cannot be sent to the node \"local\"",
+        ),
     ];
     for (sql, code, message) in cases {
         let error = refused(&mut client, &sql)?;
@@ -97,10 +105,9 @@ fn a_name_may_hold_anything_that_an_identifier_may() -> Result<()> {
     let long = "ü".repeat(31);
     for name in ["Mixed \"Case\".x", "'; DROP TABLE shardkeeper.nodes; --", "a.b", "select", long.as_str()] {
         let port = i32::from(cluster.node(1).port());
-        client.execute(
-            "SELECT shard_add_node($1, '127.0.0.1', $2, 'app', 'app', 'app')",
-            &[&name, &port],
-        ).with_context(|| name.to_string())?;
+        client
+            .execute("SELECT shard_add_node($1, '127.0.0.1', $2, 'app', 'app', 'app')", &[&name, &port])
+            .with_context(|| name.to_string())?;
         let rows = client.query("SELECT node, ok, result ->> 0 FROM shard_run_on_nodes('SELECT 1 AS one')", &[])?;
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].get::<_, String>(0), rows[0].get::<_, bool>(1)), (name.to_string(), true));

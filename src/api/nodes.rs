@@ -2,8 +2,8 @@
 
 use crate::error::Report;
 use crate::node::change::{self, Changes};
-use crate::node::fanout;
 use crate::node::facts::Finding;
+use crate::node::fanout;
 use crate::node::register::{self, NewNode};
 use crate::pg::regrole::Regrole;
 use crate::pg::secret;
@@ -32,10 +32,9 @@ fn shard_add_node(
     TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>,
     ErrorReport,
 > {
-    secret::redact(password.unwrap_or_default());
     let options = &options.0;
     let new = NewNode { name, host, port, dbname, username, password, region, options };
-    Ok(TableIterator::new(rows(register::add(&new)?)))
+    Ok(TableIterator::new(rows(secret::hiding(password, || register::add(&new))?)))
 }
 
 /// Changes how a node is reached; what is NULL stays.
@@ -55,10 +54,9 @@ fn shard_alter_node(
     TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>,
     ErrorReport,
 > {
-    secret::redact(password.unwrap_or_default());
     let options = options.as_ref().map(|json| &json.0);
     let changes = Changes { host, port, dbname, username, password, region, options };
-    Ok(TableIterator::new(rows(change::alter(name, &changes)?)))
+    Ok(TableIterator::new(rows(secret::hiding(password, || change::alter(name, &changes))?)))
 }
 
 /// Forgets a node that stores nothing.
@@ -77,8 +75,7 @@ fn shard_grant_node(
     username: default!(Option<&str>, "NULL"),
     password: default!(Option<&str>, "NULL"),
 ) -> Result<(), ErrorReport> {
-    secret::redact(password.unwrap_or_default());
-    Ok(change::grant(name, role.0, username, password)?)
+    Ok(secret::hiding(password, || change::grant(name, role.0, username, password))?)
 }
 
 /// Runs one statement on each node, in parallel; what fails is a row too.
@@ -91,7 +88,13 @@ fn shard_run_on_nodes(
 ) -> Result<
     TableIterator<
         'static,
-        (name!(node, String), name!(ok, bool), name!(rows, Option<i64>), name!(result, Option<JsonB>), name!(error, Option<String>)),
+        (
+            name!(node, String),
+            name!(ok, bool),
+            name!(rows, Option<i64>),
+            name!(result, Option<JsonB>),
+            name!(error, Option<String>),
+        ),
     >,
     ErrorReport,
 > {

@@ -47,9 +47,12 @@ pub async fn bootstrap(session: &mut Session) -> Result<()> {
             return foreign(&node, &seen.get::<_, String>("owner")).into();
         }
     } else if !seen.get::<_, bool>("may_create") {
-        return Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied to create schemas on node \"{node}\""))
-            .hint("There, run GRANT CREATE ON DATABASE … TO …, or add the node with another username.")
-            .into();
+        return Report::new(
+            Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied to create schemas on node \"{node}\""),
+        )
+        .hint("There, run GRANT CREATE ON DATABASE … TO …, or add the node with another username.")
+        .into();
     }
     session
         .run(&format!("BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({LOCK}); {NODE_SQL}; {TRASH_SQL}; COMMIT"))

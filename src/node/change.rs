@@ -49,7 +49,8 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
         role::as_extension_owner(|| {
             sql::run("UPDATE shardkeeper.nodes SET identity = $2 WHERE name = $1", &[node.into(), identity.into()])
         })?;
-        findings.insert(0, Finding::new(Severity::Ok, format!("node \"{node}\" answers at {}", target.address()), None));
+        findings
+            .insert(0, Finding::new(Severity::Ok, format!("node \"{node}\" answers at {}", target.address()), None));
     }
     alter_server(node, &before, &server)?;
     if !mapping.is_empty() {
@@ -61,7 +62,10 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
     }
     if let Some(region) = changes.region {
         role::as_extension_owner(|| {
-            sql::run("UPDATE shardkeeper.nodes SET region = nullif($2, '') WHERE name = $1", &[node.into(), region.into()])
+            sql::run(
+                "UPDATE shardkeeper.nodes SET region = nullif($2, '') WHERE name = $1",
+                &[node.into(), region.into()],
+            )
         })?;
     }
     Ok(findings)
@@ -206,10 +210,16 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
     })?;
     match missing.first() {
         None => Ok(()),
-        Some(first) => Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("node \"{node}\" would lose its partitions"))
-            .detail(format!("{} of {} tables are missing at the new address, first {first}.", missing.len(), names.len()))
-            .hint("Give the address of the same database, or move the partitions with shard_drain_node first.")
-            .into(),
+        Some(first) => {
+            Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("node \"{node}\" would lose its partitions"))
+                .detail(format!(
+                    "{} of {} tables are missing at the new address, first {first}.",
+                    missing.len(),
+                    names.len()
+                ))
+                .hint("Give the address of the same database, or move the partitions with shard_drain_node first.")
+                .into()
+        }
     }
 }
 
@@ -217,16 +227,24 @@ fn check_empty(node: &str) -> Result<()> {
     let count = leaves(node)?.len();
     let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
     if count > 0 {
-        return Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, format!("node \"{node}\" still stores {count} partitions"))
-            .hint(drain)
-            .into();
+        return Report::new(
+            Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("node \"{node}\" still stores {count} partitions"),
+        )
+        .hint(drain)
+        .into();
     }
-    let mirrors = role::as_extension_owner(|| sql::one::<i64>("SELECT count(*) FROM shardkeeper.mirrors WHERE node = $1", &[node.into()]))?;
+    let mirrors = role::as_extension_owner(|| {
+        sql::one::<i64>("SELECT count(*) FROM shardkeeper.mirrors WHERE node = $1", &[node.into()])
+    })?;
     match mirrors {
         None | Some(0) => Ok(()),
-        Some(count) => Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, format!("node \"{node}\" still has the mirrors of {count} parents"))
-            .hint(drain)
-            .into(),
+        Some(count) => Report::new(
+            Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("node \"{node}\" still has the mirrors of {count} parents"),
+        )
+        .hint(drain)
+        .into(),
     }
 }
 
@@ -240,10 +258,12 @@ fn check_settled(node: &str) -> Result<()> {
     });
     match pending {
         Ok(None | Some(0)) => Ok(()),
-        Ok(Some(count)) => Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("node \"{node}\" has {count} commands to settle"))
-            .detail("They belong to transactions that ended differently there, or to this one.")
-            .hint("The worker settles them within seconds; see SELECT * FROM shard_check().")
-            .into(),
+        Ok(Some(count)) => {
+            Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("node \"{node}\" has {count} commands to settle"))
+                .detail("They belong to transactions that ended differently there, or to this one.")
+                .hint("The worker settles them within seconds; see SELECT * FROM shard_check().")
+                .into()
+        }
         Err(error) => {
             let report = Report::from(error);
             pgrx::warning!("node \"{node}\" is dropped without a last look: {}", report.message);

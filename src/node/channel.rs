@@ -51,7 +51,7 @@ impl Channel {
         sql::run(
             &format!(
                 "INSERT INTO {} (command, inverse, coordinator, timeline, lsn, transaction, xid)
-                 SELECT $1, $2, {COORDINATOR}, {TIMELINE}, pg_catalog.pg_current_wal_insert_lsn()::text, $3,
+                 SELECT $1, $2, {COORDINATOR}, {TIMELINE}, pg_catalog.pg_current_wal_flush_lsn()::text, $3,
                         pg_catalog.pg_current_xact_id()::text",
                 self.table
             ),
@@ -82,8 +82,7 @@ impl Channel {
 
 /// How a coordinator signs its journal rows: the same after a restart and on a promoted standby, another one in a
 /// restored dump.
-pub const COORDINATOR: &str =
-    "(SELECT system_identifier FROM pg_catalog.pg_control_system()) || '/' || (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+pub const COORDINATOR: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_system()) || '/' || (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
 
 /// The timeline that the coordinator writes now.
 pub const TIMELINE: &str =

@@ -98,7 +98,8 @@ fn check_worker() -> Result<Vec<Row>> {
 /// What can be seen without asking the node.
 fn check_here(node: &str) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
-    let channel = "SELECT true FROM pg_catalog.pg_class WHERE relname = $1 AND relnamespace = pg_catalog.to_regnamespace($2)";
+    let channel =
+        "SELECT true FROM pg_catalog.pg_class WHERE relname = $1 AND relnamespace = pg_catalog.to_regnamespace($2)";
     if sql::one::<bool>(channel, &[node.into(), SCHEMA.into()])?.is_none() {
         let text = format!("the foreign table {SCHEMA}.{} is missing", crate::name::ident(node));
         found.push(Finding::new(Severity::Error, text, Some("Drop the node and add it again; its tables stay.")));
@@ -114,8 +115,16 @@ fn check_here(node: &str) -> Result<Vec<Finding>> {
         &[node.into(), SCHEMA.into()],
     )?;
     for owner in lacking {
-        let hint = format!("Run SELECT shard_grant_node({}, {}, username => …, password => …).", literal(node), literal(&owner));
-        found.push(Finding::new(Severity::Warning, format!("role \"{owner}\" owns partitions there and has no user mapping"), Some(&hint)));
+        let hint = format!(
+            "Run SELECT shard_grant_node({}, {}, username => …, password => …).",
+            literal(node),
+            literal(&owner)
+        );
+        found.push(Finding::new(
+            Severity::Warning,
+            format!("role \"{owner}\" owns partitions there and has no user mapping"),
+            Some(&hint),
+        ));
     }
     Ok(found)
 }
@@ -128,7 +137,11 @@ async fn check_there(target: &Target, local: &Facts, coordinator: &Coordinator) 
     match bootstrap::version(&mut session).await {
         Ok(None) => found.push(Finding::new(Severity::Error, "the schema shardkeeper is missing there", Some(&again))),
         Ok(Some(version)) if version < bootstrap::VERSION => {
-            found.push(Finding::new(Severity::Warning, format!("the schema shardkeeper there is of version {version}, not {}", bootstrap::VERSION), Some(&again)));
+            found.push(Finding::new(
+                Severity::Warning,
+                format!("the schema shardkeeper there is of version {version}, not {}", bootstrap::VERSION),
+                Some(&again),
+            ));
         }
         Ok(Some(_)) => {
             found.extend(check_journal(&mut session, coordinator).await?);
@@ -137,7 +150,13 @@ async fn check_there(target: &Target, local: &Facts, coordinator: &Coordinator) 
         Err(error) => found.push(wrong(error)),
     }
     if found.iter().all(|finding| finding.severity == Severity::Ok) {
-        let text = format!("PostgreSQL {} at {}, database \"{}\", role \"{}\"", facts.version, target.address(), target.dbname, target.user);
+        let text = format!(
+            "PostgreSQL {} at {}, database \"{}\", role \"{}\"",
+            facts.version,
+            target.address(),
+            target.dbname,
+            target.user
+        );
         found.insert(0, Finding::new(Severity::Ok, text, None));
     }
     Ok(found)
@@ -154,14 +173,18 @@ async fn check_journal(session: &mut Session, coordinator: &Coordinator) -> Resu
         let (signature, timeline): (String, i32) = (row.get(0), row.get(1));
         let lsn = parse_lsn(row.get(2)).unwrap_or(u64::MAX);
         let (xid, role, count, age): (String, String, i64, f64) = (row.get(3), row.get(4), row.get(5), row.get(6));
-        let what = format!("{count} commands of transaction {xid} by role \"{role}\" wait for {age:.0} s to be settled");
+        let what =
+            format!("{count} commands of transaction {xid} by role \"{role}\" wait for {age:.0} s to be settled");
         if signature != coordinator.signature {
             let text = format!("{what}; they are of another coordinator, {signature}");
             let hint = "Its own worker settles them. Where it no longer exists, look at shardkeeper.journal there: undo by hand what should not be, and delete the rows.";
             return Finding::new(Severity::Warning, text, Some(hint));
         }
         if !coordinator.remembers(timeline, lsn) {
-            let text = format!("{what}; they are of timeline {timeline}, which this coordinator, on {}, does not know: it was restored to an earlier point", coordinator.timeline);
+            let text = format!(
+                "{what}; they are of timeline {timeline}, which this coordinator, on {}, does not know: it was restored to an earlier point",
+                coordinator.timeline
+            );
             let hint = "Look at shardkeeper.journal there: undo by hand what should not be, and delete the rows.";
             return Finding::new(Severity::Warning, text, Some(hint));
         }
@@ -171,7 +194,8 @@ async fn check_journal(session: &mut Session, coordinator: &Coordinator) -> Resu
     Ok(rows.iter().map(finding).collect())
 }
 
-const TRASH: &str = "SELECT count(*), pg_catalog.pg_size_pretty(coalesce(sum(size), 0)), count(*) FILTER (WHERE late) FROM (
+const TRASH: &str =
+    "SELECT count(*), pg_catalog.pg_size_pretty(coalesce(sum(size), 0)), count(*) FILTER (WHERE late) FROM (
     SELECT (SELECT sum(pg_catalog.pg_total_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t) AS size,
            trash.dropped_at + trash.keep < pg_catalog.clock_timestamp() - interval '5 minutes' AS late
     FROM shardkeeper.trash JOIN pg_catalog.pg_class c ON c.oid = relation WHERE relation = root) AS tables";
@@ -183,9 +207,16 @@ async fn check_trash(session: &mut Session) -> Result<Option<Finding>> {
 
 fn check_local_trash() -> Result<Option<Row>> {
     let found = role::as_extension_owner(|| {
-        sql::document::<(i64, String, i64)>(&format!("SELECT pg_catalog.json_build_array(count, pg_size_pretty, late)::text FROM ({TRASH}) AS t (count, pg_size_pretty, late)"), &[])
+        sql::document::<(i64, String, i64)>(
+            &format!(
+                "SELECT pg_catalog.json_build_array(count, pg_size_pretty, late)::text FROM ({TRASH}) AS t (count, pg_size_pretty, late)"
+            ),
+            &[],
+        )
     })?;
-    Ok(found.and_then(|(count, size, late)| trash_finding(count, size, late)).map(|finding| Row::new("trash", None, None, finding)))
+    Ok(found
+        .and_then(|(count, size, late)| trash_finding(count, size, late))
+        .map(|finding| Row::new("trash", None, None, finding)))
 }
 
 fn trash_finding(count: i64, size: String, late: i64) -> Option<Finding> {

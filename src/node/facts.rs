@@ -125,7 +125,11 @@ impl Facts {
         }
         let sent = Instant::now();
         let Some(facts) = session.document::<Facts>(FACTS, &[]).await? else {
-            return Report::new(Code::ERRCODE_FDW_ERROR, format!("node \"{}\" says nothing about itself", session.node())).into();
+            return Report::new(
+                Code::ERRCODE_FDW_ERROR,
+                format!("node \"{}\" says nothing about itself", session.node()),
+            )
+            .into();
         };
         // The node looked at its clock somewhere in the middle.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -168,19 +172,33 @@ impl Facts {
             found.push(report.into());
         }
         if self.identity().is_some() && self.identity() == local.identity() {
-            let report = Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("node \"{node}\" is the coordinator's own database"))
-                .hint("Partitions on the coordinator use the node \"local\"; another database of this server can be a node.");
+            let report = Report::new(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("node \"{node}\" is the coordinator's own database"),
+            )
+            .hint(
+                "Partitions on the coordinator use the node \"local\"; another database of this server can be a node.",
+            );
             found.push(report.into());
         }
         if self.encoding != local.encoding {
-            let report = Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node \"{node}\" has another encoding than the coordinator"))
-                .detail(format!("It has {}, the coordinator {}: texts would hash to other partitions.", self.encoding, local.encoding))
-                .hint(format!("Create its database with ENCODING {} TEMPLATE template0.", literal(&local.encoding)));
+            let report = Report::new(
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("node \"{node}\" has another encoding than the coordinator"),
+            )
+            .detail(format!(
+                "It has {}, the coordinator {}: texts would hash to other partitions.",
+                self.encoding, local.encoding
+            ))
+            .hint(format!("Create its database with ENCODING {} TEMPLATE template0.", literal(&local.encoding)));
             found.push(report.into());
         }
         if self.hashes != local.hashes {
-            let report = Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node \"{node}\" hashes differently from the coordinator"))
-                .detail("Rows would belong to other hash partitions there: the machines differ in byte order.");
+            let report = Report::new(
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("node \"{node}\" hashes differently from the coordinator"),
+            )
+            .detail("Rows would belong to other hash partitions there: the machines differ in byte order.");
             found.push(report.into());
         }
         if !self.plpgsql {
@@ -217,7 +235,11 @@ impl Facts {
         }
         if clock_ahead.abs() > 1.0 {
             found.push(warning(
-                format!("clock is {:.1} s {} of the coordinator's", clock_ahead.abs(), if clock_ahead > 0.0 { "ahead" } else { "behind" }),
+                format!(
+                    "clock is {:.1} s {} of the coordinator's",
+                    clock_ahead.abs(),
+                    if clock_ahead > 0.0 { "ahead" } else { "behind" }
+                ),
                 "Synchronise the clocks; defaults like now() are computed on the coordinator.",
             ));
         }
@@ -229,11 +251,18 @@ impl Facts {
         let mut found = Vec::new();
         let mut warn = |text: String, hint: &str| found.push(Finding::new(Severity::Warning, text, Some(hint)));
         if self.wal_level != "logical" {
-            warn(format!("wal_level is {}; {LATER} needs logical", self.wal_level), "There, set wal_level = logical and restart; until then data moves with writes blocked.");
+            warn(
+                format!("wal_level is {}; {LATER} needs logical", self.wal_level),
+                "There, set wal_level = logical and restart; until then data moves with writes blocked.",
+            );
         }
         if self.free_slots <= 0 || self.wal_senders <= 0 {
             warn(
-                format!("{} free replication slots, max_wal_senders {}; {LATER} needs some", self.free_slots.max(0), self.wal_senders),
+                format!(
+                    "{} free replication slots, max_wal_senders {}; {LATER} needs some",
+                    self.free_slots.max(0),
+                    self.wal_senders
+                ),
                 "There, raise max_replication_slots and max_wal_senders and restart.",
             );
         }
@@ -246,6 +275,10 @@ impl Facts {
 
 fn too_old(node: &str, version: i32) -> Report {
     Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node \"{node}\" is too old"))
-        .detail(format!("It is PostgreSQL {}.{}; 15 is the oldest that can be a node.", version / 10_000, version % 100))
+        .detail(format!(
+            "It is PostgreSQL {}.{}; 15 is the oldest that can be a node.",
+            version / 10_000,
+            version % 100
+        ))
         .hint("Upgrade the server.")
 }

@@ -22,7 +22,9 @@ pub struct Answer {
 pub fn run(statement: &str, nodes: Option<Vec<String>>) -> Result<Vec<Answer>> {
     let nodes = match nodes {
         Some(nodes) => nodes,
-        None => role::as_extension_owner(|| sql::column("SELECT name::text FROM shardkeeper.nodes ORDER BY name", &[]))?,
+        None => {
+            role::as_extension_owner(|| sql::column("SELECT name::text FROM shardkeeper.nodes ORDER BY name", &[]))?
+        }
     };
     let limits = Limits { statement: statement_timeout()?, lock: None, application_name: "shardkeeper run" };
     let mut targets = Vec::with_capacity(nodes.len());
@@ -44,9 +46,12 @@ pub fn run(statement: &str, nodes: Option<Vec<String>>) -> Result<Vec<Answer>> {
 
 fn check_remote(node: &str) -> Result<()> {
     if node == "local" {
-        return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "the statement cannot be sent to the node \"local\"")
-            .hint("That is this session: run it here.")
-            .into();
+        return Report::new(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            "the statement cannot be sent to the node \"local\"",
+        )
+        .hint("That is this session: run it here.")
+        .into();
     }
     if is_known(node)? { Ok(()) } else { unknown_node(node).into() }
 }
@@ -55,7 +60,8 @@ fn check_remote(node: &str) -> Result<()> {
 fn target(node: &str) -> Result<Target> {
     let may = sql::one::<bool>("SELECT pg_catalog.has_server_privilege($1, 'USAGE')", &[node.into()])?;
     if may != Some(true) {
-        return Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for node \"{node}\"")).into();
+        return Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for node \"{node}\""))
+            .into();
     }
     Target::of(node, role::current())
 }
@@ -97,9 +103,13 @@ fn value(text: Option<&str>, kind: Option<&Type>) -> Value {
     let Some(text) = text else { return Value::Null };
     let parsed = match kind {
         Some(&Type::BOOL) => Some(Value::Bool(text == "t")),
-        Some(&(Type::INT2 | Type::INT4 | Type::INT8 | Type::OID | Type::JSON | Type::JSONB)) => serde_json::from_str(text).ok(),
+        Some(&(Type::INT2 | Type::INT4 | Type::INT8 | Type::OID | Type::JSON | Type::JSONB)) => {
+            serde_json::from_str(text).ok()
+        }
         Some(&(Type::FLOAT4 | Type::FLOAT8)) => serde_json::from_str(text).ok(),
-        Some(&Type::NUMERIC) if text.bytes().filter(u8::is_ascii_digit).count() <= EXACT_DIGITS => serde_json::from_str(text).ok(),
+        Some(&Type::NUMERIC) if text.bytes().filter(u8::is_ascii_digit).count() <= EXACT_DIGITS => {
+            serde_json::from_str(text).ok()
+        }
         _ => None,
     };
     parsed.unwrap_or_else(|| Value::String(text.to_string()))

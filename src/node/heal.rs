@@ -94,7 +94,9 @@ pub async fn settle(session: &mut Session, coordinator: &Coordinator) -> Result<
     if !committed.is_empty() {
         // What is forgotten on the node must not be lost here by a crash.
         transaction::run(flush)?;
-        session.rows("SELECT shardkeeper.forget($1, $2::text[]::uuid[])", &[&coordinator.signature, &committed]).await?;
+        session
+            .rows("SELECT shardkeeper.forget($1, $2::text[]::uuid[])", &[&coordinator.signature, &committed])
+            .await?;
     }
     let mut failed = None;
     for id in with(Verdict::RolledBack) {
@@ -167,7 +169,10 @@ pub fn remembered(node: &str) -> Result<Vec<String>> {
 pub fn forget(node: &str, ids: &[String]) -> Result<()> {
     if !ids.is_empty() {
         let ids = ids.to_vec();
-        sql::run("DELETE FROM shardkeeper.transactions WHERE node = $1 AND id = ANY ($2::text[]::uuid[])", &[node.into(), ids.into()])?;
+        sql::run(
+            "DELETE FROM shardkeeper.transactions WHERE node = $1 AND id = ANY ($2::text[]::uuid[])",
+            &[node.into(), ids.into()],
+        )?;
     }
     Ok(())
 }

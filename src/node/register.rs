@@ -44,7 +44,13 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     create_channel(new.name)?;
     write_down(new, &facts)?;
     worker::ensure_running()?;
-    let ready = format!("node \"{}\" is ready: PostgreSQL {}, database \"{}\" at {}", new.name, facts.version, target.dbname, target.address());
+    let ready = format!(
+        "node \"{}\" is ready: PostgreSQL {}, database \"{}\" at {}",
+        new.name,
+        facts.version,
+        target.dbname,
+        target.address()
+    );
     Ok(std::iter::once(Finding::new(Severity::Ok, ready, None)).chain(findings).collect())
 }
 
@@ -83,15 +89,20 @@ fn check_free(name: &str) -> Result<()> {
             .into();
     }
     if sql::one::<bool>("SELECT true FROM pg_catalog.pg_foreign_server WHERE srvname = $1", &[name.into()])?.is_some() {
-        return Report::new(Code::ERRCODE_DUPLICATE_OBJECT, format!("a foreign server \"{name}\" exists already, and is no node"))
-            .hint("Choose another name for the node, or rename or drop that server.")
-            .into();
+        return Report::new(
+            Code::ERRCODE_DUPLICATE_OBJECT,
+            format!("a foreign server \"{name}\" exists already, and is no node"),
+        )
+        .hint("Choose another name for the node, or rename or drop that server.")
+        .into();
     }
     Ok(())
 }
 
 pub fn is_known(name: &str) -> Result<bool> {
-    let found = role::as_extension_owner(|| sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1", &[name.into()]))?;
+    let found = role::as_extension_owner(|| {
+        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1", &[name.into()])
+    })?;
     Ok(found.is_some())
 }
 
@@ -145,8 +156,10 @@ fn mapping_options(new: &NewNode<'_>) -> Result<Options> {
 }
 
 fn create_server(name: &str, server: &Options) -> Result<()> {
-    let options: Vec<String> = server.iter().map(|(name, value)| format!("{} {}", ident(name), literal(value))).collect();
-    let sql = format!("CREATE SERVER {} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({})", ident(name), options.join(", "));
+    let options: Vec<String> =
+        server.iter().map(|(name, value)| format!("{} {}", ident(name), literal(value))).collect();
+    let sql =
+        format!("CREATE SERVER {} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({})", ident(name), options.join(", "));
     sql::run(&sql, &[])?;
     Ok(())
 }
@@ -191,9 +204,12 @@ fn write_down(new: &NewNode<'_>, facts: &Facts) -> Result<()> {
     role::as_extension_owner(|| {
         let twin = "SELECT name::text FROM shardkeeper.nodes WHERE identity = $1";
         if let Some(other) = sql::one::<String>(twin, &[identity.clone().into()])? {
-            return Report::new(Code::ERRCODE_DUPLICATE_OBJECT, format!("node \"{}\" is the same database as node \"{other}\"", new.name))
-                .hint("Each node is a database of its own; one server can hold several.")
-                .into();
+            return Report::new(
+                Code::ERRCODE_DUPLICATE_OBJECT,
+                format!("node \"{}\" is the same database as node \"{other}\"", new.name),
+            )
+            .hint("Each node is a database of its own; one server can hold several.")
+            .into();
         }
         sql::run(
             "INSERT INTO shardkeeper.nodes (name, region, identity) VALUES ($1, $2, $3)",

@@ -13,7 +13,8 @@ pub fn create_mapping(server: &str, role: &str, options: &[(String, String)]) ->
     // SAFETY: the node is allocated by Postgres with its tag; every pointer in it is to a palloc'd copy or to a string
     // that lives until the call has returned. CreateUserMapping checks rights and option names, and raises on its own.
     unsafe {
-        let mut statement = PgBox::<pg_sys::CreateUserMappingStmt>::alloc_node(pg_sys::NodeTag::T_CreateUserMappingStmt);
+        let mut statement =
+            PgBox::<pg_sys::CreateUserMappingStmt>::alloc_node(pg_sys::NodeTag::T_CreateUserMappingStmt);
         statement.user = role_spec(&role);
         statement.servername = pg_sys::pstrdup(server.as_ptr());
         statement.options = definitions(&options, pg_sys::DefElemAction::DEFELEM_UNSPEC);
@@ -80,6 +81,8 @@ fn c_strings(options: &[(String, String)]) -> Result<Vec<(CString, CString)>> {
 fn c_string(text: &str) -> Result<CString> {
     match CString::new(text) {
         Ok(text) => Ok(text),
-        Err(_) => Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "an option contains a NUL character").into(),
+        Err(_) => {
+            Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "an option contains a NUL character").into()
+        }
     }
 }

@@ -4,11 +4,27 @@
 //! slow, shows in pg_stat_activity, and hands to extensions that watch statements. All of them read the one copy that
 //! is overwritten here, before anything can fail.
 
+use crate::error::Result;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
+/// Runs `work`, a call that was given `secret`. Errors within carry no CONTEXT from outside the call: there PL/pgSQL
+/// would quote the statement that called us.
+pub fn hiding<T>(secret: Option<&str>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(secret) = secret else { return work() };
+    redact(secret);
+    // SAFETY: the stack of callbacks is only read when an error is reported, and an empty one is always valid. On
+    // success it is put back; an error ends in a handler that has its own copy, or at the top where the stack is empty.
+    let outer =
+        unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(pg_sys::error_context_stack), std::ptr::null_mut()) };
+    let value = work()?;
+    // SAFETY: as above; the callbacks belong to frames below this one, which are still there.
+    unsafe { pg_sys::error_context_stack = outer };
+    Ok(value)
+}
+
 /// Overwrites `secret` in the text of the current statement with asterisks, in place and of the same length.
-pub fn redact(secret: &str) {
+fn redact(secret: &str) {
     if secret.is_empty() {
         return;
     }

@@ -24,7 +24,10 @@ pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         }
         Ok(value)
     });
-    let outcome = PgTryBuilder::new(attempt).catch_others(|error| Err(report(error))).catch_rust_panic(|error| Err(report(error))).execute();
+    let outcome = PgTryBuilder::new(attempt)
+        .catch_others(|error| Err(report(error)))
+        .catch_rust_panic(|error| Err(report(error)))
+        .execute();
     if outcome.is_err() {
         // SAFETY: ends whatever state the failed transaction is in; harmless when none was started.
         unsafe { pg_sys::AbortCurrentTransaction() }
@@ -34,7 +37,9 @@ pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn report(error: CaughtError) -> Error {
     match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) | CaughtError::RustPanic { ereport: report, .. } => {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => {
             let mut out = Report::new(report.sql_error_code(), report.message());
             out.detail = report.detail().map(String::from);
             out.hint = report.hint().map(String::from);

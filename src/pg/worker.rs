@@ -1,7 +1,10 @@
 //! Background workers: registration, signals, waiting, and the C entry points.
 
 use crate::worker::{database, launcher};
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker, SignalWakeFlags};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
+    SignalWakeFlags,
+};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use std::ptr::{addr_of_mut, read_volatile, write_volatile};

@@ -93,7 +93,8 @@ fn become_single() -> bool {
 }
 
 fn is_installed() -> Result<bool> {
-    let found = sql::one::<bool>("SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'shardkeeper')", &[])?;
+    let found =
+        sql::one::<bool>("SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'shardkeeper')", &[])?;
     Ok(found == Some(true))
 }
 
@@ -145,12 +146,7 @@ fn peers() -> Result<BTreeMap<String, Vec<Peer>>> {
     Ok(peers)
 }
 
-fn start_visits(
-    nodes: &mut Nodes,
-    visits: &mut Visits,
-    coordinator: &Coordinator,
-    peers: BTreeMap<String, Vec<Peer>>,
-) {
+fn start_visits(nodes: &mut Nodes, visits: &mut Visits, coordinator: &Coordinator, peers: BTreeMap<String, Vec<Peer>>) {
     let now = Instant::now();
     nodes.retain(|name, _| peers.contains_key(name));
     for (name, wanted) in peers {

@@ -57,7 +57,8 @@ fn round(known: &mut HashMap<Oid, Known>) {
         if starting >= AT_ONCE {
             break;
         }
-        let is_due = known.get(&database).is_none_or(|state| state.handle.is_none() && !state.had_worker && state.next <= now);
+        let is_due =
+            known.get(&database).is_none_or(|state| state.handle.is_none() && !state.had_worker && state.next <= now);
         if is_due {
             let handle = worker::start(database);
             known.insert(database, Known { handle, started: now, next: now + START_AGAIN, had_worker: false });

@@ -49,7 +49,14 @@ pub struct Node {
 
 impl Node {
     pub fn new(name: String) -> Self {
-        Self { name, peers: Vec::new(), next: Instant::now(), failures: 0, trash_next: Instant::now(), log: Log::default() }
+        Self {
+            name,
+            peers: Vec::new(),
+            next: Instant::now(),
+            failures: 0,
+            trash_next: Instant::now(),
+            log: Log::default(),
+        }
     }
 
     pub fn is_due(&self, now: Instant) -> bool {
@@ -72,7 +79,10 @@ impl Node {
         match self.settle(&coordinator).await {
             Ok(undone) => {
                 if undone > 0 {
-                    self.log.note(&subject, format!("undid {undone} transactions that were rolled back on the coordinator"));
+                    self.log.note(
+                        &subject,
+                        format!("undid {undone} transactions that were rolled back on the coordinator"),
+                    );
                 }
                 self.log.fine(&subject);
                 self.failures = 0;
@@ -168,7 +178,10 @@ async fn within<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>
     let Some(limit) = limit else { return work.await };
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
-        Err(_) => Err(Error::from(Report::new(Code::ERRCODE_CONNECTION_FAILURE, format!("no answer within {} s", limit.as_secs())))),
+        Err(_) => Err(Error::from(Report::new(
+            Code::ERRCODE_CONNECTION_FAILURE,
+            format!("no answer within {} s", limit.as_secs()),
+        ))),
     }
 }
 

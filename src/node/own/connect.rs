@@ -41,7 +41,12 @@ pub(super) async fn connect(target: &Target, limits: Limits) -> Result<Session> 
             },
             Ok(Err(Failure::Unreachable(reason))) => failed.push(format!("{}:{}: {reason}", host.name, host.port)),
             Ok(Err(Failure::Refused(error))) => return Err(error),
-            Err(_) => failed.push(format!("{}:{}: no answer within {}", host.name, host.port, seconds(target.connect_timeout))),
+            Err(_) => failed.push(format!(
+                "{}:{}: no answer within {}",
+                host.name,
+                host.port,
+                seconds(target.connect_timeout)
+            )),
         }
     }
     match second_choice {
@@ -65,7 +70,9 @@ async fn attempt(target: &Target, host: &Host, limits: Limits) -> std::result::R
                 let kind = kind(&mut session, target.attributes).await.map_err(Failure::Refused)?;
                 return Ok((session, kind));
             }
-            Err(failure) if place == 0 && target.mode <= Mode::Prefer && may_differ_with_tls(&failure) => last = Some(failure),
+            Err(failure) if place == 0 && target.mode <= Mode::Prefer && may_differ_with_tls(&failure) => {
+                last = Some(failure)
+            }
             Err(failure) => return Err(failure),
         }
     }
@@ -103,12 +110,15 @@ async fn attempt_with(
     let config = config(target, mode, limits);
     let session = match mode {
         SslMode::Disable => {
-            let (client, connection) =
-                config.connect_raw(stream, tokio_postgres::NoTls).await.map_err(|error| failure(target, address, error))?;
+            let (client, connection) = config
+                .connect_raw(stream, tokio_postgres::NoTls)
+                .await
+                .map_err(|error| failure(target, address, error))?;
             Session::new(target, address, None, client, Box::pin(connection), limits)
         }
         _ => {
-            let tls = Tls::new(target.mode, &target.files).map_err(|detail| Failure::Refused(remote::tls(target, &detail).into()))?;
+            let tls = Tls::new(target.mode, &target.files)
+                .map_err(|detail| Failure::Refused(remote::tls(target, &detail).into()))?;
             let (client, connection) = config
                 .connect_raw(stream, tls.connector(&address.host))
                 .await

@@ -27,7 +27,10 @@ pub(super) fn refused(target: &Target, address: &Address, error: tokio_postgres:
     let at = format!("At {}:{}, database \"{}\", role \"{}\".", address.host, address.port, target.dbname, target.user);
     let report = match code {
         Code::ERRCODE_INVALID_PASSWORD => Report::new(code, format!("node \"{}\" rejects the password", target.node))
-            .hint(format!("Give the right one with SELECT shard_alter_node({}, password => …).", literal(&target.node))),
+            .hint(format!(
+                "Give the right one with SELECT shard_alter_node({}, password => …).",
+                literal(&target.node)
+            )),
         _ => Report::new(code, format!("node \"{}\" refuses the connection: {}", target.node, db.message())),
     };
     let report = match (&report.hint, db.hint()) {
@@ -59,7 +62,8 @@ pub(super) fn from_db(node: &str, db: &DbError) -> Report {
 
 /// The connection ended under a statement.
 pub(super) fn lost(node: &str, reason: &str) -> Report {
-    Report::new(Code::ERRCODE_CONNECTION_FAILURE, format!("connection to node \"{node}\" was lost")).detail(reason.to_string())
+    Report::new(Code::ERRCODE_CONNECTION_FAILURE, format!("connection to node \"{node}\" was lost"))
+        .detail(reason.to_string())
 }
 
 /// The node keeps the connection and says nothing.
@@ -70,9 +74,12 @@ pub(super) fn silent(node: &str, limit: std::time::Duration) -> Report {
 }
 
 pub(super) fn password_missing(target: &Target) -> Report {
-    Report::new(Code::ERRCODE_INVALID_PASSWORD, format!("node \"{}\" asks for a password, and none is known", target.node))
-        .detail(format!("The role is \"{}\".", target.user))
-        .hint(format!("Give it with SELECT shard_alter_node({}, password => …).", literal(&target.node)))
+    Report::new(
+        Code::ERRCODE_INVALID_PASSWORD,
+        format!("node \"{}\" asks for a password, and none is known", target.node),
+    )
+    .detail(format!("The role is \"{}\".", target.user))
+    .hint(format!("Give it with SELECT shard_alter_node({}, password => …).", literal(&target.node)))
 }
 
 pub(super) fn password_required(target: &Target) -> Report {
@@ -82,13 +89,17 @@ pub(super) fn password_required(target: &Target) -> Report {
 }
 
 pub(super) fn password_not_asked(target: &Target) -> Report {
-    Report::new(Code::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED, format!("node \"{}\" did not ask for the password", target.node))
-        .detail("A role that is no superuser may only use nodes that ask for its password.")
-        .hint("Let the node's pg_hba.conf ask for it (scram-sha-256), or let a superuser add the node.")
+    Report::new(
+        Code::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+        format!("node \"{}\" did not ask for the password", target.node),
+    )
+    .detail("A role that is no superuser may only use nodes that ask for its password.")
+    .hint("Let the node's pg_hba.conf ask for it (scram-sha-256), or let a superuser add the node.")
 }
 
 pub(super) fn tls(target: &Target, detail: &str) -> Report {
-    Report::new(Code::ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE, format!("TLS to node \"{}\" cannot be set up", target.node)).detail(detail)
+    Report::new(Code::ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE, format!("TLS to node \"{}\" cannot be set up", target.node))
+        .detail(detail)
 }
 
 /// The innermost cause: the outer ones only say that there was one.
@@ -105,8 +116,12 @@ pub(super) fn sentence(error: &tokio_postgres::Error) -> String {
 
 /// Five characters, six bits each, as Postgres packs them.
 fn code(db: &DbError) -> Code {
-    let packed = db.code().code().bytes().take(5).enumerate().fold(0, |sum, (place, byte)| {
-        sum | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place))
-    });
+    let packed = db
+        .code()
+        .code()
+        .bytes()
+        .take(5)
+        .enumerate()
+        .fold(0, |sum, (place, byte)| sum | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place)));
     Code::from(packed)
 }

@@ -102,7 +102,10 @@ fn with_runtime<T>(work: impl FnOnce(&Runtime) -> Result<T>) -> Result<T> {
     RUNTIME.with(|cell| {
         if cell.get().is_none() {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build().map_err(|error| {
-                Error::from(Report::new(Code::ERRCODE_SYSTEM_ERROR, "cannot start the network runtime").detail(error.to_string()))
+                Error::from(
+                    Report::new(Code::ERRCODE_SYSTEM_ERROR, "cannot start the network runtime")
+                        .detail(error.to_string()),
+                )
             })?;
             let _ = cell.set(runtime);
         }

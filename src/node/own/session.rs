@@ -99,7 +99,11 @@ impl Session {
     }
 
     /// A query whose first value is a JSON document as text.
-    pub async fn document<T: DeserializeOwned>(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<T>> {
+    pub async fn document<T: DeserializeOwned>(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<T>> {
         Ok(self.one::<String>(sql, params).await?.map(|text| serde_json::from_str(&text)).transpose()?)
     }
 

@@ -67,9 +67,16 @@ impl Target {
             return unknown_node(node).into();
         };
         let Some(mapping) = mapping_options(node, role)? else {
-            return Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{}\" has no user mapping for node \"{node}\"", role::name(role)?))
-                .hint(format!("Run SELECT shard_grant_node({}, {}, username => …, password => …).", literal(node), literal(&role::name(role)?)))
-                .into();
+            return Report::new(
+                Code::ERRCODE_UNDEFINED_OBJECT,
+                format!("role \"{}\" has no user mapping for node \"{node}\"", role::name(role)?),
+            )
+            .hint(format!(
+                "Run SELECT shard_grant_node({}, {}, username => …, password => …).",
+                literal(node),
+                literal(&role::name(role)?)
+            ))
+            .into();
         };
         let mut target = Self::from_options(node, server.into_iter().chain(mapping.clone()).collect())?;
         let excused = mapping.get("password_required").is_some_and(|value| value == "false");
@@ -81,7 +88,11 @@ impl Target {
     pub fn from_options(node: &str, options: Options) -> Result<Self> {
         let get = |name: &str| options.get(name).map(String::as_str);
         let Some(user) = get("user") else {
-            return Report::new(Code::ERRCODE_FDW_OPTION_NAME_NOT_FOUND, format!("user mapping for node \"{node}\" names no user")).into();
+            return Report::new(
+                Code::ERRCODE_FDW_OPTION_NAME_NOT_FOUND,
+                format!("user mapping for node \"{node}\" names no user"),
+            )
+            .into();
         };
         let timeout = number::<i32>(node, "connect_timeout", get("connect_timeout"))?.filter(|seconds| *seconds > 0);
         Ok(Self {
@@ -97,7 +108,9 @@ impl Target {
                 key: get("sslkey").map(String::from),
             },
             // libpq takes no less than two seconds.
-            connect_timeout: Duration::from_secs(timeout.map_or(DEFAULT_TIMEOUT, |seconds| seconds.unsigned_abs().max(2).into())),
+            connect_timeout: Duration::from_secs(
+                timeout.map_or(DEFAULT_TIMEOUT, |seconds| seconds.unsigned_abs().max(2).into()),
+            ),
             options: get("options").map(String::from),
             attributes: attributes(node, get("target_session_attrs"))?,
             must_use_password: false,
@@ -141,9 +154,12 @@ pub fn mapping_options(node: &str, role: Oid) -> Result<Option<Options>> {
 
 /// `host`, `hostaddr` and `port` are lists; a single port counts for all.
 fn hosts(node: &str, options: &Options) -> Result<Vec<Host>> {
-    let list = |name: &str| options.get(name).map(|text| text.split(',').map(|part| part.trim().to_string()).collect::<Vec<_>>());
+    let list = |name: &str| {
+        options.get(name).map(|text| text.split(',').map(|part| part.trim().to_string()).collect::<Vec<_>>())
+    };
     let addresses = list("hostaddr").unwrap_or_default();
-    let names = list("host").unwrap_or_else(|| if addresses.is_empty() { vec![SOCKETS.to_string()] } else { addresses.clone() });
+    let names = list("host")
+        .unwrap_or_else(|| if addresses.is_empty() { vec![SOCKETS.to_string()] } else { addresses.clone() });
     let ports = list("port").unwrap_or_default();
     if !addresses.is_empty() && addresses.len() != names.len() {
         return wrong(node, format!("hostaddr lists {} addresses for {} hosts", addresses.len(), names.len())).into();
@@ -209,5 +225,6 @@ fn number<T: std::str::FromStr>(node: &str, option: &str, text: Option<&str>) ->
 }
 
 fn wrong(node: &str, detail: String) -> Report {
-    Report::new(Code::ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE, format!("node \"{node}\" has options that cannot be used")).detail(detail)
+    Report::new(Code::ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE, format!("node \"{node}\" has options that cannot be used"))
+        .detail(detail)
 }

@@ -109,7 +109,9 @@ impl Verifier {
             (Some(path), _) if path == "system" => Some(system_roots()?),
             (Some(path), _) if mode >= Mode::VerifyCa || Path::new(path).exists() => Some(roots(Path::new(path))?),
             (None, Some(path)) => Some(roots(&path)?),
-            _ if mode >= Mode::VerifyCa => return Err("sslmode asks to verify the certificate, and sslrootcert is not set".into()),
+            _ if mode >= Mode::VerifyCa => {
+                return Err("sslmode asks to verify the certificate, and sslrootcert is not set".into());
+            }
             _ => None,
         };
         // As libpq: with a root certificate at hand, `require` verifies as `verify-ca` does; less than `require` never does.
