@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use lzma_rust2::XzReader;
-use postgres::{Client, GenericClient};
+use postgres::GenericClient;
 
 use crate::install::workspace;
 
@@ -134,17 +134,25 @@ impl Table {
 }
 
 /// What two tables with the same rows have in common, in whatever order and in how many parts the rows lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     pub rows: i64,
-    pub checksum: String,
+    checksum: i128,
 }
 
-/// `from` is what stands behind FROM: a table, or a subquery with a name.
-pub fn content(client: &mut Client, from: &str) -> Result<Content> {
-    let sql = format!("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text FROM {from} AS t");
+/// `from` is what stands behind FROM: a table, or a subquery in parentheses.
+pub fn content(client: &mut impl GenericClient, from: &str) -> Result<Content> {
+    let sql =
+        format!("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text FROM {from} AS t");
     let row = client.query_one(&sql, &[]).with_context(|| sql.clone())?;
-    Ok(Content { rows: row.get(0), checksum: row.get(1) })
+    Ok(Content { rows: row.get(0), checksum: row.get::<_, &str>(1).parse()? })
+}
+
+/// The parts of a table make the whole.
+impl std::iter::Sum for Content {
+    fn sum<I: Iterator<Item = Content>>(parts: I) -> Content {
+        parts.fold(Content::default(), |a, b| Content { rows: a.rows + b.rows, checksum: a.checksum + b.checksum })
+    }
 }
 
 fn directory() -> PathBuf {

@@ -7,6 +7,7 @@ pub mod matrix;
 mod process;
 pub mod proxy;
 pub mod server;
+pub mod sql;
 mod template;
 pub mod tls;
 pub mod user;
