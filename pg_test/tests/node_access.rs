@@ -360,3 +360,26 @@ fn a_rolled_back_add_leaves_the_coordinator_as_it_was() -> Result<()> {
     assert_eq!(node, "42");
     Ok(())
 }
+
+#[test]
+fn two_coordinators_can_share_a_node_and_make_it_ready_at_once() -> Result<()> {
+    let cluster = cluster(1)?;
+    let server = &cluster.coordinator;
+    server.run("CREATE DATABASE second")?;
+    server.client_in("second")?.batch_execute("CREATE EXTENSION shardkeeper CASCADE")?;
+    let call = add(&cluster, 1, ", password => 'app'");
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = ["app", "second"]
+            .map(|database| {
+                scope.spawn(|| server.client_in(database)?.batch_execute(&call).map_err(anyhow::Error::from))
+            })
+            .into_iter()
+            .collect();
+        calls.into_iter().try_for_each(|call| call.join().expect("no panic"))
+    })?;
+    for database in ["app", "second"] {
+        let mut client = server.client_in(database)?;
+        assert!(client.query_one("SELECT ok FROM shard_run_on_nodes('SELECT 1')", &[])?.get::<_, bool>(0));
+    }
+    Ok(())
+}

@@ -58,7 +58,6 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Severity {
     Ok,
-    Info,
     Warning,
     Error,
 }
@@ -67,7 +66,6 @@ impl Severity {
     pub fn word(self) -> &'static str {
         match self {
             Severity::Ok => "ok",
-            Severity::Info => "info",
             Severity::Warning => "warning",
             Severity::Error => "error",
         }

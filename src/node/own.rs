@@ -19,7 +19,6 @@ mod stream;
 mod target;
 mod tls;
 
-pub use remote::unreachable;
 pub use runtime::{wait, wait_until};
 pub use session::{Limits, Session};
 pub use target::{Options, Target, mapping_options, server_options};

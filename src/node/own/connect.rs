@@ -2,7 +2,7 @@
 
 use super::remote;
 use super::session::{Limits, Session};
-use super::stream::{PasswordAsked, Stream, Watched};
+use super::stream::{Bytes, PasswordAsked, Stream, Watched};
 use super::target::{Attributes, Host, Secret, Target};
 use super::tls::{Mode, Tls};
 use crate::error::{Error, Result};
@@ -11,18 +11,17 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{ChannelBinding, SslMode};
 
-/// One host, its name looked up.
+/// One address of a host.
 #[derive(Debug, Clone)]
 pub struct Address {
     pub host: String,
     pub port: u16,
-    /// Empty for a Unix socket.
-    sockets: Vec<SocketAddr>,
+    /// `None` for a Unix socket.
+    socket: Option<SocketAddr>,
 }
 
 /// Tries the hosts in order, as libpq does: the next one when a host cannot be reached or is not of the wanted kind.
@@ -33,20 +32,25 @@ pub(super) async fn connect(target: &Target, limits: Limits) -> Result<Session> 
     let mut failed = Vec::new();
     let mut second_choice = None;
     for host in &target.hosts {
-        match tokio::time::timeout(target.connect_timeout, attempt(target, host, limits)).await {
-            Ok(Ok((session, kind))) => match kind.suits(target.attributes) {
-                Suits::Yes => return Ok(session),
-                Suits::IfNothingBetter => second_choice = second_choice.or(Some(session)),
-                Suits::No => failed.push(format!("{}:{}: {kind}", host.name, host.port)),
-            },
-            Ok(Err(Failure::Unreachable(reason))) => failed.push(format!("{}:{}: {reason}", host.name, host.port)),
-            Ok(Err(Failure::Refused(error))) => return Err(error),
-            Err(_) => failed.push(format!(
-                "{}:{}: no answer within {}",
-                host.name,
-                host.port,
-                seconds(target.connect_timeout)
-            )),
+        let addresses = resolve(host).unwrap_or_else(|error| {
+            failed.push(format!("{}:{}: {error}", host.name, host.port));
+            Vec::new()
+        });
+        for address in addresses {
+            let reason = match tokio::time::timeout(target.connect_timeout, attempt(target, &address, limits)).await {
+                Ok(Ok((session, kind))) => match kind.suits(target.attributes) {
+                    Suits::Yes => return Ok(session),
+                    Suits::IfNothingBetter => {
+                        second_choice = second_choice.or(Some(session));
+                        continue;
+                    }
+                    Suits::No => kind.to_string(),
+                },
+                Ok(Err(Failure::Unreachable(reason))) => reason,
+                Ok(Err(Failure::Refused(error))) => return Err(error),
+                Err(_) => format!("no answer within {} s", target.connect_timeout.as_secs()),
+            };
+            failed.push(format!("{}:{}: {reason}", host.name, host.port));
         }
     }
     match second_choice {
@@ -60,11 +64,10 @@ enum Failure {
     Refused(Error),
 }
 
-async fn attempt(target: &Target, host: &Host, limits: Limits) -> std::result::Result<(Session, Kind), Failure> {
-    let address = resolve(host).map_err(|error| Failure::Unreachable(error.to_string()))?;
+async fn attempt(target: &Target, address: &Address, limits: Limits) -> std::result::Result<(Session, Kind), Failure> {
     let mut last = None;
-    for (place, mode) in attempts(target.mode, address.sockets.is_empty()).iter().enumerate() {
-        match attempt_with(target, &address, *mode, limits).await {
+    for (place, mode) in attempts(target.mode, address.socket.is_none()).iter().enumerate() {
+        match attempt_with(target, address, *mode, limits).await {
             Ok(session) => {
                 let mut session = session;
                 let kind = kind(&mut session, target.attributes).await.map_err(Failure::Refused)?;
@@ -155,6 +158,9 @@ fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
     if let Some(Secret(password)) = &target.password {
         config.password(password);
     }
+    if target.bind_channel {
+        config.channel_binding(ChannelBinding::Require);
+    }
     // Ours come last and win.
     let own = format!(
         "-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3",
@@ -169,34 +175,28 @@ fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
 }
 
 /// The name is looked up on this thread: tokio would start a second one.
-fn resolve(host: &Host) -> io::Result<Address> {
-    let is_socket = host.address.is_none() && host.name.starts_with('/');
-    let sockets = if is_socket {
-        Vec::new()
-    } else {
-        let name = host.address.as_deref().unwrap_or(&host.name);
-        (name, host.port).to_socket_addrs()?.collect()
-    };
-    Ok(Address { host: host.name.clone(), port: host.port, sockets })
+fn resolve(host: &Host) -> io::Result<Vec<Address>> {
+    let address = |socket| Address { host: host.name.clone(), port: host.port, socket };
+    if host.address.is_none() && host.name.starts_with('/') {
+        return Ok(vec![address(None)]);
+    }
+    let name = host.address.as_deref().unwrap_or(&host.name);
+    Ok((name, host.port).to_socket_addrs()?.map(|socket| address(Some(socket))).collect())
 }
 
-/// A stream to the host, by the first of its addresses that answers.
 pub(super) async fn reach(address: &Address) -> io::Result<Stream> {
-    if address.sockets.is_empty() {
-        let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
-        return Ok(Watched::new(Box::new(UnixStream::connect(path).await?), PasswordAsked::default()));
-    }
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for socket in &address.sockets {
-        match TcpStream::connect(socket).await {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(Watched::new(Box::new(stream), PasswordAsked::default()));
-            }
-            Err(error) => last = error,
+    let bytes: Box<dyn Bytes> = match address.socket {
+        None => {
+            let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
+            Box::new(UnixStream::connect(path).await?)
         }
-    }
-    Err(last)
+        Some(socket) => {
+            let stream = TcpStream::connect(socket).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+    };
+    Ok(Watched::new(bytes, PasswordAsked::default()))
 }
 
 /// What kind of server answered; asked only where `target_session_attrs` cares.
@@ -246,8 +246,4 @@ impl std::fmt::Display for Kind {
             Kind::Primary { read_only: false } => "is a primary",
         })
     }
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_secs())
 }

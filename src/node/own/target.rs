@@ -26,6 +26,8 @@ pub struct Target {
     pub connect_timeout: Duration,
     pub options: Option<String>,
     pub attributes: Attributes,
+    /// `channel_binding=require`.
+    pub bind_channel: bool,
     /// A role that is no superuser must prove itself by a password: what the server's own operating system user may
     /// do is not the role's to use.
     pub must_use_password: bool,
@@ -113,6 +115,7 @@ impl Target {
             ),
             options: get("options").map(String::from),
             attributes: attributes(node, get("target_session_attrs"))?,
+            bind_channel: get("channel_binding") == Some("require"),
             must_use_password: false,
         })
     }
