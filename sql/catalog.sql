@@ -33,9 +33,12 @@ CREATE INDEX partitions_parent ON shardkeeper.partitions (parent);
 CREATE TABLE shardkeeper.mirrors (
     parent regclass NOT NULL REFERENCES shardkeeper.parents ON DELETE CASCADE,
     node name NOT NULL REFERENCES shardkeeper.nodes,
+    coordinator text NOT NULL,
+    rights jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (parent, node)
 );
-COMMENT ON TABLE shardkeeper.mirrors IS 'The nodes that have a mirror of a parent';
+COMMENT ON TABLE shardkeeper.mirrors IS
+    'The nodes that have a mirror of a parent, the coordinator that made it, and the rights that mapped roles were given there';
 
 CREATE TABLE shardkeeper.transactions (
     id uuid NOT NULL,

@@ -46,6 +46,8 @@ COMMENT ON FUNCTION shard_drop_partition(regclass) IS
 COMMENT ON FUNCTION shard_release_parent(regclass) IS 'Stops managing a parent; all tables stay as they are';
 COMMENT ON FUNCTION shard_drop_parent(regclass) IS
     'Drops a parent with all partitions on all servers; its rows are kept in the trash for shardkeeper.trash_keep';
+COMMENT ON FUNCTION shard_sync_grants(regclass) IS
+    'Brings the rights of mapped roles on nodes in step with those on the parent';
 COMMENT ON FUNCTION shard_locate(regclass, jsonb) IS
     'Which leaf stores a key, and on which server; key is an object with one member per partition key column';
 COMMENT ON FUNCTION shard_tree(regclass, text) IS 'The picture of a hierarchy with bounds, nodes, rows and sizes, as text, mermaid or svg';

@@ -48,11 +48,6 @@ pub fn literal(value: &str) -> String {
     spi::quote_literal(without_nul(value))
 }
 
-/// A string constant, or NULL.
-pub fn literal_or_null(value: Option<&str>) -> String {
-    value.map_or_else(|| "NULL".to_string(), literal)
-}
-
 /// Postgres text holds no NUL, but JSON can carry one: it becomes the replacement character, never a panic.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::hierarchy::detach::{self, Fate};
-use crate::hierarchy::{self, create, key, remove};
+use crate::hierarchy::{self, create, grants, key, remove};
 use crate::pg::regclass::Regclass;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -132,4 +132,15 @@ fn shard_release_parent(parent: Regclass) -> Result<(), ErrorReport> {
 #[search_path(pg_catalog, pg_temp)]
 fn shard_drop_parent(parent: Regclass) -> Result<(), ErrorReport> {
     Ok(remove::drop(parent.0)?)
+}
+
+/// Brings the rights of mapped roles on the nodes in step with those on the parent here. GRANT and REVOKE on a parent do
+/// it by themselves; this is for what they cannot see: membership of roles, or a node that was down.
+///
+/// Errors: 42P01 not managed. What a node refuses is a warning.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_sync_grants(parent: Regclass) -> Result<(), ErrorReport> {
+    crate::catalog::parent::require(parent.0)?;
+    Ok(grants::follow(parent.0, None)?)
 }

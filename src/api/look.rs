@@ -73,5 +73,8 @@ extension_sql_file!(
         hierarchies::shard_drop_partition,
         hierarchies::shard_release_parent,
         hierarchies::shard_drop_parent,
+        hierarchies::shard_sync_grants,
     ]
 );
+
+extension_sql_file!("../../sql/events.sql", name = "events", requires = ["hierarchies"]);

@@ -114,14 +114,27 @@ pub fn mirrors(parent: Oid) -> Result<Vec<String>> {
     })
 }
 
-pub fn add_mirror(parent: Oid, node: &str) -> Result<()> {
+/// Notes that `node` has a mirror, with these rights of mapped roles.
+pub fn add_mirror(parent: Oid, node: &str, rights: &Value) -> Result<()> {
     role::as_extension_owner(|| {
         sql::run(
-            "INSERT INTO shardkeeper.mirrors (parent, node) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            &[parent.into(), node.into()],
+            "INSERT INTO shardkeeper.mirrors (parent, node, coordinator, rights) VALUES ($1, $2, shardkeeper.coordinator(), $3)
+             ON CONFLICT (parent, node) DO UPDATE SET coordinator = excluded.coordinator, rights = excluded.rights",
+            &[parent.into(), node.into(), JsonB(rights.clone()).into()],
         )
     })?;
     Ok(())
+}
+
+/// What mapped roles were given on the mirror.
+pub fn mirror_rights(parent: Oid, node: &str) -> Result<Value> {
+    let found = role::as_extension_owner(|| {
+        sql::document::<Value>(
+            "SELECT rights::text FROM shardkeeper.mirrors WHERE parent = $1 AND node = $2",
+            &[parent.into(), node.into()],
+        )
+    })?;
+    Ok(found.unwrap_or(Value::Array(Vec::new())))
 }
 
 /// The managed parent that `relation` is, or is a partition of, and the labels from there to `relation`.

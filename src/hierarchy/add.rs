@@ -161,7 +161,8 @@ impl Addition<'_> {
     }
 
     fn grants(&self, node: &str, survey: &Survey, made: &[QualifiedName]) -> Result<Vec<String>> {
-        grants::for_node(self.managed.root, node, &survey.role, survey.owns_schema, made)
+        let rights = grants::wanted(self.managed.root, node)?;
+        grants::commands(&rights, &survey.role, survey.owns_schema, made)
     }
 
     /// The tables from the root down to the new partition's parent that the node has not got yet, with their depth.
@@ -246,7 +247,7 @@ impl Addition<'_> {
         parent::add_partitions(root, &self.managed.name().schema, &labels)?;
         parent::set_dealt(root, dealt)?;
         for node in nodes {
-            parent::add_mirror(root, node)?;
+            parent::add_mirror(root, node, &grants::wanted(root, node)?)?;
         }
         let name = self.named(&self.partition.name).to_string();
         Ok(sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?

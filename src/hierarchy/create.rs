@@ -103,7 +103,7 @@ impl Prepared {
         let labels: Vec<(String, String)> = self.plan.tree.walk().map(|p| (p.name.clone(), p.label.clone())).collect();
         parent::add_partitions(oid, &name.schema, &labels)?;
         for node in &self.nodes {
-            parent::add_mirror(oid, node)?;
+            parent::add_mirror(oid, node, &grants::wanted(oid, node)?)?;
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
     let made: Vec<QualifiedName> = std::iter::once(name.clone())
         .chain(tree.walk().filter(|p| lives_on(p, node)).map(|p| name.sibling(p.name.clone())))
         .collect();
-    commands.extend(grants::for_node(parent, node, &survey.role, survey.owns_schema, &made)?);
+    commands.extend(grants::commands(&grants::wanted(parent, node)?, &survey.role, survey.owns_schema, &made)?);
     Ok(commands)
 }
 

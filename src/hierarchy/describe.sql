@@ -34,9 +34,8 @@ SELECT json_build_object(
     'columns', (
         SELECT json_agg(json_build_object(
             'name', a.attname,
-            'number', a.attnum,
             'type', format_type(a.atttypid, a.atttypmod),
-            'type_id', a.atttypid::bigint,
+            'base_type', CASE ty.typtype WHEN 'd' THEN format_type(ty.typbasetype, ty.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END,
             'builtin_type', a.atttypid < 16384,
             'type_kind', ty.typtype,
             'collation', CASE WHEN a.attcollation <> ty.typcollation AND a.attcollation <> 0
@@ -52,7 +51,7 @@ SELECT json_build_object(
                 AND d.refclassid IN ('pg_proc'::regclass, 'pg_class'::regclass) AND d.refobjid <> c.oid),
             'sequence', (
                 SELECT json_build_object(
-                    'name', json_build_object('schema', sn.nspname, 'name', s.relname), 'type', format_type(q.seqtypid, NULL),
+                    'name', json_build_object('schema', sn.nspname, 'name', s.relname),
                     'start', q.seqstart, 'increment', q.seqincrement, 'min', q.seqmin, 'max', q.seqmax, 'cache', q.seqcache,
                     'cycle', q.seqcycle, 'identity', d.deptype = 'i')
                 FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
@@ -126,7 +125,7 @@ SELECT json_build_object(
         SELECT coalesce(json_agg(json_build_object(
             'name', t.tgname, 'definition', pg_get_triggerdef(t.oid), 'enabled', t.tgenabled,
             'constraint', t.tgconstraint <> 0, 'transition', t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL,
-            'row', t.tgtype::int & 1 = 1, 'comment', obj_description(t.oid, 'pg_trigger')) ORDER BY t.tgname), '[]')
+            'comment', obj_description(t.oid, 'pg_trigger')) ORDER BY t.tgname), '[]')
         FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal),
     'publications', (
         SELECT coalesce(json_agg(json_build_object(

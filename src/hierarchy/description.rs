@@ -53,11 +53,11 @@ pub struct Grant {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Column {
     pub name: String,
-    pub number: i16,
     /// With its modifier, qualified unless built in.
     #[serde(rename = "type")]
     pub data_type: String,
-    pub type_id: u32,
+    /// Of a domain, what it is a domain over; else the type itself.
+    pub base_type: String,
     pub builtin_type: bool,
     /// `pg_type.typtype`: `b` base, `e` enum, `d` domain, `c` composite, `r` range.
     pub type_kind: char,
@@ -82,8 +82,6 @@ pub struct Column {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Sequence {
     pub name: QualifiedName,
-    #[serde(rename = "type")]
-    pub data_type: String,
     pub start: i64,
     pub increment: i64,
     pub min: i64,
@@ -150,7 +148,6 @@ pub struct Trigger {
     pub enabled: char,
     pub constraint: bool,
     pub transition: bool,
-    pub row: bool,
     pub comment: Option<String>,
 }
 

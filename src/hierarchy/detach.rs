@@ -113,7 +113,9 @@ pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
     }
     // The extension's owner moves it, as the trash belongs to the extension; that the caller may was checked.
     role::as_extension_owner(|| {
-        sql::run("CREATE SCHEMA IF NOT EXISTS shardkeeper_trash", &[])?;
+        if sql::one::<bool>("SELECT pg_catalog.to_regnamespace('shardkeeper_trash') IS NULL", &[])? == Some(true) {
+            sql::run("CREATE SCHEMA shardkeeper_trash", &[])?;
+        }
         sql::run(&format!("SELECT shardkeeper.discard($1::pg_catalog.regclass, {})", keep()), &[top.oid().into()])
     })?;
     Ok(())

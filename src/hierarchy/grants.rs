@@ -1,10 +1,16 @@
 //! Rights on nodes: a role with its own user mapping reaches a leaf as another role there, which needs the same rights.
+//!
+//! The mirror's row in the catalog remembers what was given, so that a later GRANT or REVOKE on the parent is followed.
 
+use super::managed::Managed;
+use crate::catalog::parent;
 use crate::error::Result;
 use crate::name::{QualifiedName, ident, idents};
-use crate::pg::{role, sql};
+use crate::node::channel::Channel;
+use crate::pg::{role, sql, subtransaction};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// What the role that a user mapping leads to may do with the tables of one parent.
 #[derive(Debug, Deserialize)]
@@ -15,36 +21,20 @@ struct Rights {
     columns: Vec<(String, Vec<String>)>,
 }
 
-const RIGHTS: &str = "
-    SELECT json_build_object(
-        'remote', coalesce((SELECT option_value FROM pg_options_to_table(m.umoptions) WHERE option_name = 'user'), r.name),
-        'table', (SELECT coalesce(json_agg(p), '[]') FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS p
-                  WHERE has_table_privilege(r.name, $1, p)),
-        'columns', (
-            SELECT coalesce(json_agg(json_build_array(p, names)), '[]') FROM (
-                SELECT p, json_agg(a.attname ORDER BY a.attnum) AS names
-                FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS p, pg_attribute a
-                WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-                  AND NOT has_table_privilege(r.name, $1, p) AND has_column_privilege(r.name, $1, a.attnum, p)
-                GROUP BY p) AS c))::text
-    FROM pg_user_mapping m JOIN pg_foreign_server s ON s.oid = m.umserver
-    CROSS JOIN LATERAL (SELECT CASE WHEN m.umuser = 0 THEN 'public' ELSE pg_get_userbyid(m.umuser) END::name AS name) AS r
-    WHERE s.srvname = $2";
+/// The rights that mapped roles on `node` should have on the tables of `parent`, as the catalog keeps them.
+pub fn wanted(parent: Oid, node: &str) -> Result<Value> {
+    let found = role::as_extension_owner(|| {
+        sql::document::<Value>("SELECT shardkeeper.rights($1, $2)::text", &[parent.into(), node.into()])
+    })?;
+    Ok(found.unwrap_or(Value::Array(Vec::new())))
+}
 
-/// The commands that give the mapped roles on `node` what their roles here may do with `parent`. `owner` is the role
-/// that owns the tables there; `tables` are those of the mirror.
-pub fn for_node(
-    parent: Oid,
-    node: &str,
-    owner: &str,
-    owns_schema: bool,
-    tables: &[QualifiedName],
-) -> Result<Vec<String>> {
-    let rights = role::as_extension_owner(|| sql::documents::<Rights>(RIGHTS, &[parent.into(), node.into()]))?;
+/// The commands that give mapped roles these rights on `tables`. `owner` is the role there that owns the tables.
+pub fn commands(rights: &Value, owner: &str, owns_schema: bool, tables: &[QualifiedName]) -> Result<Vec<String>> {
     let Some(first) = tables.first() else { return Ok(Vec::new()) };
-    let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let list = list(tables);
     let mut commands = Vec::new();
-    for right in rights.iter().filter(|r| r.remote != owner && !(r.table.is_empty() && r.columns.is_empty())) {
+    for right in others(rights, owner)?.iter().filter(|r| !(r.table.is_empty() && r.columns.is_empty())) {
         let to = ident(&right.remote);
         if owns_schema {
             commands.push(format!("GRANT USAGE ON SCHEMA {} TO {to}", ident(&first.schema)));
@@ -59,4 +49,71 @@ pub fn for_node(
     commands.sort();
     commands.dedup();
     Ok(commands)
+}
+
+/// Brings the rights on the mirrors of `parent` in step with those here: on one node, or on all. What a node refuses or
+/// a node that is down costs a warning: GRANT and REVOKE on the coordinator hold all the same.
+pub fn follow(parent: Oid, only: Option<&str>) -> Result<()> {
+    for node in parent::mirrors(parent)? {
+        if only.is_some_and(|only| only != node) {
+            continue;
+        }
+        if let Err(report) = subtransaction::attempt(|| follow_on(parent, &node)) {
+            pgrx::warning!("rights on node {} are not in step with those here: {}", ident(&node), report.message);
+        }
+    }
+    Ok(())
+}
+
+/// The same for every parent with a mirror on the node, after a role got its user mapping.
+pub fn follow_all(node: &str) -> Result<()> {
+    let parents = role::as_extension_owner(|| {
+        sql::column::<Oid>("SELECT parent::oid FROM shardkeeper.mirrors WHERE node = $1 ORDER BY parent", &[node.into()])
+    })?;
+    parents.into_iter().try_for_each(|parent| follow(parent, Some(node)))
+}
+
+fn follow_on(parent: Oid, node: &str) -> Result<()> {
+    let rights = wanted(parent, node)?;
+    let before = parent::mirror_rights(parent, node)?;
+    if rights == before {
+        return Ok(());
+    }
+    let managed = Managed::read(parent)?;
+    let tables = managed.tables_on(node)?;
+    #[derive(Deserialize)]
+    struct There {
+        role: String,
+        owns_schema: bool,
+    }
+    let question = format!(
+        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'))::text FROM pg_namespace WHERE nspname = {}",
+        crate::name::literal(&managed.name().schema)
+    );
+    let channel = Channel::open(node)?;
+    let Some(there) = channel.document::<There>(&question)? else { return Ok(()) };
+    let change = |from: &Value, to: &Value| -> Result<String> {
+        let mut text = revocations(from, &there.role, &tables)?;
+        text.extend(commands(to, &there.role, there.owns_schema, &tables)?);
+        Ok(text.join(";\n"))
+    };
+    channel.run(&change(&before, &rights)?, &change(&rights, &before)?)?;
+    parent::add_mirror(parent, node, &rights)
+}
+
+fn revocations(rights: &Value, owner: &str, tables: &[QualifiedName]) -> Result<Vec<String>> {
+    let list = list(tables);
+    let mut roles: Vec<String> = others(rights, owner)?.iter().map(|right| ident(&right.remote)).collect();
+    roles.sort();
+    roles.dedup();
+    Ok(roles.iter().map(|role| format!("REVOKE ALL ON TABLE {list} FROM {role}")).collect())
+}
+
+fn others(rights: &Value, owner: &str) -> Result<Vec<Rights>> {
+    let rights: Vec<Rights> = serde_json::from_value(rights.clone())?;
+    Ok(rights.into_iter().filter(|right| right.remote != owner).collect())
+}
+
+fn list(tables: &[QualifiedName]) -> String {
+    tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -127,7 +127,7 @@ fn column_key(column: &Column, path: &str) -> Result<Part> {
     Ok(Part {
         sql: ident(&column.name),
         column: Some(column.name.clone()),
-        kind: kind_of(&column.data_type, column.type_kind),
+        kind: kind_of(&column.base_type, if column.type_kind == 'd' { 'b' } else { column.type_kind }),
     })
 }
 

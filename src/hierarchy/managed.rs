@@ -31,6 +31,11 @@ impl Managed {
         let Some(found) = Description::load(root)? else { return parent::not_managed(root) };
         validate::owned(root, &found)?;
         relation::lock_against_changes(root);
+        Ok((Self::read(root)?, labels))
+    }
+
+    /// The hierarchy of `root` as it is now, without a lock.
+    pub fn read(root: Oid) -> Result<Self> {
         let catalog = parent::require(root)?;
         let Some(mut table) = Description::load(root)? else { return parent::not_managed(root) };
         let kept = &catalog.extras;
@@ -40,7 +45,7 @@ impl Managed {
         table.publications.clone_from(&kept.publications);
         table.replica_identity = kept.replica_identity.unwrap_or(table.replica_identity);
         let level = spec::parse(&catalog.spec)?;
-        Ok((Self { root, catalog, level, table, members: members::load(root)? }, labels))
+        Ok(Self { root, catalog, level, table, members: members::load(root)? })
     }
 
     pub fn keys(&self) -> Result<Keys> {
@@ -102,6 +107,17 @@ impl Managed {
 
     pub fn tables_below(&self, relation: Oid) -> Vec<&Member> {
         members::below(&self.members, relation)
+    }
+
+    /// The tables of the mirror on `node`: its leaves and what is above them.
+    pub fn tables_on(&self, node: &str) -> Result<Vec<QualifiedName>> {
+        let mut names = vec![self.table.name.clone()];
+        for leaf in self.members.iter().filter(|member| member.server.as_deref() == Some(node)) {
+            names.extend(self.path_to(leaf.oid())?.into_iter().map(|member| member.name.clone()));
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     pub fn name(&self) -> &QualifiedName {

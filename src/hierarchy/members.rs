@@ -20,7 +20,6 @@ pub struct Member {
     pub values: Option<String>,
     stored_bound: Option<String>,
     pub server: Option<String>,
-    pub level: i32,
 }
 
 impl Member {
@@ -50,7 +49,7 @@ pub fn load(root: Oid) -> Result<Vec<Member>> {
     let mut members: Vec<Member> = sql::documents(
         "SELECT json_build_object('oid', c.oid::bigint, 'parent', t.parentrelid::oid::bigint, 'schema', n.nspname, 'name', c.relname,
              'key', pg_get_partkeydef(c.oid), 'values', pg_get_expr(c.relpartbound, c.oid), 'stored_bound', c.relpartbound::text,
-             'server', s.srvname, 'level', t.level)::text
+             'server', s.srvname)::text
          FROM pg_partition_tree($1) AS t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
          ORDER BY t.level, c.relname",

@@ -12,7 +12,7 @@ pub mod create;
 mod defaults;
 pub mod description;
 pub mod detach;
-mod grants;
+pub mod grants;
 pub mod key;
 pub mod locate;
 mod managed;

@@ -6,6 +6,7 @@ use super::facts::{Finding, Severity};
 use super::options;
 use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
 use super::register::{channel_grants, is_known, prepare};
+use crate::hierarchy::grants;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{fdw, role, sql};
@@ -125,7 +126,7 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
     let quoted = ident(&grantee_name);
     sql::run(&format!("GRANT USAGE ON FOREIGN SERVER {} TO {quoted}", ident(node)), &[])?;
     role::as_extension_owner(|| sql::run(&channel_grants(node, &quoted), &[]))?;
-    Ok(())
+    grants::follow_all(node)
 }
 
 fn known_server(node: &str) -> Result<Option<Options>> {

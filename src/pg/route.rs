@@ -215,10 +215,12 @@ unsafe fn attribute_of(
     descriptor: pg_sys::TupleDesc,
     number: pg_sys::AttrNumber,
 ) -> *const pg_sys::FormData_pg_attribute {
-    // SAFETY: the caller vouches for both; TupleDescAttr takes an index from 0.
+    // SAFETY: the caller vouches for both; since 18 the attributes follow the array of their compact form.
     #[cfg(feature = "pg18")]
     unsafe {
-        pg_sys::TupleDescAttr(descriptor, i32::from(number) - 1)
+        let natts = (*descriptor).natts as usize;
+        let first = (*descriptor).compact_attrs.as_ptr().add(natts).cast::<pg_sys::FormData_pg_attribute>();
+        first.add(number as usize - 1)
     }
     // SAFETY: as above; before 18 the attributes are an array at the end of the descriptor.
     #[cfg(not(feature = "pg18"))]

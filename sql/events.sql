@@ -1,0 +1,87 @@
+-- What ordinary commands on managed tables set off.
+
+-- What the roles of a node's user mappings should be allowed to do there: what the local roles may do here.
+CREATE FUNCTION shardkeeper.rights(parent oid, node name) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object('remote', remote, 'table', allowed, 'columns', columns) ORDER BY remote, allowed, columns), '[]')
+    FROM (
+        SELECT coalesce((SELECT option_value FROM pg_options_to_table(m.umoptions) WHERE option_name = 'user'), r.name::text) AS remote,
+               (SELECT coalesce(jsonb_agg(p), '[]') FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS p
+                WHERE has_table_privilege(r.name, parent, p)) AS allowed,
+               (SELECT coalesce(jsonb_agg(jsonb_build_array(p, names)), '[]') FROM (
+                    SELECT p, jsonb_agg(a.attname ORDER BY a.attnum) AS names
+                    FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS p, pg_attribute a
+                    WHERE a.attrelid = parent AND a.attnum > 0 AND NOT a.attisdropped
+                      AND NOT has_table_privilege(r.name, parent, p) AND has_column_privilege(r.name, parent, a.attnum, p)
+                    GROUP BY p) AS c) AS columns
+        FROM pg_user_mapping m JOIN pg_foreign_server s ON s.oid = m.umserver
+        CROSS JOIN LATERAL (SELECT CASE WHEN m.umuser = 0 THEN 'public' ELSE pg_get_userbyid(m.umuser) END::name AS name) AS r
+        WHERE s.srvname = node
+    ) AS mapped
+$$;
+COMMENT ON FUNCTION shardkeeper.rights(oid, name) IS 'Rights that the mapped roles on a node should have on the tables of a parent';
+REVOKE ALL ON FUNCTION shardkeeper.rights(oid, name) FROM PUBLIC;
+
+-- Parents whose rights on some node are no longer what they are here. Rows that came with a restored dump belong to
+-- another coordinator, which goes on using the nodes: they are left alone.
+CREATE FUNCTION shardkeeper.stale_rights() RETURNS SETOF regclass
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT m.parent FROM shardkeeper.mirrors m JOIN pg_class c ON c.oid = m.parent
+    WHERE m.coordinator = shardkeeper.coordinator() AND shardkeeper.rights(m.parent, m.node) IS DISTINCT FROM m.rights
+$$;
+COMMENT ON FUNCTION shardkeeper.stale_rights() IS 'Parents whose rights on nodes are not in step with those here';
+
+CREATE FUNCTION shardkeeper.coordinator() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
+$$;
+COMMENT ON FUNCTION shardkeeper.coordinator() IS
+    'How this database signs what it does on nodes: the same after a restart or a promotion, another one in a restored dump';
+
+CREATE FUNCTION shardkeeper.after_grant() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stale regclass;
+BEGIN
+    FOR stale IN SELECT * FROM shardkeeper.stale_rights() LOOP
+        EXECUTE format('SELECT %I.shard_sync_grants($1)',
+            (SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'shardkeeper'))
+        USING stale;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.after_grant() IS 'Follows GRANT and REVOKE on parents on their nodes';
+
+-- DROP TABLE on a managed table takes only what is here: say so, and forget it.
+CREATE FUNCTION shardkeeper.after_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone record;
+BEGIN
+    FOR gone IN
+        SELECT o.objid, o.object_identity, array_agg(m.node ORDER BY m.node) FILTER (WHERE m.node IS NOT NULL) AS nodes
+        FROM pg_event_trigger_dropped_objects() o
+        JOIN shardkeeper.parents p ON p.parent = o.objid
+        LEFT JOIN shardkeeper.mirrors m ON m.parent = o.objid
+        WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0
+        GROUP BY o.objid, o.object_identity
+    LOOP
+        DELETE FROM shardkeeper.parents WHERE parent = gone.objid;
+        IF gone.nodes IS NOT NULL THEN
+            RAISE WARNING USING
+                MESSAGE = format('tables of %s stay on nodes %s', gone.object_identity, array_to_string(gone.nodes, ', ')),
+                HINT = 'To drop a parent on all servers, call shard_drop_parent before DROP TABLE.';
+        END IF;
+    END LOOP;
+    DELETE FROM shardkeeper.partitions
+    WHERE partition IN (SELECT objid FROM pg_event_trigger_dropped_objects() WHERE classid = 'pg_class'::regclass AND objsubid = 0);
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.after_drop() IS 'Forgets managed tables that were dropped with DROP TABLE';
+
+CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE')
+    EXECUTE FUNCTION shardkeeper.after_grant();
+COMMENT ON EVENT TRIGGER shardkeeper_grant IS 'shardkeeper: follows GRANT and REVOKE on parents on their nodes';
+CREATE EVENT TRIGGER shardkeeper_drop ON sql_drop WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED')
+    EXECUTE FUNCTION shardkeeper.after_drop();
+COMMENT ON EVENT TRIGGER shardkeeper_drop IS 'shardkeeper: forgets managed tables that were dropped';
