@@ -2,6 +2,8 @@
 
 CREATE SCHEMA shardkeeper;
 COMMENT ON SCHEMA shardkeeper IS 'shardkeeper: the catalog of nodes, hierarchies and transactions';
+-- Event triggers run with the rights of whoever gives the command, and look for functions here. The tables stay closed.
+GRANT USAGE ON SCHEMA shardkeeper TO PUBLIC;
 
 CREATE TABLE shardkeeper.nodes (
     name name PRIMARY KEY,

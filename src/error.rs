@@ -93,8 +93,12 @@ impl From<Error> for Report {
                 detail,
                 hint,
             },
-            Error::Spi(error) => Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("query on the coordinator failed: {error}")),
-            Error::Json(error) => Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("catalog document cannot be read: {error}")),
+            Error::Spi(error) => {
+                Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("query on the coordinator failed: {error}"))
+            }
+            Error::Json(error) => {
+                Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("catalog document cannot be read: {error}"))
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! SQL functions: parse, call, shape rows.
 
+mod check;
 mod hierarchies;
 mod look;
-mod check;
 mod nodes;

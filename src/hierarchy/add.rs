@@ -7,7 +7,7 @@ use super::build::{Blueprint, Joining, lives_on, remote_nodes};
 use super::create::{discard, fitted};
 use super::managed::{Managed, bare_tree};
 use super::members::Member;
-use super::rebuild::{create_key, owner_changes, publish_leaves};
+use super::rebuild::{create_key, identity_by_index, owner_changes, publish_leaves};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
 use super::{defaults, grants, validate};
@@ -21,6 +21,7 @@ use pgrx::pg_sys::Oid;
 use serde_json::Value;
 use shardkeeper_core::plan::{self, Bound, LOCAL, Partition, PlanInput};
 use shardkeeper_core::spec::Site;
+use std::collections::BTreeMap;
 
 /// Adds a partition with these bounds to `relation`, a managed parent or a partitioned table below one. With `node`, all
 /// its leaves go there; else they are dealt as the spec says.
@@ -42,8 +43,22 @@ pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Resul
     };
     let new = plan::parse_bound(&site, bounds, &input)?;
     let (partition, dealt) = plan::expand_one(&site, &new, node, &input)?;
-    let addition = Addition { managed: &managed, above, site: &site, labels: &labels, partition: &partition };
-    let nodes = remote_nodes(leaves(&partition));
+    add_planned(&managed, relation, &labels, &partition, &dealt)
+}
+
+/// Adds a partition that was planned already to `relation`, which `labels` lead to.
+pub fn add_planned(
+    managed: &Managed,
+    relation: Oid,
+    labels: &[String],
+    partition: &Partition,
+    dealt: &BTreeMap<String, u64>,
+) -> Result<Oid> {
+    let above = managed.member(relation)?;
+    let Some(site) = managed.level.at(labels) else { return parent::not_managed(relation) };
+    let keys = managed.keys()?;
+    let addition = Addition { managed, above, site: &site, labels, partition };
+    let nodes = remote_nodes(leaves(partition));
     if !nodes.is_empty() {
         validate::fit_for_nodes(&managed.table)?;
     }
@@ -53,7 +68,7 @@ pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Resul
     let mixed = managed.has_remote_leaves() || !nodes.is_empty();
     let blueprint = Blueprint { table: &managed.table, keys: &keys, mixed };
     addition.compose(&blueprint, &nodes)?.run()?;
-    addition.record(&nodes, &dealt)
+    addition.record(&nodes, dealt)
 }
 
 struct Addition<'a> {
@@ -94,6 +109,7 @@ impl Addition<'_> {
 
         let mut script = Script::default();
         if self.partition.bound != Bound::Default {
+            defaults::no_rows_of(self.managed, self.above.oid(), &key, &self.partition.bound)?;
             defaults::renew(&mut script, self.managed, self.above.oid(), &key, &before, &after)?;
         }
         let check = if self.partition.bound == Bound::Default { default_check(&key, before.iter()) } else { None };
@@ -108,6 +124,7 @@ impl Addition<'_> {
         let made: Vec<QualifiedName> = tables.iter().map(|table| self.named(&table.name)).collect();
         let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
         commands.extend(owner_changes(table, &made, &caller));
+        commands.extend(identity_by_index(table, &local));
         if blueprint.mixed {
             commands.extend(publish_leaves(table, &local));
         }
@@ -134,13 +151,13 @@ impl Addition<'_> {
     fn on_node(&self, script: &mut Script, blueprint: &Blueprint<'_>, node: &str, check: Option<String>) -> Result<()> {
         let missing = self.missing_above(node)?;
         let new: Vec<&Partition> = self.tables().into_iter().filter(|table| lives_on(table, node)).collect();
-        let leaves = new.iter().filter(|table| table.sub.is_none()).count();
+        let leaf_count = new.iter().filter(|table| table.sub.is_none()).count();
         let names: Vec<String> = new
             .iter()
             .map(|table| table.name.clone())
             .chain(missing.iter().map(|(m, _)| m.name.name.clone()))
             .collect();
-        let load = Load { leaves, foreign: 0, partitioned: names.len() - leaves };
+        let load = Load { leaves: leaf_count, foreign: 0, partitioned: names.len() - leaf_count };
         let survey = survey::check_node(node, blueprint.table, &names, load)?;
         let table = fitted(blueprint.table, &survey);
         let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
@@ -152,6 +169,9 @@ impl Addition<'_> {
             commands.extend(self.make_above(&blueprint, member, *depth)?);
         }
         commands.extend(blueprint.mirror_partition(node, &self.above.name, self.partition, check, Joining::Attached));
+        let leaves: Vec<QualifiedName> =
+            new.iter().filter(|table| table.sub.is_none()).map(|leaf| self.named(&leaf.name)).collect();
+        commands.extend(identity_by_index(&table, &leaves));
         let mut made: Vec<QualifiedName> = missing.iter().map(|(member, _)| member.name.clone()).collect();
         made.extend(new.iter().map(|table| self.named(&table.name)));
         commands.extend(self.grants(node, &survey, &made)?);
@@ -241,7 +261,7 @@ impl Addition<'_> {
         })
     }
 
-    fn record(&self, nodes: &[String], dealt: &std::collections::BTreeMap<String, u64>) -> Result<Oid> {
+    fn record(&self, nodes: &[String], dealt: &BTreeMap<String, u64>) -> Result<Oid> {
         let root = self.managed.root;
         let labels: Vec<(String, String)> = self.tables().iter().map(|t| (t.name.clone(), t.label.clone())).collect();
         parent::add_partitions(root, &self.managed.name().schema, &labels)?;

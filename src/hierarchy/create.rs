@@ -2,6 +2,7 @@
 
 use super::build::{Blueprint, lives_on, remote_nodes};
 use super::description::Description;
+use super::extend;
 use super::grants;
 use super::key::Keys;
 use super::rebuild::{self, SequenceState};
@@ -29,6 +30,10 @@ pub struct Prepared {
 
 /// Makes `table` the root of the hierarchy in `level`.
 pub fn create(table: Oid, level: &Level) -> Result<()> {
+    if let Some(found) = Description::load(table)?.filter(|found| found.kind == 'p' && found.has_children) {
+        fit(table, &found)?;
+        return extend::extend(table, &found, level);
+    }
     let prepared = prepare(table, level, Intent::Run)?;
     prepared.script.run()?;
     prepared.record(level)?;
@@ -54,13 +59,7 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
         )
         .into();
     };
-    validate::owned(oid, &table)?;
-    validate::suitable(&table)?;
-    if parent::load(oid)?.is_some() {
-        return Report::new(Code::ERRCODE_DUPLICATE_OBJECT, format!("{} is a managed parent already", table.name))
-            .hint("Add partitions with shard_add_partition, or stop managing it with shard_release_parent first.")
-            .into();
-    }
+    fit(oid, &table)?;
     if intent == Intent::Run {
         relation::lock_exclusive(oid);
     }
@@ -81,6 +80,9 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
             max_leaves: plan::DEFAULT_MAX_LEAVES,
         },
     )?;
+    if table.kind == 'p' {
+        extend::same_key(&table, &keys, &plan.tree)?;
+    }
     let nodes = remote_nodes(plan.tree.leaves());
     if !nodes.is_empty() {
         validate::fit_for_nodes(&table)?;
@@ -91,6 +93,18 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     }
     let script = compose(oid, &table, &keys, &plan.tree, &nodes)?;
     Ok(Prepared { script, table, plan, nodes })
+}
+
+/// What must hold before any lock is taken: the caller owns the table, and it can and need become a parent.
+fn fit(oid: Oid, table: &Description) -> Result<()> {
+    validate::owned(oid, table)?;
+    validate::suitable(table)?;
+    if parent::load(oid)?.is_some() {
+        return Report::new(Code::ERRCODE_DUPLICATE_OBJECT, format!("{} is a managed parent already", table.name))
+            .hint("Add partitions with shard_add_partition, or stop managing it with shard_release_parent first.")
+            .into();
+    }
+    Ok(())
 }
 
 impl Prepared {
@@ -124,7 +138,8 @@ fn empty(table: &Description) -> Result<()> {
     if table.kind == 'p' {
         if table.has_children {
             return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{} has partitions already", table.name))
-                .hint("Take the tree under management with SELECT shard_adopt_parent(…) once that call is there.")
+                .detail("Its partitions will stay, and missing ones will be added.")
+                .hint("There is no plan for that: call shard_create_parent in a transaction, look with shard_tree, and roll back.")
                 .into();
         }
         return Ok(());
@@ -186,6 +201,12 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
     let made: Vec<QualifiedName> = std::iter::once(name.clone())
         .chain(tree.walk().filter(|p| lives_on(p, node)).map(|p| name.sibling(p.name.clone())))
         .collect();
+    let leaves: Vec<QualifiedName> = tree
+        .leaves()
+        .filter(|leaf| leaf.node.as_deref() == Some(node))
+        .map(|leaf| name.sibling(leaf.name.clone()))
+        .collect();
+    commands.extend(rebuild::identity_by_index(&table, &leaves));
     commands.extend(grants::commands(&grants::wanted(parent, node)?, &survey.role, survey.owns_schema, &made)?);
     Ok(commands)
 }

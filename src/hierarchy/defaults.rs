@@ -5,8 +5,10 @@ use super::build::DEFAULT_CHECK;
 use super::managed::Managed;
 use super::members;
 use super::script::Script;
-use crate::error::Result;
+use crate::error::{Report, Result};
 use crate::name::ident;
+use crate::pg::sql;
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::Bound;
 
@@ -33,4 +35,28 @@ pub fn renew(
         script.on_node(&node, vec![command(after)], command(before));
     }
     Ok(())
+}
+
+/// Most rows that are counted for the error: more would only make it late.
+const ENOUGH: i64 = 10_000;
+
+/// The default partition of `table` holds no rows that belong in a new partition with this bound. The renewed check
+/// would refuse them too, but could not say how many there are and what to do.
+pub fn no_rows_of(managed: &Managed, table: Oid, key: &[String], bound: &Bound) -> Result<()> {
+    let Some(default) = managed.default_of(table) else { return Ok(()) };
+    let Some(check) = default_check(key, std::iter::once(bound)) else { return Ok(()) };
+    let query =
+        format!("SELECT count(*) FROM (SELECT FROM {} WHERE ({check}) IS FALSE LIMIT {ENOUGH}) AS found", default.name);
+    let found = sql::one::<i64>(&query, &[])?.unwrap_or(0);
+    if found == 0 {
+        return Ok(());
+    }
+    let count = if found == ENOUGH { format!("{ENOUGH} or more") } else { found.to_string() };
+    Report::new(
+        Code::ERRCODE_CHECK_VIOLATION,
+        format!("default partition {} holds rows that belong in the new partition", default.name),
+    )
+    .detail(format!("{count} rows there fall within the new bounds."))
+    .hint("In one transaction, move them to a table of their own, add the partition, and insert them again.")
+    .into()
 }

@@ -68,7 +68,10 @@ pub fn follow(parent: Oid, only: Option<&str>) -> Result<()> {
 /// The same for every parent with a mirror on the node, after a role got its user mapping.
 pub fn follow_all(node: &str) -> Result<()> {
     let parents = role::as_extension_owner(|| {
-        sql::column::<Oid>("SELECT parent::oid FROM shardkeeper.mirrors WHERE node = $1 ORDER BY parent", &[node.into()])
+        sql::column::<Oid>(
+            "SELECT parent::oid FROM shardkeeper.mirrors WHERE node = $1 ORDER BY parent",
+            &[node.into()],
+        )
     })?;
     parents.into_iter().try_for_each(|parent| follow(parent, Some(node)))
 }

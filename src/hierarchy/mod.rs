@@ -1,7 +1,7 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
 //! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`,
-//! `build` and `grants` say which commands make it, `script` runs them; `create`, `add`, `detach` and `remove` are the
+//! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `add`, `detach` and `remove` are the
 //! calls that change, `locate`, `sizes` and `picture` those that look.
 
 mod add;
@@ -12,6 +12,7 @@ pub mod create;
 mod defaults;
 pub mod description;
 pub mod detach;
+mod extend;
 pub mod grants;
 pub mod key;
 pub mod locate;

@@ -4,6 +4,7 @@ use super::members::{self, Member};
 use super::sizes;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
+use crate::pg::route;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::tree::{self, TreeNode};
@@ -27,28 +28,20 @@ pub fn draw(root: Oid, format: &str) -> Result<String> {
     let members = members::load(root)?;
     let leaves: Vec<Member> = members.iter().filter(|member| member.is_leaf()).cloned().collect();
     let sizes = sizes::sizes(&leaves)?.into_iter().map(|size| (size.oid(), (size.rows, size.bytes))).collect();
-    let mut children: HashMap<Oid, Vec<&Member>> = HashMap::new();
-    for member in &members {
-        if let Some(parent) = member.parent() {
-            children.entry(parent).or_default().push(member);
-        }
-    }
+    let by_oid: HashMap<Oid, &Member> = members.iter().map(|member| (member.oid(), member)).collect();
     match members.first() {
-        Some(root) => Ok(renderer(&node(root, &children, &sizes))),
+        Some(root) => Ok(renderer(&node(root, &by_oid, &sizes))),
         None => parent::not_managed(root),
     }
 }
 
 fn node(
     member: &Member,
-    children: &HashMap<Oid, Vec<&Member>>,
+    members: &HashMap<Oid, &Member>,
     sizes: &HashMap<Oid, (Option<i64>, Option<i64>)>,
 ) -> TreeNode {
     let size = sizes.get(&member.oid());
-    let below = children.get(&member.oid()).map(Vec::as_slice).unwrap_or_default();
-    let mut below: Vec<&&Member> = below.iter().collect();
-    // Names of equal length first: 2 before 10. The default partition comes last, as it takes what the others leave.
-    below.sort_by_key(|child| (child.values.as_deref() == Some("DEFAULT"), child.name.name.len(), &child.name.name));
+    let below = if member.is_leaf() { Vec::new() } else { route::in_order(member.oid()) };
     TreeNode {
         name: member.name.name.clone(),
         key: member.key.as_ref().map(|key| {
@@ -59,6 +52,6 @@ fn node(
         node: member.is_leaf().then(|| member.node().to_string()),
         rows: size.and_then(|size| size.0).map(|rows| rows as f64),
         bytes: size.and_then(|size| size.1).and_then(|bytes| bytes.try_into().ok()),
-        children: below.into_iter().map(|child| node(child, children, sizes)).collect(),
+        children: below.iter().filter_map(|oid| members.get(oid)).map(|child| node(child, members, sizes)).collect(),
     }
 }

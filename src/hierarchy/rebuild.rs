@@ -60,6 +60,7 @@ pub fn after_partitions(
             commands.push(format!("ALTER STATISTICS {} SET STATISTICS {target}", statistics.name));
         }
     }
+    commands.extend(identity_by_index(table, local_leaves));
     if mixed {
         commands.extend(publish_leaves(table, local_leaves));
     } else {
@@ -135,6 +136,32 @@ pub fn create_key(key: &Key, table: &QualifiedName, named: bool) -> Vec<String> 
         }
     }
     commands
+}
+
+/// Leaves get the index that the table had as its replica identity: the one of the same definition, whatever its name.
+pub fn identity_by_index(table: &Description, leaves: &[QualifiedName]) -> Option<String> {
+    let key = table.keys.iter().find(|key| key.replica_identity)?;
+    if table.replica_identity != 'i' || leaves.is_empty() {
+        return None;
+    }
+    let names = leaves.iter().map(|leaf| literal(&leaf.to_string())).collect::<Vec<_>>().join(", ");
+    let body = format!(
+        "DECLARE leaf record;
+BEGIN
+    FOR leaf IN
+        SELECT x.indrelid::pg_catalog.regclass AS name, c.relname AS index
+        FROM pg_catalog.unnest(ARRAY[{names}]) AS wanted
+        JOIN pg_catalog.pg_index x ON x.indrelid = wanted::pg_catalog.regclass AND x.indisunique
+        JOIN pg_catalog.pg_class c ON c.oid = x.indexrelid
+        WHERE pg_catalog.right(pg_catalog.pg_get_indexdef(x.indexrelid), {length}) = {ending}
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', leaf.name, leaf.index);
+    END LOOP;
+END",
+        length = key.definition.chars().count() + " USING ".len(),
+        ending = literal(&format!(" USING {}", key.definition)),
+    );
+    Some(format!("DO {}", literal(&body)))
 }
 
 fn create_policy(policy: &Policy, table: &QualifiedName) -> String {

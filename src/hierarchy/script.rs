@@ -40,7 +40,7 @@ impl Script {
         for step in &self.steps {
             let text = step.commands.join(";\n");
             if step.node == LOCAL {
-                sql::run(&text, &[])?;
+                sql::run_quietly(&text)?;
             } else {
                 Channel::open(&step.node)?.run(&text, &step.inverse)?;
             }

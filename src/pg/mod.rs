@@ -1,20 +1,20 @@
 //! The only module with `unsafe`: safe wrappers over what Postgres offers in C.
 
-pub mod subtransaction;
-pub mod route;
-pub mod managed;
-pub mod foreign;
 pub mod bounds;
 pub mod fdw;
+pub mod foreign;
 pub mod interrupt;
 pub mod lock;
+pub mod managed;
 pub mod parse;
 pub mod process;
 pub mod regclass;
 pub mod regrole;
 pub mod relation;
 pub mod role;
+pub mod route;
 pub mod secret;
 pub mod sql;
+pub mod subtransaction;
 pub mod transaction;
 pub mod worker;

@@ -50,6 +50,19 @@ pub fn leaf(root: pg_sys::Oid, row: &impl Row) -> Result<pg_sys::Oid> {
     }
 }
 
+/// The partitions of a partitioned table in the order of their bounds, the default one last.
+pub fn in_order(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let opened = Opened::open(table);
+    // SAFETY: the relation is open; for one that is not partitioned there is no descriptor to ask for.
+    unsafe {
+        if (*(*opened.0).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+            return Vec::new();
+        }
+        let descriptor = &*pg_sys::RelationGetPartitionDesc(opened.0, true);
+        (0..descriptor.nparts as usize).map(|at| *descriptor.oids.add(at)).collect()
+    }
+}
+
 /// Whether the relation has a column of that name.
 pub fn has_column(relation: pg_sys::Oid, column: &str) -> bool {
     let Ok(name) = std::ffi::CString::new(column) else { return false };

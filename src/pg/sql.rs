@@ -11,6 +11,17 @@ pub fn run(sql: &str, args: &[DatumWithOid<'_>]) -> Result<usize> {
     Spi::connect_mut(|client| Ok(client.update(sql, None, args)?.len()))
 }
 
+/// Runs statements without their notices and warnings: those about tables that the caller did not name, such as a
+/// default partition on a node that is not scanned from here because its node checks it, would only puzzle.
+pub fn run_quietly(sql: &str) -> Result<()> {
+    let before = one::<String>("SELECT pg_catalog.current_setting('client_min_messages')", &[])?.unwrap_or_default();
+    let set = |level: &str| run("SELECT pg_catalog.set_config('client_min_messages', $1, true)", &[level.into()]);
+    set("error")?;
+    run(sql, &[])?;
+    set(&before)?;
+    Ok(())
+}
+
 /// The first column of the first row; `None` when there is no row or the value is NULL.
 pub fn one<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
     Spi::connect_mut(|client| {
