@@ -56,3 +56,9 @@ SELECT pg_catalog.pg_extension_config_dump('shardkeeper.nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.parents', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.partitions', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.mirrors', '');
+
+-- An extension that was dropped left its foreign servers and session channels behind: those nodes are known again.
+INSERT INTO shardkeeper.nodes (name)
+SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid
+JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver AND s.srvname = c.relname
+WHERE c.relnamespace = pg_catalog.to_regnamespace('shardkeeper_nodes');

@@ -56,7 +56,7 @@ pub fn no_rows_of(managed: &Managed, table: Oid, key: &[String], bound: &Bound) 
         Code::ERRCODE_CHECK_VIOLATION,
         format!("default partition {} holds rows that belong in the new partition", default.name),
     )
-    .detail(format!("{count} rows there fall within the new bounds."))
+    .detail(format!("Rows within the new bounds: {count}."))
     .hint("In one transaction, move them to a table of their own, add the partition, and insert them again.")
     .into()
 }

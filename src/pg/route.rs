@@ -205,6 +205,7 @@ impl Opened {
                     results.push((value, null));
                 }
             }
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
             Ok(results)
         }
     }
