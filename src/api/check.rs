@@ -1,5 +1,6 @@
 //! The doctor.
 
+use crate::hierarchy::health;
 use crate::node::doctor;
 use crate::pg::regclass::Regclass;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -25,7 +26,9 @@ pub(crate) fn shard_check(
     >,
     ErrorReport,
 > {
-    let rows = doctor::check(parent.map(|parent| parent.0))?;
+    let parent = parent.map(|parent| parent.0);
+    let mut rows = doctor::check(parent)?;
+    rows.extend(health::check(parent)?);
     Ok(TableIterator::new(rows.into_iter().map(|row| {
         let finding = row.finding;
         (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)

@@ -3,7 +3,7 @@
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::ident;
-use crate::pg::{foreign, managed, route, sql};
+use crate::pg::{foreign, managed, route};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::{Map, Value};
@@ -55,7 +55,7 @@ pub fn locate(root: Oid, key: Value) -> Result<Located> {
             node: LOCAL.to_string(),
             host: None,
             port: Some(foreign::own_port()),
-            dbname: sql::one::<String>("SELECT pg_catalog.current_database()::text", &[])?.unwrap_or_default(),
+            dbname: foreign::own_database(),
         },
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`,
 //! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `add`, `detach` and `remove` are the
-//! calls that change, `locate`, `sizes` and `picture` those that look.
+//! calls that change, `locate`, `sizes`, `picture` and `health` those that look.
 
 mod add;
 mod bound;
@@ -14,6 +14,7 @@ pub mod description;
 pub mod detach;
 mod extend;
 pub mod grants;
+pub mod health;
 pub mod key;
 pub mod locate;
 mod managed;

@@ -1,10 +1,11 @@
 //! `shard_release_parent` and `shard_drop_parent`: the end of a managed hierarchy.
 
 use super::create::discard;
-use super::description::outside_dependents;
+use super::description::{Description, outside_dependents};
 use super::detach::{discard_local, refuse_dependents};
 use super::managed::Managed;
 use super::script::Script;
+use super::validate;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::literal;
@@ -21,6 +22,9 @@ pub fn release(root: Oid) -> Result<()> {
 
 /// Takes the hierarchy away on all servers. Tables with rows go to the trash.
 pub fn drop(root: Oid) -> Result<()> {
+    if let Some(found) = Description::load(root)? {
+        validate::owned(root, &found)?;
+    }
     relation::lock_exclusive(root);
     let managed = open_root(root)?;
     let tables = managed.tables_below(root);

@@ -43,3 +43,13 @@ pub fn own_port() -> i32 {
     // SAFETY: a plain global that is set at the server's start.
     unsafe { pg_sys::PostPortNumber }
 }
+
+/// The database that this session is connected to.
+pub fn own_database() -> String {
+    // SAFETY: MyDatabaseId is fixed for the session; the name is a palloc'd NUL-terminated string, or null if the
+    // database were gone.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() { String::new() } else { text(name) }
+    }
+}

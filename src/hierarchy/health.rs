@@ -1,0 +1,61 @@
+//! The doctor's findings about hierarchies.
+
+use crate::error::Result;
+use crate::name::literal;
+use crate::node::doctor::Row;
+use crate::node::facts::{Finding, Severity};
+use crate::pg::{role, sql};
+use pgrx::pg_sys::Oid;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Problem {
+    kind: Kind,
+    object: String,
+    node: Option<String>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    StaleRights,
+    Unmanaged,
+}
+
+const PROBLEMS: &str = "
+    SELECT json_build_object('kind', kind, 'object', object, 'node', node)::text FROM (
+        SELECT 'stale_rights' AS kind, m.parent::text AS object, m.node::text AS node
+        FROM shardkeeper.mirrors m JOIN pg_class c ON c.oid = m.parent
+        WHERE ($1 IS NULL OR m.parent = $1) AND m.coordinator = shardkeeper.coordinator()
+          AND shardkeeper.rights(m.parent, m.node) IS DISTINCT FROM m.rights
+        UNION ALL
+        SELECT 'unmanaged', t.relid::text, NULL
+        FROM shardkeeper.parents p CROSS JOIN LATERAL pg_partition_tree(p.parent) t
+        WHERE ($1 IS NULL OR p.parent = $1) AND t.level > 0
+          AND NOT EXISTS (SELECT FROM shardkeeper.partitions k WHERE k.partition = t.relid)
+    ) AS problems ORDER BY kind, object, node";
+
+/// What is not as it should be in all hierarchies, or in one; a single `ok` row when nothing is wrong.
+pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
+    let problems = role::as_extension_owner(|| sql::documents::<Problem>(PROBLEMS, &[parent.into()]))?;
+    Ok(problems.iter().map(row).collect())
+}
+
+fn row(problem: &Problem) -> Row {
+    let object = &problem.object;
+    let finding = match problem.kind {
+        Kind::StaleRights => Finding::new(
+            Severity::Warning,
+            "rights of mapped roles on the node are not those of their roles here",
+            Some(&format!("Run SELECT shard_sync_grants({});", literal(object))),
+        ),
+        Kind::Unmanaged => Finding::new(
+            Severity::Warning,
+            "partition was attached without shard_add_partition, and no mirror knows it",
+            Some(&format!(
+                "Detach it, and add its bounds with shard_add_partition: ALTER TABLE … DETACH PARTITION {object};"
+            )),
+        ),
+    };
+    Row::new("hierarchy", Some(object), problem.node.as_deref(), finding)
+}
