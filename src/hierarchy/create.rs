@@ -70,16 +70,7 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     validate::no_dependents(oid, &table)?;
     let keys = Keys::resolve(level, &table)?;
     validate::unique_keys(&table, &keys)?;
-    let plan = plan::expand(
-        level,
-        &PlanInput {
-            root: &table.name.name,
-            now: now()?,
-            kind: &|key| keys.kind(key),
-            dealt: Default::default(),
-            max_leaves: plan::DEFAULT_MAX_LEAVES,
-        },
-    )?;
+    let plan = plan_tree(level, &table, &keys)?;
     if table.kind == 'p' {
         extend::same_key(&table, &keys, &plan.tree)?;
     }
@@ -121,6 +112,18 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// All tables of the hierarchy, by name, bound and node.
+pub fn plan_tree(level: &Level, table: &Description, keys: &Keys) -> Result<Plan> {
+    let input = PlanInput {
+        root: &table.name.name,
+        now: now()?,
+        kind: &|key| keys.kind(key),
+        dealt: Default::default(),
+        max_leaves: plan::DEFAULT_MAX_LEAVES,
+    };
+    Ok(plan::expand(level, &input)?)
 }
 
 /// What later leaves and mirrors will carry.

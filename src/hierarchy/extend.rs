@@ -3,7 +3,7 @@
 
 use super::add;
 use super::build::Blueprint;
-use super::create::{extras, now};
+use super::create::{extras, plan_tree};
 use super::description::Description;
 use super::key::Keys;
 use super::managed::Managed;
@@ -14,7 +14,7 @@ use crate::error::{Report, Result};
 use crate::pg::relation;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::plan::{self, PlanInput, Tree};
+use shardkeeper_core::plan::Tree;
 use shardkeeper_core::spec::Level;
 
 pub fn extend(oid: Oid, table: &Description, level: &Level) -> Result<()> {
@@ -31,16 +31,7 @@ pub fn extend(oid: Oid, table: &Description, level: &Level) -> Result<()> {
     }
     let keys = Keys::resolve(level, table)?;
     validate::unique_keys(table, &keys)?;
-    let plan = plan::expand(
-        level,
-        &PlanInput {
-            root: &table.name.name,
-            now: now()?,
-            kind: &|key| keys.kind(key),
-            dealt: Default::default(),
-            max_leaves: plan::DEFAULT_MAX_LEAVES,
-        },
-    )?;
+    let plan = plan_tree(level, table, &keys)?;
     same_key(table, &keys, &plan.tree)?;
     let mut bounds = Vec::new();
     for member in existing.iter().filter(|member| member.parent() == Some(oid)) {

@@ -6,3 +6,9 @@ pub fn no_backtraces() {
     // SAFETY: called from _PG_init; a server process has a single thread, so nobody reads the environment meanwhile.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") }
 }
+
+/// Whether a transaction identifier can be had here: not on a standby, and not in a parallel query.
+pub fn may_write() -> bool {
+    // SAFETY: both only read the state of this backend and of the server.
+    unsafe { !pgrx::pg_sys::RecoveryInProgress() && !pgrx::pg_sys::IsInParallelMode() }
+}

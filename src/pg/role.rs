@@ -1,6 +1,7 @@
 //! Who acts: the caller, or for the extension's own tables the extension's owner.
 
 use crate::error::{Report, Result};
+use crate::pg::sql;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -16,8 +17,8 @@ fn extension_owner() -> pg_sys::Oid {
     // SAFETY: get_extension_oid only reads the catalog, inside the caller's transaction; the name is a constant
     // NUL-terminated string.
     let extension = unsafe { pg_sys::get_extension_oid(c"shardkeeper".as_ptr(), true) };
-    Spi::get_one_with_args::<pg_sys::Oid>(
-        "SELECT extowner FROM pg_catalog.pg_extension WHERE oid = $1",
+    sql::one::<pg_sys::Oid>(
+        "SELECT extowner FROM pg_catalog.pg_extension WHERE oid OPERATOR(pg_catalog.=) $1",
         &[extension.into()],
     )
     .ok()
@@ -25,17 +26,32 @@ fn extension_owner() -> pg_sys::Oid {
     .unwrap_or(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID))
 }
 
+/// The identity to go back to. With the owner's rights comes a pinned search_path: an operator of the caller's own must
+/// not be run by the owner.
 struct Identity {
     user: pg_sys::Oid,
     context: i32,
+    settings: i32,
 }
 
 impl Identity {
     fn switch_to(user: pg_sys::Oid) -> Self {
-        let mut saved = Identity { user: pg_sys::InvalidOid, context: 0 };
-        // SAFETY: both functions only read and set the backend's current identity; the pointers are to live locals.
-        // SECURITY_LOCAL_USERID_CHANGE keeps SET ROLE out until the identity is restored.
+        let mut saved = Identity { user: pg_sys::InvalidOid, context: 0, settings: 0 };
+        // SAFETY: these functions only read and set the backend's current identity and settings; the pointers are to
+        // live locals and constants. SECURITY_LOCAL_USERID_CHANGE keeps SET ROLE out until the identity is restored; the
+        // setting is undone with the nesting level that it was made in.
         unsafe {
+            saved.settings = pg_sys::NewGUCNestLevel();
+            pg_sys::set_config_option(
+                c"search_path".as_ptr(),
+                c"pg_catalog, pg_temp".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
             pg_sys::GetUserIdAndSecContext(&mut saved.user, &mut saved.context);
             pg_sys::SetUserIdAndSecContext(user, saved.context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
         }
@@ -46,7 +62,10 @@ impl Identity {
 impl Drop for Identity {
     fn drop(&mut self) {
         // SAFETY: restores what switch_to read from this same backend.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.settings);
+            pg_sys::SetUserIdAndSecContext(self.user, self.context)
+        }
     }
 }
 

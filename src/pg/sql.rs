@@ -1,8 +1,9 @@
 //! Queries on the coordinator, in the caller's transaction.
 
 use crate::error::Result;
+use crate::pg::process;
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::Spi;
+use pgrx::spi::{Spi, SpiClient, SpiTupleTable};
 use pgrx::{FromDatum, IntoDatum};
 use serde::de::DeserializeOwned;
 
@@ -25,7 +26,7 @@ pub fn run_quietly(sql: &str) -> Result<()> {
 /// The first column of the first row; `None` when there is no row or the value is NULL.
 pub fn one<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
     Spi::connect_mut(|client| {
-        let table = client.update(sql, Some(1), args)?;
+        let table = execute(client, sql, Some(1), args)?;
         Ok(if table.is_empty() { None } else { table.first().get_one()? })
     })
 }
@@ -33,7 +34,7 @@ pub fn one<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Re
 /// The first column of each row, NULLs left out.
 pub fn column<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
     Spi::connect_mut(|client| {
-        let table = client.update(sql, None, args)?;
+        let table = execute(client, sql, None, args)?;
         let mut values = Vec::with_capacity(table.len());
         for row in table {
             values.extend(row.get::<T>(1)?);
@@ -50,4 +51,15 @@ pub fn documents<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> R
 /// The first JSON document of such a query.
 pub fn document<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
     Ok(documents(sql, args)?.into_iter().next())
+}
+
+/// With a snapshot of its own, so that what others committed while this transaction waited for a lock is seen. Where
+/// nothing can be written anyway, with the snapshot of the statement.
+fn execute<'conn>(
+    client: &mut SpiClient<'conn>,
+    sql: &str,
+    limit: Option<i64>,
+    args: &[DatumWithOid<'_>],
+) -> Result<SpiTupleTable<'conn>> {
+    Ok(if process::may_write() { client.update(sql, limit, args)? } else { client.select(sql, limit, args)? })
 }
