@@ -97,10 +97,10 @@ fn everything_is_in_the_reference_and_has_a_comment() -> Result<()> {
     }
     // What is made on a node is told there too.
     let mut node = cluster.node(1).client()?;
-    let silent = "SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'shardkeeper'::regnamespace
+    let silent = "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = 'shardkeeper'::regnamespace
                   AND c.relkind IN ('r', 'v') AND obj_description(c.oid, 'pg_class') IS NULL
                   UNION ALL
-                  SELECT p.oid::regproc FROM pg_proc p WHERE p.pronamespace = 'shardkeeper'::regnamespace
+                  SELECT p.oid::regproc::text FROM pg_proc p WHERE p.pronamespace = 'shardkeeper'::regnamespace
                   AND obj_description(p.oid, 'pg_proc') IS NULL";
     assert_eq!(column(&mut node, silent)?, Vec::<String>::new(), "these have no comment on a node");
     Ok(())
