@@ -37,10 +37,7 @@ pub fn create(table: Oid, level: &Level) -> Result<()> {
     let prepared = prepare(table, level, Intent::Run)?;
     prepared.script.run()?;
     prepared.record(level)?;
-    if !prepared.nodes.is_empty() {
-        crate::worker::ensure_running()?;
-    }
-    Ok(())
+    crate::worker::ensure_running()
 }
 
 /// Whether the commands will be run, so that the table must stay as it is found.

@@ -4,6 +4,7 @@ use super::members::{self, Member};
 use crate::error::Result;
 use crate::name::literal;
 use crate::node::channel::Channel;
+use crate::node::own::{self, Limits, Session, Target};
 use crate::pg::{role, sql, subtransaction};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -86,7 +87,7 @@ fn ask(node: &str, leaves: &[&Member]) -> Result<Vec<Answer>> {
     if node == LOCAL {
         return Ok(sql::document(&question, &[])?.unwrap_or_default());
     }
-    match subtransaction::attempt(|| Channel::open(node)?.document(&question)) {
+    match subtransaction::attempt(|| remote(node, &question)) {
         Ok(answers) => Ok(answers.unwrap_or_default()),
         Err(report) => {
             pgrx::warning!(
@@ -97,4 +98,18 @@ fn ask(node: &str, leaves: &[&Member]) -> Result<Vec<Answer>> {
             Ok(Vec::new())
         }
     }
+}
+
+/// Through the channel, which sees what this transaction did; where nothing may be written, not even through it, with a
+/// session of its own.
+fn remote(node: &str, question: &str) -> Result<Option<Vec<Answer>>> {
+    let read_only = sql::one::<bool>("SELECT pg_catalog.current_setting('transaction_read_only')::bool", &[])?;
+    if read_only != Some(true) {
+        return Channel::open(node)?.document(question);
+    }
+    let target = Target::of(node, role::current())?;
+    own::wait(async {
+        let limits = Limits::SHORT.named("shardkeeper sizes");
+        Session::open(&target, limits).await?.document(question, &[]).await
+    })
 }

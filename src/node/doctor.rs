@@ -76,14 +76,17 @@ fn check_worker() -> Result<Vec<Row>> {
             "the worker is switched off; nothing heals and no trash is emptied",
             Some("Set shardkeeper.worker = on and reload."),
         ),
-        () if !running && launcher => Finding::new(
-            Severity::Error,
-            "no worker runs in this database",
-            Some("It starts within a minute; if it does not, see the server log, and raise max_worker_processes."),
-        ),
         () if !running => {
             worker::ensure_running()?;
-            Finding::new(Severity::Error, "no worker runs in this database; one was asked for just now", Some(preload))
+            let nodes = sql::one::<bool>(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace($1))",
+                &[SCHEMA.into()],
+            )?;
+            // Without nodes there is nothing to heal, only the trash to be emptied in time.
+            let severity = if nodes == Some(true) { Severity::Error } else { Severity::Warning };
+            let stays = "If this finding stays, see the server log, and raise max_worker_processes.";
+            let text = "no worker runs in this database; one was asked for just now";
+            Finding::new(severity, text, Some(if launcher { stays } else { preload }))
         }
         () if !launcher => Finding::new(
             Severity::Warning,
