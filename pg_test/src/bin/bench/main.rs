@@ -1,4 +1,8 @@
 //! `cargo xtask bench NAME`: measurements on a real cluster, each beside its baseline, as one JSON line per case.
+mod create;
+mod load;
+mod locate;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,11 +16,28 @@ struct Bench {
     run: fn(&Report) -> Result<()>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "harness",
-    about: "how long a cluster of plain servers takes to start and to end, against one server",
-    run: harness,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "create",
+        about: "1,000 daily partitions over four nodes, against the bare statements sent by one client",
+        run: create::run,
+    },
+    Bench {
+        name: "load",
+        about: "the flights by INSERT … SELECT into a hierarchy over five servers, against a plain table",
+        run: load::run,
+    },
+    Bench {
+        name: "locate",
+        about: "shard_locate in one session, and how its cost grows with the leaves",
+        run: locate::run,
+    },
+    Bench {
+        name: "harness",
+        about: "how long a cluster of plain servers takes to start and to end, against one server",
+        run: harness,
+    },
+];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -69,6 +90,12 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     let start = Instant::now();
     let result = work()?;
     Ok((result, start.elapsed()))
+}
+
+/// The middle one of an odd number of times.
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 fn harness(report: &Report) -> Result<()> {
