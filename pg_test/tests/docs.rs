@@ -35,6 +35,27 @@ fn the_examples_of_all_other_pages() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_example_that_is_not_true_is_found() -> Result<()> {
+    let page = |text: &str| -> Result<()> {
+        let path = std::env::temp_dir().join(format!("shardkeeper-docs-{}.md", std::process::id()));
+        std::fs::write(&path, text)?;
+        let page = Page::read(&path);
+        std::fs::remove_file(&path)?;
+        page?.check()
+    };
+    page("```sql\nSELECT 1 AS a, 'x' AS b;\n```\n```text\n a | b\n---+-\n 1 | …\n(1 row)\n```\n")?;
+    for wrong in [
+        "```sql\nSELECT 1 AS a;\n```\n```text\n a\n---\n 2\n(1 row)\n```\n",
+        "```sql\nSELECT 1 AS a;\nSELECT 1/0;\n```\n```text\n a\n---\n 1\n(1 row)\n```\n",
+        "```sql\nSELECT 1/0;\n```\n",
+        "```sequel\nSELECT 1;\n```\n",
+    ] {
+        assert!(page(wrong).is_err(), "{wrong}");
+    }
+    Ok(())
+}
+
 /// A heading or a row of a table in the reference that is about `name`.
 fn has_entry(reference: &str, name: &str) -> bool {
     let (heading, row) = (format!("### `{name}`"), format!("| `{name}`"));
