@@ -231,3 +231,31 @@ fn held_stronger(lock: &str, expected: &[String]) -> bool {
     let (table, mode) = lock.split_once(' ').unwrap_or((lock, ""));
     mode != "AccessExclusiveLock" && expected.contains(&format!("{table} AccessExclusiveLock"))
 }
+
+/// As the usual renderers make the anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() -> Result<()> {
+    for path in pages()? {
+        let text = std::fs::read_to_string(&path)?;
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, place) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            ensure!(target.exists(), "{}: {link}", path.display());
+            if !place.is_empty() {
+                let there = std::fs::read_to_string(&target)?;
+                let found = there.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == place);
+                ensure!(found, "{}: {link}", path.display());
+            }
+        }
+    }
+    Ok(())
+}
