@@ -39,6 +39,9 @@ struct Example {
     expected: Option<std::ops::Range<usize>>,
 }
 
+/// Where the example is, where its text, and what is shown.
+type Wrong = (usize, Option<std::ops::Range<usize>>, Vec<String>);
+
 /// All pages with examples.
 pub fn pages() -> Result<Vec<PathBuf>> {
     let mut found = vec![workspace().join("README.md")];
@@ -69,9 +72,29 @@ impl Page {
         !self.examples.is_empty()
     }
 
-    /// Runs all examples; the error shows all that are not true. With `SHARDKEEPER_WRITE_DOCS` in the environment the
-    /// pages are corrected instead.
-    pub fn check(mut self) -> Result<()> {
+    /// Runs all examples; the error shows all that are not true.
+    pub fn check(self) -> Result<()> {
+        let wrong = self.wrong()?;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let report: Vec<String> = wrong.iter().map(|(line, _, shown)| self.report(*line, shown)).collect();
+        bail!("{} examples are not true\n{}", wrong.len(), report.join("\n"))
+    }
+
+    /// Runs all examples and writes into the page what they show.
+    pub fn correct(mut self) -> Result<()> {
+        for (line, expected, shown) in self.wrong()?.into_iter().rev() {
+            let report = self.report(line, &shown);
+            let Some(range) = expected else { bail!("an example fails, and has no text to correct\n{report}") };
+            self.lines.splice(range, shown);
+        }
+        fs::write(&self.path, self.lines.join("\n") + "\n")?;
+        Ok(())
+    }
+
+    /// The examples that are not true, with what is shown instead.
+    fn wrong(&self) -> Result<Vec<Wrong>> {
         let ready = self.lines.iter().any(|line| line == "<!-- cluster: nodes -->");
         let cluster = Cluster::with(Options { nodes: NODES, extension: ready, ..Options::default() })?;
         if ready {
@@ -95,28 +118,11 @@ impl Page {
                 wrong.push((example.line, example.expected.clone(), shown));
             }
         }
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        if std::env::var_os("SHARDKEEPER_WRITE_DOCS").is_some() {
-            return self.correct(wrong);
-        }
-        let report: Vec<String> = wrong.iter().map(|(line, _, shown)| self.report(*line, shown)).collect();
-        bail!("{} examples are not true\n{}", wrong.len(), report.join("\n"))
+        Ok(wrong)
     }
 
     fn report(&self, line: usize, shown: &[String]) -> String {
         format!("{}:{}: psql shows\n{}\n", self.path.display(), line + 1, shown.join("\n"))
-    }
-
-    fn correct(&mut self, wrong: Vec<(usize, Option<std::ops::Range<usize>>, Vec<String>)>) -> Result<()> {
-        for (line, expected, shown) in wrong.into_iter().rev() {
-            let report = self.report(line, &shown);
-            let Some(range) = expected else { bail!("an example fails, and has no text to correct\n{report}") };
-            self.lines.splice(range, shown);
-        }
-        fs::write(&self.path, self.lines.join("\n") + "\n")?;
-        Ok(())
     }
 }
 

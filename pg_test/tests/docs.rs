@@ -1,5 +1,6 @@
 //! The documentation is true: its examples run, and it leaves nothing out.
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::docs::{Page, pages};
@@ -7,19 +8,28 @@ use pg_test::install::workspace;
 use pg_test::sql::{column, rows};
 use pg_test::{Cluster, Options};
 
+/// With `SHARDKEEPER_WRITE_DOCS` in the environment, the page is corrected instead.
+fn check(path: &Path) -> Result<()> {
+    let page = Page::read(path)?;
+    match std::env::var_os("SHARDKEEPER_WRITE_DOCS") {
+        Some(_) => page.correct(),
+        None => page.check(),
+    }
+}
+
 #[test]
 fn the_examples_of_the_readme() -> Result<()> {
-    Page::read(&workspace().join("README.md"))?.check()
+    check(&workspace().join("README.md"))
 }
 
 #[test]
 fn the_examples_of_the_tutorial() -> Result<()> {
-    Page::read(&workspace().join("docs/tutorial.md"))?.check()
+    check(&workspace().join("docs/tutorial.md"))
 }
 
 #[test]
 fn the_examples_of_the_reference() -> Result<()> {
-    Page::read(&workspace().join("docs/reference.md"))?.check()
+    check(&workspace().join("docs/reference.md"))
 }
 
 #[test]
@@ -27,10 +37,30 @@ fn the_examples_of_all_other_pages() -> Result<()> {
     let own = ["README.md", "tutorial.md", "reference.md"];
     for path in pages()? {
         let is_own = own.iter().any(|name| path.ends_with(name));
-        let page = Page::read(&path)?;
-        if !is_own && page.has_examples() {
-            page.check()?;
+        if !is_own && Page::read(&path)?.has_examples() {
+            check(&path)?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_example_that_is_not_true_is_found() -> Result<()> {
+    let page = |text: &str| -> Result<()> {
+        let path = std::env::temp_dir().join(format!("shardkeeper-docs-{}.md", std::process::id()));
+        std::fs::write(&path, text)?;
+        let page = Page::read(&path);
+        std::fs::remove_file(&path)?;
+        page?.check()
+    };
+    page("```sql\nSELECT 1 AS a, 'x' AS b;\n```\n```text\n a | b\n---+-\n 1 | …\n(1 row)\n```\n")?;
+    for wrong in [
+        "```sql\nSELECT 1 AS a;\n```\n```text\n a\n---\n 2\n(1 row)\n```\n",
+        "```sql\nSELECT 1 AS a;\nSELECT 1/0;\n```\n```text\n a\n---\n 1\n(1 row)\n```\n",
+        "```sql\nSELECT 1/0;\n```\n",
+        "```sequel\nSELECT 1;\n```\n",
+    ] {
+        assert!(page(wrong).is_err(), "{wrong}");
     }
     Ok(())
 }
@@ -131,6 +161,101 @@ fn every_field_of_a_spec_is_in_the_reference() -> Result<()> {
     ensure!(fields.len() > 15, "{fields:?}");
     for field in fields {
         assert!(has_entry(&reference, &field), "the field {field} has no entry in docs/reference.md");
+    }
+    Ok(())
+}
+
+/// Strong locks on tables of the hierarchies that the session holds, besides those on what it made.
+const LOCKS: &str = "SELECT c.relname || ' ' || l.mode FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+    WHERE l.pid = pg_backend_pid() AND l.mode <> 'AccessShareLock' AND l.relation::text = ANY (string_to_array(current_setting('our.tables'), ' '))
+    GROUP BY c.relname, l.mode ORDER BY 1";
+
+#[test]
+fn calls_take_the_locks_that_the_reference_names() -> Result<()> {
+    let cluster = Cluster::with(Options { nodes: 2, ..Options::default() })?;
+    cluster.add_nodes()?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute(
+        r#"CREATE TABLE o (at date, region text);
+           SELECT shard_create_parent('o', '{
+               "method": "range", "key": "at", "interval": "1 year", "start": "2025-01-01", "end": "2026-01-01", "default": {"partitions": false},
+               "partitions": {"method": "list", "key": "region", "nodes": ["n1", "n2"],
+                              "values": {"us": ["US"], "eu": ["EU"]}, "default": {"nodes": ["local"]}}}');
+           CREATE TABLE p (id int);
+           CREATE TABLE l (id int PRIMARY KEY);
+           SELECT shard_create_parent('l', 'range', 'id', step => '10', premake => 1);
+           SELECT set_config('our.tables', string_agg(oid::text, ' '), false) FROM pg_class WHERE relname ~ '^[olp](_|$)' AND relkind <> 'i'"#,
+    )?;
+    let exclusive = |table: &str| format!("{table} AccessExclusiveLock");
+    let changes = |table: &str| format!("{table} ShareUpdateExclusiveLock");
+    let cases: &[(&str, Vec<String>)] = &[
+        ("shard_create_parent('p', 'hash', 'id', modulus => 2, nodes => '{n1}')", vec![]),
+        (
+            r#"shard_add_partition('o', '{"from": "2026-01-01", "to": "2027-01-01"}')"#,
+            vec![exclusive("o_default"), changes("o")],
+        ),
+        (
+            r#"shard_add_partition('o_2025', '{"in": ["JP"]}')"#,
+            vec![exclusive("o_2025_default"), changes("o"), changes("o_2025")],
+        ),
+        (
+            r#"shard_add_partition('l', '{"from": 100, "to": 200}', 'n1')"#,
+            vec![exclusive("l"), exclusive("l_0"), exclusive("l_10")],
+        ),
+        (
+            "shard_detach_partition('o_2025_us')",
+            vec![exclusive("o_2025"), exclusive("o_2025_default"), exclusive("o_2025_us"), changes("o")],
+        ),
+        ("shard_release_parent('o')", vec![changes("o")]),
+        ("shard_sync_grants('o')", vec![]),
+        ("shard_check()", vec![]),
+        ("shard_tree('o')", vec![]),
+        ("shard_partition_sizes('o')", vec![]),
+        (r#"shard_locate('o', '{"at": "2025-05-05", "region": "US"}')"#, vec![]),
+        (r#"shard_plan_parent('p', '{"method": "hash", "key": "id", "modulus": 2}')"#, vec![]),
+    ];
+    for (call, expected) in cases {
+        client.batch_execute(&format!("BEGIN; SELECT * FROM {call}"))?;
+        let mut held = column(&mut client, LOCKS)?;
+        held.retain(|lock| !held_stronger(lock, expected));
+        client.batch_execute("ROLLBACK")?;
+        let mut expected = expected.clone();
+        expected.sort();
+        assert_eq!(held, expected, "{call}");
+    }
+    Ok(())
+}
+
+/// A weaker lock on a table that is also locked exclusively.
+fn held_stronger(lock: &str, expected: &[String]) -> bool {
+    let (table, mode) = lock.split_once(' ').unwrap_or((lock, ""));
+    mode != "AccessExclusiveLock" && expected.contains(&format!("{table} AccessExclusiveLock"))
+}
+
+/// As the usual renderers make the anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() -> Result<()> {
+    for path in pages()? {
+        let text = std::fs::read_to_string(&path)?;
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, place) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            ensure!(target.exists(), "{}: {link}", path.display());
+            if !place.is_empty() {
+                let there = std::fs::read_to_string(&target)?;
+                let found = there.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == place);
+                ensure!(found, "{}: {link}", path.display());
+            }
+        }
     }
     Ok(())
 }

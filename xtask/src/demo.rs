@@ -1,11 +1,13 @@
-//! `cargo xtask demo`: one partitioned database over five servers, from nothing, with every command shown.
-use std::time::Instant;
+//! `cargo xtask demo`: real flights in one partitioned table over five servers, with every command shown.
+mod screen;
+mod story;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use pg_test::{Cluster, Install, Options};
 
 use crate::cluster::{on_interrupt, print_connections};
 use crate::{extension, setup};
+use screen::Screen;
 
 const NODES: usize = 4;
 
@@ -15,36 +17,25 @@ pub fn demo(args: &[String]) -> Result<()> {
         [option] if option == "--keep" => true,
         _ => bail!("usage: cargo xtask demo [--keep]"),
     };
-    let mut steps = Steps::default();
-    steps.step("Install what is missing", setup::run)?;
-    let install = Install::chosen()?;
-    steps.step("Build the extension", || extension::install(&install))?;
-    let cluster = steps.step(&format!("Start a coordinator and {NODES} plain Postgres servers"), || {
-        Cluster::with(Options { nodes: NODES, ..Options::default() })
+    let mut screen = Screen::new();
+    screen.step("Install what is missing", |_| setup::run())?;
+    screen.step("Build the extension", |_| extension::install(&Install::chosen()?))?;
+    let cluster = screen.step(&format!("Start a coordinator and {NODES} plain Postgres servers"), |screen| {
+        let cluster = Cluster::with(Options { nodes: NODES, ..Options::default() })?;
+        for server in cluster.servers() {
+            screen.say(&format!("{:<12} 127.0.0.1:{}", server.name, server.port()));
+        }
+        Ok(cluster)
     })?;
-    steps.step("Register the servers as nodes", || cluster.add_nodes())?;
+    story::tell(&mut screen, &cluster)?;
+    screen.end();
     if keep {
         // Before anything is said: a Ctrl-C from here on ends it in order.
         let interrupted = on_interrupt()?;
+        let picture = story::picture(&cluster)?;
+        println!("\nAll of it is yours until you press Ctrl-C. The tree as a picture: {}\n", picture.display());
         print_connections(&cluster);
         let _ = interrupted.recv();
     }
     Ok(())
-}
-
-/// Numbers the steps and says how long each took.
-#[derive(Default)]
-struct Steps {
-    count: u32,
-}
-
-impl Steps {
-    fn step<T>(&mut self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.count += 1;
-        println!("\n{}. {title}", self.count);
-        let start = Instant::now();
-        let result = work().with_context(|| title.to_owned())?;
-        println!("   done in {:.1} s", start.elapsed().as_secs_f64());
-        Ok(result)
-    }
 }

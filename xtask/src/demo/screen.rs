@@ -1,0 +1,79 @@
+//! How the demo looks: numbered steps with the time each took, and commands as one would type them.
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+pub struct Screen {
+    steps: u32,
+    start: Instant,
+    colours: bool,
+}
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const COMMAND: &str = "36";
+
+impl Screen {
+    pub fn new() -> Screen {
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Screen { steps: 0, start: Instant::now(), colours }
+    }
+
+    pub fn step<T>(&mut self, title: &str, work: impl FnOnce(&Screen) -> Result<T>) -> Result<T> {
+        self.steps += 1;
+        println!("\n{}", self.paint(BOLD, &format!("{}. {title}", self.steps)));
+        let start = Instant::now();
+        let result = work(self).with_context(|| title.to_owned())?;
+        println!("   {}", self.paint(DIM, &format!("done in {}", seconds(start.elapsed()))));
+        Ok(result)
+    }
+
+    /// A line of our own.
+    pub fn say(&self, text: &str) {
+        self.lines(text, |line| line.to_owned());
+    }
+
+    /// What one would type.
+    pub fn command(&self, text: &str) {
+        self.lines(text, |line| self.paint(COMMAND, line));
+    }
+
+    /// What is good to know beside.
+    pub fn note(&self, text: &str) {
+        self.lines(text, |line| self.paint(DIM, line));
+    }
+
+    fn lines(&self, text: &str, paint: impl Fn(&str) -> String) {
+        for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
+            println!("{}", format!("   {}", paint(line)).trim_end());
+        }
+        // A long step follows: what was said must be seen before.
+        let _ = std::io::stdout().flush();
+    }
+
+    fn paint(&self, style: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub fn end(&self) {
+        println!("\n{}", self.paint(BOLD, &format!("{} steps in {}.", self.steps, seconds(self.start.elapsed()))));
+    }
+}
+
+pub fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// 336776 as 336,776.
+pub fn number(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0 { format!("-{text}") } else { text }
+}
