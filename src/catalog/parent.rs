@@ -126,6 +126,14 @@ pub fn add_mirror(parent: Oid, node: &str, rights: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The node has no table of the parent any more.
+pub fn forget_mirror(parent: Oid, node: &str) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run("DELETE FROM shardkeeper.mirrors WHERE parent = $1 AND node = $2", &[parent.into(), node.into()])
+    })?;
+    Ok(())
+}
+
 /// What mapped roles were given on the mirror.
 pub fn mirror_rights(parent: Oid, node: &str) -> Result<Value> {
     let found = role::as_extension_owner(|| {

@@ -7,7 +7,7 @@ use super::build::{Blueprint, Joining, lives_on, remote_nodes};
 use super::create::{discard, fitted};
 use super::managed::{Managed, bare_tree};
 use super::members::Member;
-use super::rebuild::{create_key, identity_by_index, owner_changes, publish_leaves};
+use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
 use super::{defaults, grants, validate};
@@ -124,10 +124,9 @@ impl Addition<'_> {
         let made: Vec<QualifiedName> = tables.iter().map(|table| self.named(&table.name)).collect();
         let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
         commands.extend(owner_changes(table, &made, &caller));
-        commands.extend(identity_by_index(table, &local));
-        if blueprint.mixed {
-            commands.extend(publish_leaves(table, &local));
-        }
+        commands.extend(leaf_rights(table, &made));
+        commands.extend(index_marks(table, &local));
+        commands.extend(publish(table, None, &local, blueprint.mixed));
         script.local(commands);
         Ok(script)
     }
@@ -171,7 +170,7 @@ impl Addition<'_> {
         commands.extend(blueprint.mirror_partition(node, &self.above.name, self.partition, check, Joining::Attached));
         let leaves: Vec<QualifiedName> =
             new.iter().filter(|table| table.sub.is_none()).map(|leaf| self.named(&leaf.name)).collect();
-        commands.extend(identity_by_index(&table, &leaves));
+        commands.extend(index_marks(&table, &leaves));
         let mut made: Vec<QualifiedName> = missing.iter().map(|(member, _)| member.name.clone()).collect();
         made.extend(new.iter().map(|table| self.named(&table.name)));
         commands.extend(self.grants(node, &survey, &made)?);

@@ -38,6 +38,9 @@ fn definition(column: &Column, place: Place) -> String {
         _ => {}
     }
     if column.not_null {
+        if let Some(constraint) = &column.not_null_constraint {
+            text += &format!(" CONSTRAINT {}", ident(&constraint.name));
+        }
         text += " NOT NULL";
     }
     if let (Place::Root, Some(sequence), "a" | "d") = (place, &column.sequence, column.identity.as_str()) {

@@ -74,6 +74,9 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     let nodes = remote_nodes(plan.tree.leaves());
     if !nodes.is_empty() {
         validate::fit_for_nodes(&table)?;
+        if intent == Intent::Run {
+            validate::warn_of_unchecked_policies(&table);
+        }
     }
     // An unknown node is told before any node is asked.
     for node in &nodes {
@@ -180,7 +183,7 @@ fn compose(oid: Oid, table: &Description, keys: &Keys, tree: &Tree, nodes: &[Str
     }
     let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
     let mut commands =
-        rebuild::before_partitions(table, &blueprint.partition_by(tree), blueprint.mixed, &sequences(table)?);
+        rebuild::before_partitions(table, &blueprint.partition_by(tree), blueprint.mixed, &sequences(table)?, &caller);
     commands.extend(blueprint.local_tree(name, tree));
     commands.extend(rebuild::after_partitions(table, &tables, &local_leaves, &caller, blueprint.mixed));
     script.local(commands);
@@ -206,7 +209,7 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
         .filter(|leaf| leaf.node.as_deref() == Some(node))
         .map(|leaf| name.sibling(leaf.name.clone()))
         .collect();
-    commands.extend(rebuild::identity_by_index(&table, &leaves));
+    commands.extend(rebuild::index_marks(&table, &leaves));
     commands.extend(grants::commands(&grants::wanted(parent, node)?, &survey.role, survey.owns_schema, &made)?);
     Ok(commands)
 }
@@ -234,7 +237,7 @@ pub fn keep() -> String {
 
 fn sequences(table: &Description) -> Result<Vec<SequenceState>> {
     let mut states = Vec::new();
-    for sequence in table.columns.iter().filter_map(|c| c.sequence.as_ref()).filter(|s| s.identity) {
+    for sequence in table.columns.iter().filter_map(|c| c.sequence.as_ref()) {
         #[derive(serde::Deserialize)]
         struct State {
             last_value: i64,

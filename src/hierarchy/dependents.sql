@@ -19,9 +19,9 @@ WITH owned AS (
     UNION ALL SELECT 'pg_type'::regclass, t.typarray FROM pg_class c JOIN pg_type t ON t.oid = c.reltype WHERE c.oid = $1
 ), found AS (
     SELECT pg_describe_object(
-               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 THEN 'pg_class'::regclass ELSE d.classid END,
-               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 THEN r.ev_class ELSE d.objid END,
-               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 THEN 0 ELSE d.objsubid END) AS what
+               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 AND r.rulename = '_RETURN' THEN 'pg_class'::regclass ELSE d.classid END,
+               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 AND r.rulename = '_RETURN' THEN r.ev_class ELSE d.objid END,
+               CASE WHEN r.oid IS NOT NULL AND r.ev_class <> $1 AND r.rulename = '_RETURN' THEN 0 ELSE d.objsubid END) AS what
     FROM pg_depend d JOIN targets t ON d.refclassid = t.classid AND d.refobjid = t.oid
     LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
     WHERE NOT EXISTS (SELECT FROM owned o WHERE o.classid = d.classid AND o.oid = d.objid)

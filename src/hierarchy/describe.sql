@@ -31,6 +31,10 @@ SELECT json_build_object(
         SELECT coalesce(json_agg(DISTINCT CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END), '[]')
         FROM pg_default_acl d, aclexplode(d.defaclacl) x
         WHERE d.defaclobjtype = 'r' AND d.defaclnamespace IN (0, c.relnamespace)),
+    'default_sequence_grantees', (
+        SELECT coalesce(json_agg(DISTINCT CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END), '[]')
+        FROM pg_default_acl d, aclexplode(d.defaclacl) x
+        WHERE d.defaclobjtype = 'S' AND d.defaclnamespace IN (0, c.relnamespace)),
     'columns', (
         SELECT json_agg(json_build_object(
             'name', a.attname,
@@ -43,6 +47,10 @@ SELECT json_build_object(
                       FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END,
             'deterministic', coalesce((SELECT collisdeterministic FROM pg_collation WHERE oid = a.attcollation), true),
             'not_null', a.attnotnull,
+            -- A constraint of its own from 18 on.
+            'not_null_constraint', (
+                SELECT json_build_object('name', k.conname, 'comment', obj_description(k.oid, 'pg_constraint'))
+                FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]),
             'generated', a.attgenerated,
             'identity', a.attidentity,
             'default', CASE WHEN a.attgenerated = '' OR a.attgenerated IN ('s', 'v') THEN pg_get_expr(ad.adbin, ad.adrelid) END,
@@ -53,11 +61,22 @@ SELECT json_build_object(
                 SELECT json_build_object(
                     'name', json_build_object('schema', sn.nspname, 'name', s.relname),
                     'start', q.seqstart, 'increment', q.seqincrement, 'min', q.seqmin, 'max', q.seqmax, 'cache', q.seqcache,
-                    'cycle', q.seqcycle, 'identity', d.deptype = 'i')
+                    'cycle', q.seqcycle, 'comment', obj_description(s.oid, 'pg_class'),
+                    'grants', CASE WHEN s.relacl IS NOT NULL THEN (
+                        SELECT coalesce(json_agg(g), '[]') FROM (
+                            SELECT json_build_object('role', CASE WHEN grantee = 0 THEN NULL ELSE pg_get_userbyid(grantee) END,
+                                'privileges', json_agg(privilege_type ORDER BY privilege_type), 'grantable', is_grantable) AS g
+                            FROM aclexplode(s.relacl) GROUP BY grantee, is_grantable ORDER BY grantee, is_grantable) AS x) END)
                 FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
                 JOIN pg_namespace sn ON sn.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid
                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-                  AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i') LIMIT 1),
+                  AND d.refobjsubid = a.attnum AND d.deptype = 'i'),
+            'owned', (
+                SELECT coalesce(json_agg(json_build_object('schema', sn.nspname, 'name', s.relname) ORDER BY s.oid), '[]')
+                FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+                JOIN pg_namespace sn ON sn.oid = s.relnamespace
+                WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+                  AND d.refobjsubid = a.attnum AND d.deptype = 'a'),
             'storage', CASE WHEN a.attstorage <> ty.typstorage THEN
                 CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END END,
             'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
@@ -83,7 +102,10 @@ SELECT json_build_object(
     'keys', (
         SELECT coalesce(json_agg(json_build_object(
             'name', i.relname,
-            'constraint', pg_get_constraintdef(k.oid),
+            -- Postgres leaves out storage parameters; they stand before the words on deferring.
+            'constraint', left(pg_get_constraintdef(k.oid), length(pg_get_constraintdef(k.oid)) - length(late.words))
+                || coalesce(' WITH (' || (SELECT string_agg(format('%I = %L', o.option_name, o.option_value), ', ')
+                                          FROM pg_options_to_table(i.reloptions) AS o) || ')', '') || late.words,
             'primary', x.indisprimary,
             'unique', x.indisunique,
             'definition', substr(pg_get_indexdef(i.oid), 1 + length(
@@ -105,6 +127,8 @@ SELECT json_build_object(
             ) ORDER BY x.indisprimary DESC, i.oid), '[]')
         FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
         LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u')
+        CROSS JOIN LATERAL (SELECT CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END
+            || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END AS words) AS late
         WHERE x.indrelid = c.oid
           AND NOT EXISTS (SELECT FROM pg_constraint e WHERE e.conindid = i.oid AND e.conrelid = c.oid AND e.contype = 'x')),
     'statistics', (
@@ -129,7 +153,7 @@ SELECT json_build_object(
         FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal),
     'publications', (
         SELECT coalesce(json_agg(json_build_object(
-            'name', p.pubname, 'where', pg_get_expr(r.prqual, c.oid),
+            'name', p.pubname, 'via_root', p.pubviaroot, 'where', pg_get_expr(r.prqual, c.oid),
             'columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM unnest(r.prattrs::smallint[]) AS k
                         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k)) ORDER BY p.pubname), '[]')
         FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid)

@@ -32,6 +32,8 @@ pub struct Description {
     pub grants: Option<Vec<Grant>>,
     /// Roles that default privileges give something on each new table.
     pub default_grantees: Vec<Option<String>>,
+    /// The same for sequences.
+    pub default_sequence_grantees: Vec<Option<String>>,
     pub columns: Vec<Column>,
     pub checks: Vec<Check>,
     pub exclusions: Vec<String>,
@@ -65,18 +67,28 @@ pub struct Column {
     pub collation: Option<String>,
     pub deterministic: bool,
     pub not_null: bool,
+    pub not_null_constraint: Option<NotNull>,
     pub generated: String,
     pub identity: String,
     pub default: Option<String>,
     /// The default uses a sequence or a function that only the coordinator is sure to have.
     pub default_is_local: bool,
+    /// The sequence of an identity column.
     pub sequence: Option<Sequence>,
+    /// Sequences that would be dropped with the column.
+    pub owned: Vec<QualifiedName>,
     pub storage: Option<String>,
     pub compression: Option<String>,
     pub statistics: Option<i32>,
     pub options: Vec<String>,
     pub comment: Option<String>,
     pub grants: Vec<Grant>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct NotNull {
+    pub name: String,
+    pub comment: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -88,8 +100,9 @@ pub struct Sequence {
     pub max: i64,
     pub cache: i64,
     pub cycle: bool,
-    /// Belongs to an identity column; else it is only owned by the column.
-    pub identity: bool,
+    pub comment: Option<String>,
+    /// `None` when nothing was ever granted or revoked.
+    pub grants: Option<Vec<Grant>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -140,6 +153,18 @@ pub struct Policy {
     pub comment: Option<String>,
 }
 
+impl Policy {
+    /// It refuses some of the rows that are inserted or updated. What only selects rows also decides what an update may
+    /// make of them.
+    pub fn checks_rows(&self) -> bool {
+        let condition = match self.command.as_str() {
+            "SELECT" | "DELETE" => None,
+            _ => self.check.as_ref().or(self.using.as_ref()),
+        };
+        condition.is_some_and(|condition| condition != "true")
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 pub struct Trigger {
     pub name: String,
@@ -154,6 +179,9 @@ pub struct Trigger {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Publication {
     pub name: String,
+    /// It publishes the rows of partitions as rows of their root.
+    #[serde(default)]
+    pub via_root: bool,
     #[serde(rename = "where")]
     pub filter: Option<String>,
     pub columns: Option<Vec<String>>,

@@ -37,9 +37,14 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
     }
     let tables = managed.tables_below(partition);
     let mut script = Script::default();
+    let mut emptied = Vec::new();
     for node in members::nodes(tables.iter().copied()) {
-        let (commands, inverse) = on_node(member, above, fate);
+        let leaving = Leaving::from_node(&managed, member, &node)?;
+        let (commands, inverse) = leaving.commands(fate);
         script.on_node(&node, commands, inverse);
+        if leaving.root_is_empty {
+            emptied.push(node);
+        }
     }
     let bounds = managed.bounds(above.oid())?;
     let others: Vec<(Oid, Bound)> = bounds.into_iter().filter(|(_, bound)| *bound != Bound::Default).collect();
@@ -54,6 +59,9 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
     }
     script.local(vec![format!("ALTER TABLE {} DETACH PARTITION {}", above.name, member.name)]);
     script.run()?;
+    for node in &emptied {
+        parent::forget_mirror(managed.root, node)?;
+    }
     parent::forget_partitions(&tables.iter().map(|table| table.oid()).collect::<Vec<_>>())?;
     if fate == Fate::Trash {
         discard_local(member, &tables)?;
@@ -61,17 +69,51 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
     crate::worker::ensure_running()
 }
 
-fn on_node(member: &Member, above: &Member, fate: Fate) -> (Vec<String>, String) {
-    let (name, parent) = (&member.name, &above.name);
-    let values = member.values.as_deref().unwrap_or("DEFAULT");
-    let mut commands = vec![format!("ALTER TABLE {parent} DETACH PARTITION {name}")];
-    let mut inverse = String::new();
-    if fate == Fate::Trash {
-        commands.push(discard(name));
-        inverse += &format!("SELECT shardkeeper.restore({}, {});\n", literal(&name.schema), literal(&name.name));
+/// What leaves a mirror with a partition: the tables above it that would have no leaf there any more go with it, so that
+/// nothing is in the way of the same names later.
+struct Leaving<'a> {
+    /// The partition, then the emptied tables above it from the inside out, each with the table it is a partition of.
+    chain: Vec<(&'a Member, Option<&'a Member>)>,
+    root_is_empty: bool,
+}
+
+impl<'a> Leaving<'a> {
+    fn from_node(managed: &'a Managed, partition: &'a Member, node: &str) -> Result<Self> {
+        let gone: Vec<Oid> = managed.tables_below(partition.oid()).iter().map(|table| table.oid()).collect();
+        let stays = |table: Oid| {
+            let mut below = managed.tables_below(table).into_iter();
+            below.any(|leaf| leaf.server.as_deref() == Some(node) && !gone.contains(&leaf.oid()))
+        };
+        let mut path = managed.path_to(partition.oid())?;
+        let mut chain = Vec::new();
+        while let Some(member) = path.pop() {
+            if !chain.is_empty() && stays(member.oid()) {
+                break;
+            }
+            chain.push((member, path.last().copied()));
+        }
+        let root_is_empty = chain.last().is_some_and(|(_, above)| above.is_none());
+        Ok(Self { chain, root_is_empty })
     }
-    inverse += &format!("ALTER TABLE {parent} ATTACH PARTITION {name} {values}");
-    (commands, inverse)
+
+    fn commands(&self, fate: Fate) -> (Vec<String>, String) {
+        let mut commands = Vec::new();
+        let mut inverse = Vec::new();
+        for (at, (member, above)) in self.chain.iter().enumerate() {
+            let name = &member.name;
+            if let Some(above) = above {
+                let values = member.values.as_deref().unwrap_or("DEFAULT");
+                commands.push(format!("ALTER TABLE {} DETACH PARTITION {name}", above.name));
+                inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {name} {values}", above.name));
+            }
+            if at > 0 || fate == Fate::Trash {
+                commands.push(discard(name));
+                inverse.push(format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name)));
+            }
+        }
+        inverse.reverse();
+        (commands, inverse.join(";\n"))
+    }
 }
 
 fn no_dependents(managed: &Managed, member: &Member) -> Result<()> {

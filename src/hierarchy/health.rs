@@ -20,6 +20,7 @@ struct Problem {
 enum Kind {
     StaleRights,
     Unmanaged,
+    UncheckedPolicy,
 }
 
 const PROBLEMS: &str = "
@@ -33,6 +34,13 @@ const PROBLEMS: &str = "
         FROM shardkeeper.parents p CROSS JOIN LATERAL pg_partition_tree(p.parent) t
         WHERE ($1 IS NULL OR p.parent = $1) AND t.level > 0
           AND NOT EXISTS (SELECT FROM shardkeeper.partitions k WHERE k.partition = t.relid)
+        UNION ALL
+        SELECT 'unchecked_policy', p.parent::text || ' policy ' || quote_ident(r.polname), NULL
+        FROM shardkeeper.parents p JOIN pg_class c ON c.oid = p.parent AND c.relrowsecurity
+        JOIN pg_policy r ON r.polrelid = p.parent
+        WHERE ($1 IS NULL OR p.parent = $1) AND r.polcmd IN ('*', 'a', 'w')
+          AND coalesce(pg_get_expr(r.polwithcheck, p.parent), pg_get_expr(r.polqual, p.parent), 'true') <> 'true'
+          AND EXISTS (SELECT FROM pg_partition_tree(p.parent) t JOIN pg_foreign_table f ON f.ftrelid = t.relid)
     ) AS problems ORDER BY kind, object, node";
 
 /// What is not as it should be in all hierarchies, or in one; a single `ok` row when nothing is wrong.
@@ -48,6 +56,13 @@ fn row(problem: &Problem) -> Row {
             Severity::Warning,
             "rights of mapped roles on the node are not those of their roles here",
             Some(&format!("Run SELECT shard_sync_grants({});", literal(object))),
+        ),
+        Kind::UncheckedPolicy => Finding::new(
+            Severity::Warning,
+            "the policy does not check rows written to partitions on other servers",
+            Some(
+                "Postgres applies WITH CHECK to its own tables only. Add a check constraint, or keep all partitions on local.",
+            ),
         ),
         Kind::Unmanaged => Finding::new(
             Severity::Warning,

@@ -1,7 +1,7 @@
 //! The parent itself: an empty ordinary table made anew as a partitioned one, with everything its user put on it.
 
 use super::columns::{self, Place};
-use super::description::{Description, Grant, Key, Policy};
+use super::description::{Description, Grant, Key, Policy, Publication, Sequence};
 use crate::name::{QualifiedName, ident, idents, literal};
 
 /// What comes before the partitions: the old table goes, the new one takes its name, keys and settings.
@@ -13,6 +13,7 @@ pub fn before_partitions(
     partition_by: &str,
     mixed: bool,
     sequences: &[SequenceState],
+    caller: &str,
 ) -> Vec<String> {
     let name = &table.name;
     let mut commands = Vec::new();
@@ -21,10 +22,11 @@ pub fn before_partitions(
     }
     commands.push(format!("DROP TABLE {name}"));
     commands.push(create_table(table, name, Place::Root, partition_by));
+    // Early: a sequence belongs to the owner of its table.
+    commands.extend(owner_changes(table, std::slice::from_ref(name), caller));
     for column in &table.columns {
-        if let Some(sequence) = column.sequence.as_ref().filter(|sequence| !sequence.identity) {
-            commands.push(format!("ALTER SEQUENCE {} OWNED BY {name}.{}", sequence.name, ident(&column.name)));
-        }
+        let owner = format!("{name}.{}", ident(&column.name));
+        commands.extend(column.owned.iter().map(|sequence| format!("ALTER SEQUENCE {sequence} OWNED BY {owner}")));
     }
     commands.extend(sequences.iter().map(SequenceState::command));
     alter(&mut commands, name, columns::settings(table));
@@ -59,24 +61,23 @@ pub fn after_partitions(
         if let Some(target) = statistics.target {
             commands.push(format!("ALTER STATISTICS {} SET STATISTICS {target}", statistics.name));
         }
+        if table.owner != caller {
+            commands.push(format!("ALTER STATISTICS {} OWNER TO {}", statistics.name, ident(&table.owner)));
+        }
     }
-    commands.extend(identity_by_index(table, local_leaves));
-    if mixed {
-        commands.extend(publish_leaves(table, local_leaves));
-    } else {
-        commands.extend(publish_leaves(table, std::slice::from_ref(name)));
-    }
-    commands.extend(comments(table, mixed));
+    commands.extend(index_marks(table, local_leaves));
+    commands.extend(publish(table, Some(name), local_leaves, mixed));
     commands.extend(table.policies.iter().map(|policy| create_policy(policy, name)));
+    commands.extend(comments(table, mixed));
     if table.row_security {
         commands.push(format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
     }
     if table.force_row_security {
         commands.push(format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"));
     }
-    commands.extend(grants(table));
     commands.extend(owner_changes(table, tables, caller));
-    commands.extend(owner_changes(table, std::slice::from_ref(name), caller));
+    commands.extend(grants(table));
+    commands.extend(leaf_rights(table, tables));
     commands
 }
 
@@ -138,30 +139,47 @@ pub fn create_key(key: &Key, table: &QualifiedName, named: bool) -> Vec<String> 
     commands
 }
 
-/// Leaves get the index that the table had as its replica identity: the one of the same definition, whatever its name.
-pub fn identity_by_index(table: &Description, leaves: &[QualifiedName]) -> Option<String> {
-    let key = table.keys.iter().find(|key| key.replica_identity)?;
-    if table.replica_identity != 'i' || leaves.is_empty() {
-        return None;
-    }
+/// What is said of single indexes, which partitions do not inherit: replica identity, the order of CLUSTER, statistics
+/// targets of expressions. Each leaf's index is the one of the same definition, whatever its name.
+pub fn index_marks(table: &Description, leaves: &[QualifiedName]) -> Vec<String> {
     let names = leaves.iter().map(|leaf| literal(&leaf.to_string())).collect::<Vec<_>>().join(", ");
-    let body = format!(
-        "DECLARE leaf record;
+    let mut commands = Vec::new();
+    for key in &table.keys {
+        let mut marks = Vec::new();
+        if key.replica_identity && table.replica_identity == 'i' {
+            marks.push("ALTER TABLE %1$s REPLICA IDENTITY USING INDEX %3$I".to_string());
+        }
+        if key.clustered {
+            marks.push("ALTER TABLE %1$s CLUSTER ON %3$I".to_string());
+        }
+        for (column, target) in &key.statistics {
+            marks.push(format!("ALTER INDEX %2$I.%3$I ALTER COLUMN {column} SET STATISTICS {target}"));
+        }
+        if marks.is_empty() || leaves.is_empty() {
+            continue;
+        }
+        let body = format!(
+            "DECLARE leaf record;
 BEGIN
     FOR leaf IN
-        SELECT x.indrelid::pg_catalog.regclass AS name, c.relname AS index
+        SELECT x.indrelid::pg_catalog.regclass AS name, n.nspname, c.relname AS index
         FROM pg_catalog.unnest(ARRAY[{names}]) AS wanted
-        JOIN pg_catalog.pg_index x ON x.indrelid = wanted::pg_catalog.regclass AND x.indisunique
+        JOIN pg_catalog.pg_index x ON x.indrelid = wanted::pg_catalog.regclass AND x.indisunique = {unique}
         JOIN pg_catalog.pg_class c ON c.oid = x.indexrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE pg_catalog.right(pg_catalog.pg_get_indexdef(x.indexrelid), {length}) = {ending}
     LOOP
-        EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', leaf.name, leaf.index);
+        EXECUTE pg_catalog.format({marks}, leaf.name, leaf.nspname, leaf.index);
     END LOOP;
 END",
-        length = key.definition.chars().count() + " USING ".len(),
-        ending = literal(&format!(" USING {}", key.definition)),
-    );
-    Some(format!("DO {}", literal(&body)))
+            unique = key.unique,
+            length = key.definition.chars().count() + " USING ".len(),
+            ending = literal(&format!(" USING {}", key.definition)),
+            marks = literal(&marks.join("; ")),
+        );
+        commands.push(format!("DO {}", literal(&body)));
+    }
+    commands
 }
 
 fn create_policy(policy: &Policy, table: &QualifiedName) -> String {
@@ -203,8 +221,39 @@ fn grants(table: &Description) -> Vec<String> {
     for column in &table.columns {
         let of = format!(" ({})", ident(&column.name));
         commands.extend(column.grants.iter().map(|grant| grant_command(grant, &of, name)));
+        commands.extend(column.sequence.iter().flat_map(|sequence| sequence_grants(table, sequence)));
     }
     commands
+}
+
+fn sequence_grants(table: &Description, sequence: &Sequence) -> Vec<String> {
+    let name = &sequence.name;
+    let mut commands = Vec::new();
+    if sequence.grants.is_some() || !table.default_sequence_grantees.is_empty() {
+        let mut before: Vec<String> = table.default_sequence_grantees.iter().map(role).collect();
+        before.push(ident(&table.owner));
+        before.sort();
+        before.dedup();
+        commands.push(format!("REVOKE ALL ON SEQUENCE {name} FROM {}", before.join(", ")));
+        match &sequence.grants {
+            Some(grants) => commands.extend(grants.iter().map(|grant| {
+                let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
+                format!("GRANT {} ON SEQUENCE {name} TO {}{option}", grant.privileges.join(", "), role(&grant.role))
+            })),
+            None => commands.push(format!("GRANT ALL ON SEQUENCE {name} TO {}", ident(&table.owner))),
+        }
+    }
+    commands
+}
+
+/// Partitions are reached through their parent: what default privileges gave to them goes.
+pub fn leaf_rights(table: &Description, made: &[QualifiedName]) -> Vec<String> {
+    let others: Vec<String> =
+        table.default_grantees.iter().filter(|who| who.as_ref() != Some(&table.owner)).map(role).collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    made.iter().map(|made| format!("REVOKE ALL ON TABLE {made} FROM {}", others.join(", "))).collect()
 }
 
 fn grant_command(grant: &Grant, columns: &str, table: &QualifiedName) -> String {
@@ -221,6 +270,12 @@ fn comments(table: &Description, mixed: bool) -> Vec<String> {
     commands.extend(on(&format!("TABLE {name}"), &table.comment));
     for column in &table.columns {
         commands.extend(on(&format!("COLUMN {name}.{}", ident(&column.name)), &column.comment));
+        if let Some(constraint) = &column.not_null_constraint {
+            commands.extend(on(&format!("CONSTRAINT {} ON {name}", ident(&constraint.name)), &constraint.comment));
+        }
+        if let Some(sequence) = &column.sequence {
+            commands.extend(on(&format!("SEQUENCE {}", sequence.name), &sequence.comment));
+        }
     }
     for check in &table.checks {
         commands.extend(on(&format!("CONSTRAINT {} ON {name}", ident(&check.name)), &check.comment));
@@ -251,17 +306,25 @@ pub fn key_comments(key: &Key, table: &QualifiedName) -> Vec<String> {
     commands
 }
 
-/// Membership of the table's publications. Rows of foreign leaves are never published from here, so with some of them
-/// only the local leaves become members: a parent would promise more than it keeps.
-pub fn publish_leaves(table: &Description, members: &[QualifiedName]) -> Vec<String> {
+/// Membership of the table's publications. Rows of foreign leaves are never published from here, so with some of them only
+/// the local leaves become members: a parent would promise more than it keeps. So they do where the publication filters
+/// rows or columns without publishing through the root, which Postgres refuses for a partitioned table. `root` is `None`
+/// when it is a member already.
+pub fn publish(
+    table: &Description,
+    root: Option<&QualifiedName>,
+    leaves: &[QualifiedName],
+    mixed: bool,
+) -> Vec<String> {
     let mut commands = Vec::new();
     for publication in &table.publications {
-        let columns = publication.columns.as_ref().map(|names| format!(" ({})", idents(names))).unwrap_or_default();
-        let filter = publication.filter.as_ref().map(|text| format!(" WHERE ({text})")).unwrap_or_default();
-        let name = ident(&publication.name);
-        commands.extend(
-            members.iter().map(|member| format!("ALTER PUBLICATION {name} ADD TABLE {member}{columns}{filter}")),
-        );
+        let Publication { name, via_root, filter, columns } = publication;
+        let by_leaf = mixed || !via_root && (filter.is_some() || columns.is_some());
+        let columns = columns.as_ref().map(|names| format!(" ({})", idents(names))).unwrap_or_default();
+        let filter = filter.as_ref().map(|text| format!(" WHERE ({text})")).unwrap_or_default();
+        let members = if by_leaf { leaves } else { root.map(std::slice::from_ref).unwrap_or_default() };
+        let add = |member| format!("ALTER PUBLICATION {} ADD TABLE {member}{columns}{filter}", ident(name));
+        commands.extend(members.iter().map(add));
     }
     commands
 }
@@ -276,7 +339,7 @@ pub fn owner_changes(table: &Description, made: &[QualifiedName], caller: &str) 
 }
 
 fn owned_sequences(table: &Description) -> impl Iterator<Item = &QualifiedName> {
-    table.columns.iter().filter_map(|c| c.sequence.as_ref()).filter(|s| !s.identity).map(|s| &s.name)
+    table.columns.iter().flat_map(|c| &c.owned)
 }
 
 /// How far an identity sequence had counted.

@@ -148,3 +148,23 @@ pub fn fit_for_nodes(table: &Description) -> Result<()> {
     }
     Ok(())
 }
+
+/// Postgres evaluates what a policy says of written rows only for tables of its own. The policies are kept, as they still
+/// decide which rows are seen and changed; that they do not check what goes to other servers must be known.
+pub fn warn_of_unchecked_policies(table: &Description) {
+    if !table.row_security {
+        return;
+    }
+    for policy in table.policies.iter().filter(|policy| policy.checks_rows()) {
+        pgrx::ereport!(
+            pgrx::PgLogLevel::WARNING,
+            Code::ERRCODE_WARNING,
+            format!(
+                "policy {} of {} does not check rows written to partitions on other servers",
+                ident(&policy.name),
+                table.name
+            ),
+            "Postgres applies WITH CHECK to its own tables only. Add a check constraint, or keep all partitions on local."
+        );
+    }
+}

@@ -218,7 +218,7 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
                     missing.len(),
                     names.len()
                 ))
-                .hint("Give the address of the same database, or move the partitions with shard_drain_node first.")
+                .hint("Give the address of the same database, or drop or detach the partitions first.")
                 .into()
         }
     }
@@ -226,7 +226,7 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
 
 fn check_empty(node: &str) -> Result<()> {
     let count = leaves(node)?.len();
-    let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
+    let drain = "Drop or detach its partitions, or drop the parents, and drop the node again; shard_drain_node, which moves them away, comes with the data movement calls.";
     if count > 0 {
         return Report::new(
             Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,

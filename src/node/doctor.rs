@@ -199,7 +199,8 @@ async fn check_journal(session: &mut Session, coordinator: &Coordinator) -> Resu
 
 const TRASH: &str =
     "SELECT count(*), pg_catalog.pg_size_pretty(coalesce(sum(size), 0)), count(*) FILTER (WHERE late) FROM (
-    SELECT (SELECT sum(pg_catalog.pg_total_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t) AS size,
+    SELECT coalesce((SELECT sum(pg_catalog.pg_total_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t),
+                    pg_catalog.pg_total_relation_size(c.oid)) AS size,
            trash.dropped_at + trash.keep < pg_catalog.clock_timestamp() - interval '5 minutes' AS late
     FROM shardkeeper.trash JOIN pg_catalog.pg_class c ON c.oid = relation WHERE relation = root) AS tables";
 

@@ -57,7 +57,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
 pub fn defaults() -> Options {
     let settings = [
         // A thousand rows per round trip: 12 times faster inserts than one by one; more gains little.
-        ("batch_size", "1000".to_string()),
+        ("batch_size", "100".to_string()),
         // The default of 100 makes a scan of a million rows ten thousand round trips.
         ("fetch_size", "10000".to_string()),
         // Leaves on several nodes are scanned at the same time.

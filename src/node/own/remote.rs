@@ -28,7 +28,7 @@ pub(super) fn refused(target: &Target, address: &Address, error: tokio_postgres:
     let report = match code {
         Code::ERRCODE_INVALID_PASSWORD => Report::new(code, format!("node \"{}\" rejects the password", target.node))
             .hint(format!(
-                "Give the right one with SELECT shard_alter_node({}, password => …).",
+                "Give the right one as the argument password; for a node that exists already, with SELECT shard_alter_node({}, password => …).",
                 literal(&target.node)
             )),
         _ => Report::new(code, format!("node \"{}\" refuses the connection: {}", target.node, db.message())),
@@ -79,7 +79,10 @@ pub(super) fn password_missing(target: &Target) -> Report {
         format!("node \"{}\" asks for a password, and none is known", target.node),
     )
     .detail(format!("The role is \"{}\".", target.user))
-    .hint(format!("Give it with SELECT shard_alter_node({}, password => …).", literal(&target.node)))
+    .hint(format!(
+        "Give it as the argument password; for a node that exists already, with SELECT shard_alter_node({}, password => …).",
+        literal(&target.node)
+    ))
 }
 
 pub(super) fn password_required(target: &Target) -> Report {
