@@ -110,7 +110,10 @@ pub fn forget_partitions(partitions: &[Oid]) -> Result<()> {
 
 pub fn mirrors(parent: Oid) -> Result<Vec<String>> {
     role::as_extension_owner(|| {
-        sql::column("SELECT node::text FROM shardkeeper.mirrors WHERE parent = $1 ORDER BY node", &[parent.into()])
+        sql::documents(
+            "SELECT to_json(node)::text FROM shardkeeper.mirrors WHERE parent = $1 ORDER BY node",
+            &[parent.into()],
+        )
     })
 }
 

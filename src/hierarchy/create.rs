@@ -147,7 +147,7 @@ fn empty(table: &Description) -> Result<()> {
         }
         return Ok(());
     }
-    let populated = sql::one::<bool>(&format!("SELECT true FROM ONLY {} LIMIT 1", table.name), &[])?;
+    let populated = sql::document::<bool>(&format!("SELECT 'true' FROM ONLY {} LIMIT 1", table.name), &[])?;
     if populated.is_none() {
         return Ok(());
     }

@@ -34,4 +34,4 @@ WITH owned AS (
     SELECT 'extension ' || quote_ident(e.extname) || ', which owns it' FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
     WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.deptype = 'e'
 )
-SELECT what FROM found WHERE what IS NOT NULL ORDER BY what
+SELECT to_json(what)::text FROM found WHERE what IS NOT NULL ORDER BY what

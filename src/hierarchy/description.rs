@@ -204,5 +204,5 @@ pub fn dependents(table: Oid) -> Result<Vec<String>> {
 
 /// The same, without these partitions of the table.
 pub fn outside_dependents(table: Oid, partitions: &[Oid]) -> Result<Vec<String>> {
-    sql::column(include_str!("dependents.sql"), &[table.into(), partitions.to_vec().into()])
+    sql::documents(include_str!("dependents.sql"), &[table.into(), partitions.to_vec().into()])
 }

@@ -4,6 +4,7 @@ pub mod bounds;
 pub mod fdw;
 pub mod foreign;
 pub mod interrupt;
+pub mod latest;
 pub mod lock;
 pub mod managed;
 pub mod parse;

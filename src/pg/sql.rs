@@ -1,7 +1,7 @@
 //! Queries on the coordinator, in the caller's transaction.
 
 use crate::error::Result;
-use crate::pg::process;
+use crate::pg::{latest, process};
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Spi, SpiClient, SpiTupleTable};
 use pgrx::{FromDatum, IntoDatum};
@@ -43,9 +43,11 @@ pub fn column<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) ->
     })
 }
 
-/// A query that returns one text column of JSON documents, as typed rows.
+/// A SELECT that returns one text column of JSON documents, as typed rows, as things are now whatever snapshot the
+/// transaction has.
 pub fn documents<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
-    column::<String>(sql, args)?.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+    let texts = if process::may_write() && latest::is_needed() { latest::texts(sql, args) } else { column(sql, args)? };
+    texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
 }
 
 /// The first JSON document of such a query.
