@@ -1,5 +1,6 @@
 //! Calls on a hierarchy that is there: one more partition, one less, looking, and the end of it.
 use anyhow::Result;
+use pg_test::sql::refused;
 
 use crate::Scene;
 
@@ -195,11 +196,12 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
 
 /// Each is refused, but not yet with the words that it should get.
 #[test]
-#[ignore = "NULL is taken for a missing bound, and a negative modulus is told in words of the code"]
+#[ignore = "NULL is taken for a missing bound, a negative modulus is told in words of the code, a value may come twice"]
 fn bounds_of_one_more_partition_are_read_like_those_of_a_spec() -> Result<()> {
     let mut scene = Scene::new(1)?;
     scene.client.batch_execute(
         "CREATE TABLE r (id int); SELECT shard_create_parent('r', 'range', 'id', bounds => '[0, 10]');
+         CREATE TABLE l (id int); SELECT shard_create_parent('l', 'list', 'id', lists => '{\"a\": [1]}');
          CREATE TABLE h (id int); SELECT shard_create_parent('h', 'hash', 'id', modulus => 2)",
     )?;
     scene.refuses(&[
@@ -209,6 +211,7 @@ fn bounds_of_one_more_partition_are_read_like_those_of_a_spec() -> Result<()> {
             "$.from: NULL cannot be a range bound",
             "default partition",
         ),
+        ("SELECT shard_add_partition('l', '{\"in\": [2, 2]}')", "22023", "$.in[1]: the value 2 is listed twice", ""),
         (
             "SELECT shard_add_partition('h', '{\"modulus\": -4, \"remainder\": 3}')",
             "22023",
@@ -216,4 +219,24 @@ fn bounds_of_one_more_partition_are_read_like_those_of_a_spec() -> Result<()> {
             "",
         ),
     ])
+}
+
+/// No answer looks like success: a missing document is an error.
+#[test]
+#[ignore = "the functions are strict: NULL comes back, as it does after success"]
+fn a_missing_document_is_refused() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute(
+        "CREATE TABLE t (id int); CREATE TABLE l (id int); SELECT shard_create_parent('l', 'list', 'id', lists => '{\"a\": [1]}')",
+    )?;
+    for call in [
+        "SELECT shard_create_parent('t', NULL)",
+        "SELECT shard_plan_parent('t', NULL)",
+        "SELECT shard_add_partition('l', NULL)",
+        "SELECT shard_locate('l', NULL)",
+        "SELECT shard_drop_parent(NULL)",
+    ] {
+        assert_eq!(refused(&mut scene.client, call)?.code().code(), "22004", "{call}");
+    }
+    Ok(())
 }
