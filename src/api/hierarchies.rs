@@ -1,6 +1,6 @@
 //! SQL functions that build hierarchies, change them and take them apart.
 
-use crate::error::Result;
+use crate::error::{Error, Report, Result};
 use crate::hierarchy::detach::{self, Fate};
 use crate::hierarchy::{self, create, grants, key, remove};
 use crate::pg::regclass::Regclass;
@@ -10,14 +10,25 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use shardkeeper_core::spec::{self, Level, ShortForm};
 
+/// An argument that must be there: a call without it would otherwise do nothing and look like a success.
+///
+/// Errors: 22004 the argument is NULL.
+pub(super) fn given<T>(name: &str, argument: Option<T>) -> Result<T> {
+    match argument {
+        Some(argument) => Ok(argument),
+        None => Report::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} is NULL")).into(),
+    }
+}
+
 /// Makes `parent` the root of the hierarchy in `spec`. Returns an operation id when data has to move, else NULL.
 ///
 /// Errors: 42501 not the owner; 42809 not a table that can be partitioned; 22023 a mistake in the spec, with its JSON
 /// path; 2BP01 other objects depend on the table; 42P16 a unique key lacks a partition key; 55000 the table has rows.
 #[pg_extern(volatile, parallel_unsafe, name = "shard_create_parent")]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_create_parent(parent: Regclass, spec: JsonB) -> Result<Option<i64>, ErrorReport> {
-    create::create(parent.0, &spec::parse(&spec.0).map_err(crate::error::Error::from)?)?;
+fn shard_create_parent(parent: Option<Regclass>, spec: Option<JsonB>) -> Result<Option<i64>, ErrorReport> {
+    let (parent, spec) = (given("parent", parent)?, given("spec", spec)?);
+    create::create(parent.0, &spec::parse(&spec.0).map_err(Error::from)?)?;
     Ok(None)
 }
 
@@ -26,15 +37,15 @@ fn shard_create_parent(parent: Regclass, spec: JsonB) -> Result<Option<i64>, Err
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
 fn shard_create_parent_short(
-    parent: Regclass,
-    method: &str,
-    key: &str,
+    parent: Option<Regclass>,
+    method: Option<&str>,
+    key: Option<&str>,
     modulus: default!(Option<i32>, "NULL"),
     interval: default!(Option<&str>, "NULL"),
     lists: default!(Option<JsonB>, "NULL"),
-    nodes: default!(Option<Vec<String>>, "NULL"),
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     premake: default!(Option<i32>, "NULL"),
-    default_partition: default!(bool, "false"),
+    default_partition: default!(Option<bool>, "false"),
     start: default!(Option<&str>, "NULL"),
     until: default!(Option<&str>, "NULL"),
     step: default!(Option<&str>, "NULL"),
@@ -42,6 +53,9 @@ fn shard_create_parent_short(
     timezone: default!(Option<&str>, "NULL"),
     epoch: default!(Option<&str>, "NULL"),
 ) -> Result<Option<i64>, ErrorReport> {
+    let (parent, method, key) = (given("parent", parent)?, given("method", method)?, given("key", key)?);
+    let nodes =
+        nodes.map(|nodes| nodes.into_iter().map(|node| given("nodes", node)).collect::<Result<_>>()).transpose()?;
     let level = Level::short_form(ShortForm {
         method: Some(method.to_string()),
         key: Some(key::split(parent.0, key)?),
@@ -57,10 +71,10 @@ fn shard_create_parent_short(
         bounds: bounds.map(|json| json.0),
         nodes,
         name: None,
-        default_partition: default_partition.then_some(true),
+        default_partition: default_partition.filter(|wanted| *wanted),
         partitions: None,
     })
-    .map_err(crate::error::Error::from)?;
+    .map_err(Error::from)?;
     create::create(parent.0, &level)?;
     Ok(None)
 }
@@ -69,10 +83,10 @@ fn shard_create_parent_short(
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_plan_parent(
-    parent: Regclass,
-    spec: JsonB,
+    parent: Option<Regclass>,
+    spec: Option<JsonB>,
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(command, String))>, ErrorReport> {
-    Ok(TableIterator::new(plan_rows(parent, &spec.0)?))
+    Ok(TableIterator::new(plan_rows(given("parent", parent)?, &given("spec", spec)?.0)?))
 }
 
 fn plan_rows(parent: Regclass, spec: &Value) -> Result<Vec<(i32, String, String)>> {
@@ -90,10 +104,11 @@ fn plan_rows(parent: Regclass, spec: &Value) -> Result<Vec<(i32, String, String)
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_add_partition(
-    parent: Regclass,
-    bounds: JsonB,
+    parent: Option<Regclass>,
+    bounds: Option<JsonB>,
     node: default!(Option<&str>, "NULL"),
 ) -> Result<Regclass, ErrorReport> {
+    let (parent, bounds) = (given("parent", parent)?, given("bounds", bounds)?);
     Ok(Regclass(hierarchy::add_partition(parent.0, &bounds.0, node)?))
 }
 
@@ -102,8 +117,8 @@ fn shard_add_partition(
 /// Errors: 42P01 not managed; 42501 not the owner; 42809 it is the parent; 0A000 it is a hash partition.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_detach_partition(partition: Regclass) -> Result<(), ErrorReport> {
-    Ok(detach::take_out(partition.0, Fate::Keep)?)
+fn shard_detach_partition(partition: Option<Regclass>) -> Result<(), ErrorReport> {
+    Ok(detach::take_out(given("partition", partition)?.0, Fate::Keep)?)
 }
 
 /// Drops a partition on its server: it goes to the trash, and is destroyed after `shardkeeper.trash_keep`.
@@ -111,8 +126,8 @@ fn shard_detach_partition(partition: Regclass) -> Result<(), ErrorReport> {
 /// Errors: those of `shard_detach_partition`; 2BP01 other objects depend on it.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_drop_partition(partition: Regclass) -> Result<(), ErrorReport> {
-    Ok(detach::take_out(partition.0, Fate::Trash)?)
+fn shard_drop_partition(partition: Option<Regclass>) -> Result<(), ErrorReport> {
+    Ok(detach::take_out(given("partition", partition)?.0, Fate::Trash)?)
 }
 
 /// Stops managing a parent. All tables stay as they are, on all servers.
@@ -120,8 +135,8 @@ fn shard_drop_partition(partition: Regclass) -> Result<(), ErrorReport> {
 /// Errors: 42P01 not managed; 42501 not the owner; 42809 it is a partition.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_release_parent(parent: Regclass) -> Result<(), ErrorReport> {
-    Ok(remove::release(parent.0)?)
+fn shard_release_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
+    Ok(remove::release(given("parent", parent)?.0)?)
 }
 
 /// Drops a parent with all partitions on all servers: they go to the trash of their servers, and are destroyed after
@@ -130,8 +145,8 @@ fn shard_release_parent(parent: Regclass) -> Result<(), ErrorReport> {
 /// Errors: those of `shard_release_parent`; 2BP01 other objects depend on it.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_drop_parent(parent: Regclass) -> Result<(), ErrorReport> {
-    Ok(remove::drop(parent.0)?)
+fn shard_drop_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
+    Ok(remove::drop(given("parent", parent)?.0)?)
 }
 
 /// Brings the rights of mapped roles on the nodes in step with those on the parent here. GRANT and REVOKE on a parent do

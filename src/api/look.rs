@@ -1,5 +1,6 @@
 //! SQL functions that look: where a key lives, what a tree looks like, how large its leaves are.
 
+use super::hierarchies::given;
 use crate::hierarchy::{locate, picture, sizes};
 use crate::pg::regclass::Regclass;
 use pgrx::JsonB;
@@ -14,8 +15,8 @@ use pgrx::prelude::*;
 #[pg_extern(stable, parallel_safe)]
 #[allow(clippy::type_complexity)]
 fn shard_locate(
-    parent: Regclass,
-    key: JsonB,
+    parent: Option<Regclass>,
+    key: Option<JsonB>,
 ) -> Result<
     TableIterator<
         'static,
@@ -29,7 +30,7 @@ fn shard_locate(
     >,
     ErrorReport,
 > {
-    let leaf = locate::locate(parent.0, key.0)?;
+    let leaf = locate::locate(given("parent", parent)?.0, given("key", key)?.0)?;
     Ok(TableIterator::once((Regclass(leaf.partition), leaf.node, leaf.host, leaf.port, leaf.dbname)))
 }
 
@@ -38,8 +39,8 @@ fn shard_locate(
 /// Errors: 42P01 not a managed parent; 22023 an unknown format.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_tree(parent: Regclass, format: default!(&str, "'text'")) -> Result<String, ErrorReport> {
-    Ok(picture::draw(parent.0, format)?)
+fn shard_tree(parent: Option<Regclass>, format: default!(Option<&str>, "'text'")) -> Result<String, ErrorReport> {
+    Ok(picture::draw(given("parent", parent)?.0, given("format", format)?)?)
 }
 
 /// Live sizes of the leaves of one parent, or of all: `rows` is the server's estimate, `bytes` with indexes and TOAST.

@@ -65,7 +65,10 @@ pub fn add_planned(
     for node in &nodes {
         Channel::open(node)?;
     }
-    let mixed = managed.has_remote_leaves() || !nodes.is_empty();
+    let mixed = managed.has_keys_on_leaves() || !nodes.is_empty();
+    if let Some(default) = managed.default_of(relation) {
+        managed.lock_exclusive(default.oid());
+    }
     let blueprint = Blueprint { table: &managed.table, keys: &keys, mixed };
     addition.compose(&blueprint, &nodes)?.run()?;
     addition.record(&nodes, dealt)
@@ -117,7 +120,7 @@ impl Addition<'_> {
             self.on_node(&mut script, blueprint, node, check.clone())?;
         }
         let mut commands = Vec::new();
-        if blueprint.mixed && !self.managed.has_remote_leaves() {
+        if blueprint.mixed {
             commands.extend(self.keys_to_leaves());
         }
         commands.extend(blueprint.local_partition(&self.above.name, self.partition, Joining::Attached));
@@ -135,7 +138,7 @@ impl Addition<'_> {
     fn keys_to_leaves(&self) -> Vec<String> {
         let table = &self.managed.table;
         let mut commands = Vec::new();
-        for key in table.keys.iter().filter(|key| key.unique) {
+        for key in table.keys.iter().filter(|key| key.unique && self.managed.has_on_root(key)) {
             commands.push(match key.constraint {
                 Some(_) => format!("ALTER TABLE {} DROP CONSTRAINT {}", table.name, ident(&key.name)),
                 None => format!("DROP INDEX {}", table.name.sibling(key.name.clone())),

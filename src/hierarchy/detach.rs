@@ -9,7 +9,7 @@ use super::script::Script;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::literal;
-use crate::pg::{managed, role, sql};
+use crate::pg::{managed, relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::{Bound, Method};
@@ -34,6 +34,11 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
     }
     if fate == Fate::Trash {
         no_dependents(&managed, member)?;
+    }
+    relation::lock_exclusive(above.oid());
+    managed.lock_exclusive(partition);
+    if let Some(default) = managed.default_of(above.oid()) {
+        managed.lock_exclusive(default.oid());
     }
     let tables = managed.tables_below(partition);
     let mut script = Script::default();

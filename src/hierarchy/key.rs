@@ -6,6 +6,7 @@ use crate::name::{QualifiedName, ident};
 use crate::pg::{parse, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use serde::Deserialize;
 use shardkeeper_core::KeyKind;
 use shardkeeper_core::plan::Method;
 use shardkeeper_core::spec::{Level, Own, Ranges, Rule, Sub};
@@ -23,6 +24,9 @@ struct Part {
     sql: String,
     column: Option<String>,
     kind: KeyKind,
+    is_enum: bool,
+    /// Equal values have equal bytes, so that their hash is the same on all servers.
+    deterministic: bool,
 }
 
 impl Keys {
@@ -34,7 +38,7 @@ impl Keys {
                 let path = if level.key.len() == 1 { format!("{path}.key") } else { format!("{path}.key[{at}]") };
                 let part = resolve_one(text, table, &path)?;
                 if level.method() == Method::Hash {
-                    hash_key(&part, table, &path)?;
+                    hash_key(&part, &path)?;
                 }
                 keys.parts.insert(text.clone(), part);
             }
@@ -90,7 +94,8 @@ fn parts<'a>(level: &'a Level, path: &str) -> Vec<(&'a Own, String)> {
 }
 
 fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
-    if let Some(column) = table.column(text) {
+    let bare = without_parentheses(text);
+    if let Some(column) = table.column(text).or_else(|| table.column(bare)) {
         return column_key(column, path);
     }
     if parse::SYSTEM_COLUMNS.contains(&text) {
@@ -111,8 +116,20 @@ fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
         .into();
     }
     let sql = format!("({text})");
-    let data_type = expression_type(&sql, &table.name)?;
-    Ok(Part { kind: kind_of(&data_type, 'b'), sql, column: None })
+    let Some(found) = expression_type(&sql, &table.name)? else {
+        return Report::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, format!("{path}: the key has no type")).into();
+    };
+    let kind = kind_of(&found.data_type, if found.kind == 'd' { 'o' } else { found.kind });
+    Ok(Part { kind, sql, column: None, is_enum: found.kind == 'e', deterministic: found.deterministic })
+}
+
+/// A column may stand in parentheses, as in `PARTITION BY`.
+fn without_parentheses(text: &str) -> &str {
+    let mut bare = text.trim();
+    while let Some(inner) = bare.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
+        bare = inner.trim();
+    }
+    bare
 }
 
 fn column_key(column: &Column, path: &str) -> Result<Part> {
@@ -127,37 +144,50 @@ fn column_key(column: &Column, path: &str) -> Result<Part> {
     Ok(Part {
         sql: ident(&column.name),
         column: Some(column.name.clone()),
+        is_enum: column.type_kind == 'e',
+        deterministic: column.deterministic,
         kind: kind_of(&column.base_type, if column.type_kind == 'd' { 'b' } else { column.type_kind }),
     })
 }
 
-fn hash_key(part: &Part, table: &Description, path: &str) -> Result<()> {
-    let Some(column) = part.column.as_deref().and_then(|name| table.column(name)) else { return Ok(()) };
-    if column.type_kind == 'e' {
-        return Report::new(
-            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("{path}: enum column {} cannot be a hash key", ident(&column.name)),
-        )
-        .detail("The hash of an enum value is computed from its object identifier, which differs between servers and after a restore.")
-        .hint("Use a list level, or a key of another type.")
-        .into();
+fn hash_key(part: &Part, path: &str) -> Result<()> {
+    let refuse = |what: &str, why: &str, hint: &str| -> Result<()> {
+        Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{path}: {what} {} cannot be a hash key", part.sql))
+            .detail(why)
+            .hint(hint)
+            .into()
+    };
+    let what = if part.column.is_some() { "column" } else { "expression" };
+    if part.is_enum {
+        let why = "The hash of an enum value is computed from its object identifier, which differs between servers and after a restore.";
+        return refuse(&format!("enum {what}"), why, "Use a list level, or a key of another type.");
     }
-    if !column.deterministic {
-        return Report::new(
-            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("{path}: column {} with a nondeterministic collation cannot be a hash key", ident(&column.name)),
-        )
-        .detail("Its hash depends on the version of the collation library, which may differ between servers.")
-        .into();
+    if !part.deterministic {
+        let why = "With a nondeterministic collation, its hash depends on the version of the collation library, which may differ between servers.";
+        return refuse(what, why, "Use a key with a deterministic collation.");
     }
     Ok(())
 }
 
-fn expression_type(expression: &str, table: &QualifiedName) -> Result<String> {
-    let query = format!(
-        "SELECT pg_catalog.pg_typeof(q.e)::text FROM (SELECT 1) AS one LEFT JOIN (SELECT {expression} AS e FROM ONLY {table}) AS q ON true LIMIT 1"
-    );
-    Ok(sql::one::<String>(&query, &[])?.unwrap_or_default())
+#[derive(Deserialize)]
+struct ExpressionType {
+    data_type: String,
+    kind: char,
+    deterministic: bool,
+}
+
+fn expression_type(expression: &str, table: &QualifiedName) -> Result<Option<ExpressionType>> {
+    sql::document(
+        &format!(
+            "SELECT pg_catalog.json_build_object('data_type', t.oid::pg_catalog.regtype::text, 'kind', t.typtype,
+                'deterministic', CASE WHEN t.typcollation = 0 THEN true ELSE
+                    coalesce((SELECT collisdeterministic FROM pg_catalog.pg_collation
+                              WHERE oid = pg_catalog.pg_collation_for(q.e)::pg_catalog.regcollation), true) END)::text
+             FROM (SELECT 1) AS one LEFT JOIN (SELECT {expression} AS e FROM ONLY {table}) AS q ON true
+             JOIN pg_catalog.pg_type t ON t.oid = pg_catalog.pg_typeof(q.e) LIMIT 1"
+        ),
+        &[],
+    )
 }
 
 fn kind_of(data_type: &str, type_kind: char) -> KeyKind {

@@ -1,6 +1,6 @@
 //! A managed hierarchy as the calls that change it need it: what was asked for, what is there, and who may change it.
 
-use super::description::Description;
+use super::description::{Description, Key};
 use super::key::Keys;
 use super::members::{self, Member};
 use super::{create, validate};
@@ -19,6 +19,8 @@ pub struct Managed {
     pub level: Level,
     /// The root's description, with the keys and settings that only leaves carry.
     pub table: Description,
+    /// Unique keys that are on the root itself: all while no leaf is foreign, none since the first one came.
+    root_keys: Vec<String>,
     pub members: Vec<Member>,
 }
 
@@ -38,6 +40,7 @@ impl Managed {
     pub fn read(root: Oid) -> Result<Self> {
         let catalog = parent::require(root)?;
         let Some(mut table) = Description::load(root)? else { return parent::not_managed(root) };
+        let root_keys = table.keys.iter().filter(|key| key.unique).map(|key| key.name.clone()).collect();
         let kept = &catalog.extras;
         table.keys.clone_from(&kept.keys);
         table.options.clone_from(&kept.options);
@@ -45,7 +48,7 @@ impl Managed {
         table.publications.clone_from(&kept.publications);
         table.replica_identity = kept.replica_identity.unwrap_or(table.replica_identity);
         let level = spec::parse(&catalog.spec)?;
-        Ok(Self { root, catalog, level, table, members: members::load(root)? })
+        Ok(Self { root, catalog, level, table, root_keys, members: members::load(root)? })
     }
 
     pub fn keys(&self) -> Result<Keys> {
@@ -91,8 +94,22 @@ impl Managed {
         Ok(bounds)
     }
 
-    pub fn has_remote_leaves(&self) -> bool {
-        self.members.iter().any(|member| member.server.is_some())
+    pub fn has_on_root(&self, key: &Key) -> bool {
+        self.root_keys.contains(&key.name)
+    }
+
+    /// Local leaves carry the unique keys one by one: there are foreign leaves, or there were.
+    pub fn has_keys_on_leaves(&self) -> bool {
+        let foreign = self.members.iter().any(|member| member.server.is_some());
+        foreign || self.table.keys.iter().any(|key| key.unique && !self.has_on_root(key))
+    }
+
+    /// Locks tables here before their nodes do: who reads or writes them through the coordinator holds locks on both
+    /// sides, and two servers waiting for each other would not be noticed.
+    pub fn lock_exclusive(&self, table: Oid) {
+        for member in self.tables_below(table) {
+            relation::lock_exclusive(member.oid());
+        }
     }
 
     /// From the root down to `relation`, both included.

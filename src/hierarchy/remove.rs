@@ -27,6 +27,7 @@ pub fn drop(root: Oid) -> Result<()> {
     }
     relation::lock_exclusive(root);
     let managed = open_root(root)?;
+    managed.lock_exclusive(root);
     let tables = managed.tables_below(root);
     let mut found = Vec::new();
     for table in &tables {
