@@ -43,7 +43,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stale regclass;
 BEGIN
-    FOR stale IN SELECT * FROM shardkeeper.stale_rights() LOOP
+    -- Those of others are not ours to change on nodes; shard_check names them to their owners.
+    FOR stale IN
+        SELECT parent FROM shardkeeper.stale_rights() AS parent
+        WHERE pg_has_role((SELECT relowner FROM pg_class WHERE oid = parent), 'USAGE')
+    LOOP
         EXECUTE format('SELECT %I.shard_sync_grants($1)',
             (SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'shardkeeper'))
         USING stale;

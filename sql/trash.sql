@@ -13,6 +13,16 @@ CREATE TABLE IF NOT EXISTS shardkeeper.trash (
 COMMENT ON TABLE shardkeeper.trash IS
     'Relations in the schema shardkeeper_trash: where each came from, and how long it is kept. Tables, their indexes and sequences have a row each; root is the table that was dropped with them';
 
+-- A role sees, restores and destroys what it dropped itself, and cannot say that another did.
+ALTER TABLE shardkeeper.trash ENABLE ROW LEVEL SECURITY;
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'shardkeeper.trash'::regclass AND polname = 'own') THEN
+        CREATE POLICY own ON shardkeeper.trash USING (role = current_user) WITH CHECK (role = current_user);
+    END IF;
+END
+$$;
+
 -- Moves a table, with its partitions, indexes and sequences, out of the way. Names get the object identifier as a
 -- suffix, so that generations of one table do not collide.
 CREATE OR REPLACE FUNCTION shardkeeper.discard(root regclass, keep interval) RETURNS void

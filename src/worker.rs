@@ -7,12 +7,14 @@ mod visit;
 
 use crate::error::Result;
 use crate::pg::lock::{self, Single};
-use crate::pg::{sql, worker};
+use crate::pg::{process, sql, worker};
 use pgrx::{PgXactCallbackEvent, register_xact_callback};
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Sees to it that this database has its worker after the current transaction, also where nothing is preloaded.
@@ -28,6 +30,18 @@ pub fn ensure_running() -> Result<()> {
         let _ = worker::start(database);
     });
     register_xact_callback(PgXactCallbackEvent::Abort, || ASKED.set(false));
+    Ok(())
+}
+
+/// Starts this database's worker if it has none, whatever becomes of the current transaction. Asks at most once a second.
+pub fn ensure_now() -> Result<()> {
+    let recent = LOOKED.get().is_some_and(|looked| looked.elapsed() < Duration::from_secs(1));
+    if recent || !process::may_write() || is_running()? {
+        return Ok(());
+    }
+    LOOKED.set(Some(Instant::now()));
+    // Where there is no slot left, shard_check says so.
+    let _ = worker::start(worker::my_database());
     Ok(())
 }
 

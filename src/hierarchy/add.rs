@@ -4,7 +4,7 @@
 
 use super::bound::default_check;
 use super::build::{Blueprint, Joining, lives_on, remote_nodes};
-use super::create::{discard, fitted};
+use super::create::{create_schema, discard, fitted};
 use super::managed::{Managed, bare_tree};
 use super::members::Member;
 use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
@@ -165,7 +165,7 @@ impl Addition<'_> {
         let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
         let mut commands = Vec::new();
         if !survey.has_schema {
-            commands.push(format!("CREATE SCHEMA {}", ident(&table.name.schema)));
+            commands.extend(create_schema(&table.name.schema));
         }
         for (member, depth) in &missing {
             commands.extend(self.make_above(&blueprint, member, *depth)?);

@@ -195,7 +195,7 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
     let name = &blueprint.table.name;
     let mut commands = Vec::new();
     if !survey.has_schema {
-        commands.push(format!("CREATE SCHEMA {}", ident(&name.schema)));
+        commands.extend(create_schema(&name.schema));
     }
     let table = fitted(blueprint.table, survey);
     let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
@@ -212,6 +212,15 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
     commands.extend(rebuild::index_marks(&table, &leaves));
     commands.extend(grants::commands(&grants::wanted(parent, node)?, &survey.role, survey.owns_schema, &made)?);
     Ok(commands)
+}
+
+/// Two sessions may find the schema missing at the same time: the second waits for the first, and sees what it made.
+pub fn create_schema(schema: &str) -> [String; 2] {
+    let lock = literal(&format!("shardkeeper schema {schema}"));
+    [
+        format!("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({lock}, 0))"),
+        format!("CREATE SCHEMA IF NOT EXISTS {}", ident(schema)),
+    ]
 }
 
 /// The table without what the node cannot have: a tablespace of another server's disks is left to the node's default.

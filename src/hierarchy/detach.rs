@@ -1,6 +1,8 @@
 //! `shard_detach_partition` and `shard_drop_partition`: one partition leaves the hierarchy, on all servers at once.
 
-use super::create::{discard, keep};
+use super::bound::default_check;
+use super::build::DEFAULT_CHECK;
+use super::create::{create_schema, discard, keep};
 use super::defaults;
 use super::description::outside_dependents;
 use super::managed::Managed;
@@ -8,7 +10,7 @@ use super::members::{self, Member};
 use super::script::Script;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::name::literal;
+use crate::name::{ident, literal};
 use crate::pg::{managed, relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -42,25 +44,28 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
     }
     let tables = managed.tables_below(partition);
     let mut script = Script::default();
+    let bounds = managed.bounds(above.oid())?;
+    let others: Vec<(Oid, Bound)> = bounds.into_iter().filter(|(_, bound)| *bound != Bound::Default).collect();
+    let before: Vec<Bound> = others.iter().map(|(_, bound)| bound.clone()).collect();
+    let key = match &site {
+        Some(site) => managed.keys()?.sql(&site.level.key),
+        None => Vec::new(),
+    };
+    let is_default = member.values.as_deref() == Some("DEFAULT");
+    let check = if is_default { default_check(&key, before.iter()) } else { None };
     let mut emptied = Vec::new();
     for node in members::nodes(tables.iter().copied()) {
         let leaving = Leaving::from_node(&managed, member, &node)?;
-        let (commands, inverse) = leaving.commands(fate);
+        let (commands, inverse) = leaving.commands(fate, check.as_deref());
         script.on_node(&node, commands, inverse);
         if leaving.root_is_empty {
             emptied.push(node);
         }
     }
-    let bounds = managed.bounds(above.oid())?;
-    let others: Vec<(Oid, Bound)> = bounds.into_iter().filter(|(_, bound)| *bound != Bound::Default).collect();
-    if let Some(site) = &site {
-        let key = managed.keys()?.sql(&site.level.key);
-        let before: Vec<Bound> = others.iter().map(|(_, bound)| bound.clone()).collect();
+    if !is_default && site.is_some() {
         let after: Vec<Bound> =
             others.iter().filter(|(oid, _)| *oid != partition).map(|(_, bound)| bound.clone()).collect();
-        if managed.default_of(above.oid()).is_some_and(|default| default.oid() != partition) {
-            defaults::renew(&mut script, &managed, above.oid(), &key, &before, &after)?;
-        }
+        defaults::renew(&mut script, &managed, above.oid(), &key, &before, &after)?;
     }
     script.local(vec![format!("ALTER TABLE {} DETACH PARTITION {}", above.name, member.name)]);
     script.run()?;
@@ -101,7 +106,8 @@ impl<'a> Leaving<'a> {
         Ok(Self { chain, root_is_empty })
     }
 
-    fn commands(&self, fate: Fate) -> (Vec<String>, String) {
+    /// `check` is what a default partition carries: as a table of its own it takes any row again.
+    fn commands(&self, fate: Fate, check: Option<&str>) -> (Vec<String>, String) {
         let mut commands = Vec::new();
         let mut inverse = Vec::new();
         for (at, (member, above)) in self.chain.iter().enumerate() {
@@ -110,6 +116,11 @@ impl<'a> Leaving<'a> {
                 let values = member.values.as_deref().unwrap_or("DEFAULT");
                 commands.push(format!("ALTER TABLE {} DETACH PARTITION {name}", above.name));
                 inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {name} {values}", above.name));
+            }
+            if let (0, Fate::Keep, Some(check)) = (at, fate, check) {
+                let constraint = ident(DEFAULT_CHECK);
+                commands.push(format!("ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {constraint}"));
+                inverse.push(format!("ALTER TABLE {name} ADD CONSTRAINT {constraint} CHECK ({check})"));
             }
             if at > 0 || fate == Fate::Trash {
                 commands.push(discard(name));
@@ -161,7 +172,7 @@ pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
     // The extension's owner moves it, as the trash belongs to the extension; that the caller may was checked.
     role::as_extension_owner(|| {
         if sql::one::<bool>("SELECT pg_catalog.to_regnamespace('shardkeeper_trash') IS NULL", &[])? == Some(true) {
-            sql::run("CREATE SCHEMA shardkeeper_trash", &[])?;
+            sql::run_quietly(&create_schema("shardkeeper_trash").join(";\n"))?;
         }
         sql::run(&format!("SELECT shardkeeper.discard($1::pg_catalog.regclass, {})", keep()), &[top.oid().into()])
     })?;

@@ -4,10 +4,11 @@
 
 use super::managed::Managed;
 use crate::catalog::parent;
-use crate::error::Result;
+use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, idents};
 use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction};
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
 use serde_json::Value;
@@ -86,18 +87,33 @@ fn follow_on(parent: Oid, node: &str) -> Result<()> {
     let tables = managed.tables_on(node)?;
     #[derive(Deserialize)]
     struct There {
-        role: String,
+        owner: String,
+        is_owner: bool,
         owns_schema: bool,
     }
     let question = format!(
-        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'))::text FROM pg_namespace WHERE nspname = {}",
-        crate::name::literal(&managed.name().schema)
+        "SELECT json_build_object('owner', pg_get_userbyid(c.relowner), 'is_owner', pg_has_role(c.relowner, 'USAGE'),
+             'owns_schema', pg_has_role(n.nspowner, 'USAGE'))::text
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {}",
+        managed.name().regclass()
     );
     let channel = Channel::open(node)?;
     let Some(there) = channel.document::<There>(&question)? else { return Ok(()) };
+    // Postgres lets others give the command and only warns that nothing was done.
+    if !there.is_owner {
+        return Report::new(
+            Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!(
+                "the caller's role there does not own {}, which belongs to {}",
+                managed.name(),
+                ident(&there.owner)
+            ),
+        )
+        .into();
+    }
     let change = |from: &Value, to: &Value| -> Result<String> {
-        let mut text = revocations(from, &there.role, &tables)?;
-        text.extend(commands(to, &there.role, there.owns_schema, &tables)?);
+        let mut text = revocations(from, &there.owner, &tables)?;
+        text.extend(commands(to, &there.owner, there.owns_schema, &tables)?);
         Ok(text.join(";\n"))
     };
     channel.run(&change(&before, &rights)?, &change(&rights, &before)?)?;

@@ -5,8 +5,9 @@
 //! the schema `shardkeeper_nodes`. That schema is no member of the extension, so tables outlive `DROP EXTENSION`.
 
 use crate::error::{Report, Result};
-use crate::name::QualifiedName;
+use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql};
+use crate::worker;
 use pgrx::PgSqlErrorCode as Code;
 use serde::de::DeserializeOwned;
 
@@ -24,13 +25,20 @@ impl Channel {
     /// Errors: 42704 no such node.
     pub fn open(node: &str) -> Result<Self> {
         let table = QualifiedName::new(SCHEMA, node);
-        let exists = sql::one::<bool>(
-            "SELECT pg_catalog.to_regclass($1) IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = $2)",
-            &[table.to_string().into(), node.into()],
+        let allowed = sql::one::<bool>(
+            "SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'INSERT')
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid
+             JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver AND s.srvname = $2
+             WHERE c.relname = $2 AND c.relnamespace = pg_catalog.to_regnamespace($1)",
+            &[SCHEMA.into(), node.into()],
         )?;
-        if exists != Some(true) {
-            return unknown_node(node).into();
+        match allowed {
+            Some(true) => {}
+            Some(false) => return no_way(node)?,
+            None => return unknown_node(node).into(),
         }
+        // At once, not when this transaction commits: what an earlier one left may be in its way.
+        worker::ensure_now()?;
         Ok(Self { node: node.to_string(), table })
     }
 
@@ -48,6 +56,7 @@ impl Channel {
     /// the node. Where only the node's commit takes effect, the worker runs the inverse there.
     pub fn run(&self, command: &str, inverse: &str) -> Result<()> {
         let transaction = self.register()?;
+        let command = format!("{}{command}", lock_timeout()?);
         sql::run(
             &format!(
                 "INSERT INTO {} (command, inverse, coordinator, timeline, lsn, transaction, xid)
@@ -87,6 +96,27 @@ pub const COORDINATOR: &str = "(SELECT system_identifier FROM pg_catalog.pg_cont
 /// The timeline that the coordinator writes now.
 pub const TIMELINE: &str =
     "('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int";
+
+/// The caller's patience holds on the node too: without it, a call would wait there for as long as another session keeps
+/// its lock.
+fn lock_timeout() -> Result<String> {
+    let timeout = sql::one::<String>("SELECT pg_catalog.current_setting('lock_timeout')", &[])?.unwrap_or_default();
+    Ok(if timeout == "0" { String::new() } else { format!("SET LOCAL lock_timeout = {};\n", literal(&timeout)) })
+}
+
+fn no_way<T>(node: &str) -> Result<T> {
+    let role = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
+    Report::new(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("role {} has no access to node {}", ident(&role), ident(node)),
+    )
+    .hint(format!(
+        "Its owner can give it with SELECT shard_grant_node({}, {}, username, password);",
+        literal(node),
+        literal(&role)
+    ))
+    .into()
+}
 
 pub fn unknown_node(node: &str) -> Report {
     Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node \"{node}\" does not exist"))
