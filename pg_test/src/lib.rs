@@ -5,6 +5,7 @@ pub mod flights;
 mod home;
 pub mod install;
 pub mod matrix;
+pub mod objects;
 mod process;
 pub mod proxy;
 pub mod server;
@@ -17,6 +18,7 @@ pub mod wait;
 
 pub use cluster::{Cluster, Options, PATIENCE};
 pub use install::Install;
+pub use objects::Objects;
 pub use proxy::{Proxy, Then};
 pub use server::Server;
 pub use snapshot::Snapshot;
