@@ -36,10 +36,13 @@ pub fn ensure_running() -> Result<()> {
 /// Starts this database's worker if it has none, whatever becomes of the current transaction. Asks at most once a second.
 pub fn ensure_now() -> Result<()> {
     let recent = LOOKED.get().is_some_and(|looked| looked.elapsed() < Duration::from_secs(1));
-    if recent || !process::may_write() || is_running()? {
+    if recent || !process::may_write() {
         return Ok(());
     }
     LOOKED.set(Some(Instant::now()));
+    if is_running()? {
+        return Ok(());
+    }
     // Where there is no slot left, shard_check says so.
     let _ = worker::start(worker::my_database());
     Ok(())
