@@ -48,7 +48,7 @@ BEGIN
         INSERT INTO shardkeeper.journal (coordinator, timeline, lsn, transaction, xid, command, inverse)
         VALUES (new.coordinator, new.timeline, new.lsn::pg_lsn, new.transaction::uuid, new.xid::xid8, new.command, new.inverse);
     END IF;
-    IF new.command ~* '^\s*(select|with|values|table|show)\M' THEN
+    IF new.inverse IS NULL AND new.command ~* '^\s*(select|with|values|table|show)\M' THEN
         EXECUTE new.command INTO new.result;
     ELSE
         EXECUTE new.command;
