@@ -14,7 +14,11 @@ pub fn is_plain_name(text: &str) -> bool {
 
 /// Whether the text is exactly one expression. A text that is no SQL at all raises Postgres's syntax error.
 pub fn is_one_expression(text: &str) -> bool {
-    // Inside parentheses a comment could swallow the closing one, and a comma would make a row.
+    // A comment would swallow what is written around the expression wherever it is used.
+    if text.contains("--") || text.contains("/*") {
+        return false;
+    }
+    // Inside parentheses a comma would make a row.
     let Ok(wrapped) = CString::new(format!("SELECT ({text}\n)")) else { return false };
     let Ok(bare) = CString::new(format!("SELECT {text}\n")) else { return false };
     one_plain_target(&wrapped) && one_plain_target(&bare)

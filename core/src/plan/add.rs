@@ -158,8 +158,11 @@ fn list(site: &Site<'_>, values: Vec<Scalar>, input: &PlanInput<'_>, root: &Path
     let kind = site.level.key.first().and_then(|key| (input.kind)(key));
     let value =
         |(at, value)| parts::list_value(value, kind, &path.index(at)).map(|parsed| parsed.map(|parsed| parsed.literal));
-    let bound = Bound::List { values: values.iter().enumerate().map(value).collect::<Result<_>>()? };
-    Ok((bound, label::of_values(&values)))
+    let texts: Vec<Option<String>> = values.iter().enumerate().map(value).collect::<Result<_>>()?;
+    if let Some(at) = (1..texts.len()).find(|at| texts[..*at].contains(&texts[*at])) {
+        return Err(SpecError::new(path.index(at), "the value is listed twice"));
+    }
+    Ok((Bound::List { values: texts }, label::of_values(&values)))
 }
 
 fn hash(modulus: Option<u32>, remainder: Option<u32>, root: &Path) -> Result<(Bound, String)> {

@@ -69,36 +69,3 @@ fn a_call_that_waits_on_the_coordinator_can_be_cancelled() -> Result<()> {
     scene.client.batch_execute("ROLLBACK")?;
     nothing_is_left(&before, &scene)
 }
-
-/// The node never gets the command, or never answers: nobody there can end it.
-fn with_a_silent_node(needle: &str) -> Result<()> {
-    let mut scene = Scene::new(2)?;
-    for number in [1, 2] {
-        let port = scene.cluster.proxy(number).port();
-        scene.client.batch_execute(&format!("SELECT shard_alter_node('n{number}', port => {port})"))?;
-    }
-    scene.client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text)")?;
-    let before = scene.held()?;
-    let hit = scene.cluster.proxy(2).stall_on(needle.as_bytes());
-    let took = cancelled(scene.cluster.coordinator.client()?, CREATE, || hit.wait_until_hit(PATIENCE))?;
-    println!("{needle}: cancelled within {took:?}");
-    scene.cluster.proxy(2).resume();
-    nothing_is_left(&before, &scene)?;
-    let mut client = scene.cluster.coordinator.client()?;
-    client.batch_execute(CREATE)?;
-    client.batch_execute("INSERT INTO t VALUES (1)")?;
-    ensure!(took < Duration::from_secs(5), "the cancel took {took:?}");
-    Ok(())
-}
-
-#[test]
-#[ignore = "postgres_fdw waits 30 seconds for the answer to its cancel, and 30 more for that to its ABORT"]
-fn a_call_can_be_cancelled_while_a_node_is_asked_in_vain() -> Result<()> {
-    with_a_silent_node("server_version_num")
-}
-
-#[test]
-#[ignore = "postgres_fdw waits 30 seconds for the answer to its cancel, and 30 more for that to its ABORT"]
-fn a_call_can_be_cancelled_while_a_mirror_is_made_in_vain() -> Result<()> {
-    with_a_silent_node("PARTITION BY HASH")
-}

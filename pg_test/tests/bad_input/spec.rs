@@ -365,32 +365,3 @@ fn the_short_form_names_its_arguments() -> Result<()> {
         ),
     ])
 }
-
-/// Each is refused, but not yet with the words that it should get.
-#[test]
-#[ignore = "the short form names JSON paths for what is found late, and a NULL node is XX000"]
-fn the_short_form_names_its_arguments_always() -> Result<()> {
-    let mut scene = Scene::new(1)?;
-    scene.client.batch_execute(TABLE)?;
-    scene.refuses(&[
-        ("SELECT shard_create_parent('t', 'hash', 'id')", "22023", "\"modulus\" is missing", ""),
-        (
-            "SELECT shard_create_parent('t', 'range', 'id', bounds => '[1, 5, 5]')",
-            "22023",
-            "bounds[2]: the bounds do not increase",
-            "",
-        ),
-        (
-            "SELECT shard_create_parent('t', 'hash', 'name, nobody', modulus => 2)",
-            "42703",
-            "key[1]: table public.t has no column nobody",
-            "one expression",
-        ),
-        (
-            "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, NULL}')",
-            "22004",
-            "nodes[1]: the name of a node is NULL",
-            "",
-        ),
-    ])
-}
