@@ -202,6 +202,8 @@ fn rows_of_the_default_partition_that_belong_to_a_new_one_are_refused() -> Resul
                    "values": {{"us": {{"in": ["US"], "nodes": ["n1"]}}, "cn": {{"in": ["CN", null], "nodes": ["n2"]}}}}}}');
                INSERT INTO orders VALUES (1, 'US'), (2, 'JP'), (3, 'BR')"#
         ))?;
+        // The worker forgets what was committed a moment later.
+        pg_test::objects::settled(&cluster, pg_test::PATIENCE)?;
         let before = Objects::of_all(&cluster)?;
         let add = format!(r#"SELECT shard_add_partition('orders', '{{"in": ["JP"], "label": "jp"}}', '{new}')"#);
         assert_eq!(code(&mut client, &add)?, "23514", "{case}");
