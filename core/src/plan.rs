@@ -10,6 +10,7 @@ mod parts;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::KeyKind;
 use crate::error::Result;
@@ -45,14 +46,14 @@ pub struct Plan {
 }
 
 /// The partitions of one table.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tree {
     pub method: Method,
     pub key: Vec<String>,
     pub partitions: Vec<Partition>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
     pub name: String,
     pub label: String,
@@ -67,7 +68,7 @@ pub struct Partition {
 }
 
 /// As in `FOR VALUES`. Texts are values of the key, not yet quoted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Bound {
     Range {
         from: Vec<Limit>,
@@ -85,7 +86,7 @@ pub enum Bound {
 }
 
 /// One column of a range bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Limit {
     MinValue,
     Value(String),

@@ -8,7 +8,7 @@ mod short;
 mod unknown;
 mod write;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::error::Result;
@@ -57,7 +57,8 @@ pub enum Rule {
 }
 
 /// What Postgres is told in `PARTITION BY`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Method {
     Range,
     List,

@@ -5,11 +5,12 @@
 use super::bound::default_check;
 use super::build::{Blueprint, Joining, lives_on, remote_nodes};
 use super::create::{create_schema, discard, fitted};
-use super::managed::{Managed, bare_tree};
+use super::managed::Managed;
 use super::members::Member;
 use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
+use super::way::Way;
 use super::{defaults, grants, validate};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
@@ -151,7 +152,8 @@ impl Addition<'_> {
     }
 
     fn on_node(&self, script: &mut Script, blueprint: &Blueprint<'_>, node: &str, check: Option<String>) -> Result<()> {
-        let missing = self.missing_above(node)?;
+        let way = Way { managed: self.managed, above: self.above, labels: self.labels };
+        let missing = way.missing_on(node)?;
         let new: Vec<&Partition> = self.tables().into_iter().filter(|table| lives_on(table, node)).collect();
         let leaf_count = new.iter().filter(|table| table.sub.is_none()).count();
         let names: Vec<String> = new
@@ -167,9 +169,7 @@ impl Addition<'_> {
         if !survey.has_schema {
             commands.extend(create_schema(&table.name.schema));
         }
-        for (member, depth) in &missing {
-            commands.extend(self.make_above(&blueprint, member, *depth)?);
-        }
+        commands.extend(way.make(&blueprint, &missing)?);
         commands.extend(blueprint.mirror_partition(node, &self.above.name, self.partition, check, Joining::Attached));
         let leaves: Vec<QualifiedName> =
             new.iter().filter(|table| table.sub.is_none()).map(|leaf| self.named(&leaf.name)).collect();
@@ -185,67 +185,6 @@ impl Addition<'_> {
     fn grants(&self, node: &str, survey: &Survey, made: &[QualifiedName]) -> Result<Vec<String>> {
         let rights = grants::wanted(self.managed.root, node)?;
         grants::commands(&rights, &survey.role, survey.owns_schema, made)
-    }
-
-    /// The tables from the root down to the new partition's parent that the node has not got yet, with their depth.
-    fn missing_above(&self, node: &str) -> Result<Vec<(&Member, usize)>> {
-        let path = self.managed.path_to(self.above.oid())?;
-        if !parent::mirrors(self.managed.root)?.iter().any(|known| known == node) {
-            return Ok(path.into_iter().zip(0..).collect());
-        }
-        let here: Vec<Oid> = self
-            .managed
-            .members
-            .iter()
-            .filter(|leaf| leaf.server.as_deref() == Some(node))
-            .map(|leaf| self.managed.path_to(leaf.oid()))
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .flatten()
-            .map(Member::oid)
-            .collect();
-        // The mirror's own table stays when its last leaf goes, the tables between may be gone with it: the node knows.
-        let names =
-            path.iter().map(|member| crate::name::literal(&member.name.to_string())).collect::<Vec<_>>().join(", ");
-        let there: Vec<String> = Channel::open(node)?
-            .document(&format!(
-                "SELECT coalesce(json_agg(wanted), '[]')::text FROM unnest(ARRAY[{names}]) AS wanted WHERE to_regclass(wanted) IS NOT NULL"
-            ))?
-            .unwrap_or_default();
-        let is_there = |member: &Member| here.contains(&member.oid()) || there.contains(&member.name.to_string());
-        Ok(path.into_iter().zip(0..).filter(|(member, _)| !is_there(member)).collect())
-    }
-
-    fn make_above(&self, blueprint: &Blueprint<'_>, member: &Member, depth: usize) -> Result<Vec<String>> {
-        let Some(site) = self.managed.level.at(&self.labels[..depth.min(self.labels.len())]) else {
-            return Report::new(
-                Code::ERRCODE_INTERNAL_ERROR,
-                format!("no level of the spec describes {}", member.name),
-            )
-            .into();
-        };
-        let tree = bare_tree(&site);
-        let (Some(above), Some(bound)) = (member.parent(), member.bound()?) else {
-            return Ok(blueprint.mirror_root(&tree));
-        };
-        let above = self.managed.member(above)?;
-        let check = match (&bound, self.managed.level.at(&self.labels[..depth - 1])) {
-            (Bound::Default, Some(site)) => {
-                let siblings = self.managed.bounds(above.oid())?;
-                default_check(&blueprint.keys.sql(&site.level.key), siblings.iter().map(|(_, bound)| bound))
-            }
-            _ => None,
-        };
-        let partition = Partition {
-            name: member.name.name.clone(),
-            label: String::new(),
-            bound,
-            node: None,
-            deal: String::new(),
-            sub: Some(tree),
-            path: String::new(),
-        };
-        Ok(blueprint.mirror_partition("", &above.name, &partition, check, Joining::Attached))
     }
 
     /// Takes away the topmost table that was made on the node.

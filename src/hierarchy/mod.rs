@@ -1,13 +1,13 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
-//! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`,
+//! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`, `way`,
 //! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `add`, `detach` and `remove` are the
 //! calls that change, `locate`, `sizes`, `picture` and `health` those that look.
 
 mod add;
-mod bound;
-mod build;
-mod columns;
+pub mod bound;
+pub mod build;
+pub mod columns;
 pub mod create;
 mod defaults;
 pub mod description;
@@ -17,14 +17,15 @@ pub mod grants;
 pub mod health;
 pub mod key;
 pub mod locate;
-mod managed;
-mod members;
+pub mod managed;
+pub mod members;
 pub mod picture;
-mod rebuild;
+pub mod rebuild;
 pub mod remove;
-mod script;
+pub mod script;
 pub mod sizes;
-mod survey;
+pub mod survey;
 mod validate;
+pub mod way;
 
 pub use add::add_partition;

@@ -13,6 +13,13 @@ pub fn as_extension_owner<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     work()
 }
 
+/// Runs `work` as `role`: what a worker does to a table, it does with the rights of the table's owner, so that no code of
+/// that owner (a check, an index expression) ever runs with more.
+pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _restore = Identity::switch_to(role);
+    work()
+}
+
 fn extension_owner() -> pg_sys::Oid {
     // SAFETY: get_extension_oid only reads the catalog, inside the caller's transaction; the name is a constant
     // NUL-terminated string.

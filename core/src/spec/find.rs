@@ -34,6 +34,12 @@ impl<'a> Site<'a> {
         self.path.as_str()
     }
 
+    /// The same place with another level in it: one that is to replace what the spec says there.
+    pub fn with(&self, level: &'a Level) -> Site<'a> {
+        let nodes = Nodes::nearer(level.nodes.as_ref(), &self.path, self.nodes.as_ref());
+        Site { level, path: self.path.clone(), nodes }
+    }
+
     /// The level below the partition `label`; `None` if that one is a leaf.
     pub fn below(&self, label: &str) -> Option<Site<'a>> {
         let part = self.level.part(label, &self.path);
@@ -64,6 +70,41 @@ impl Level {
     /// all partitions share.
     pub fn at<L: AsRef<str>>(&self, labels: &[L]) -> Option<Site<'_>> {
         labels.iter().try_fold(self.site(), |site, label| site.below(label.as_ref()))
+    }
+
+    /// Puts `level` in the place where these labels lead, for that branch alone. `false`, and nothing is changed, where
+    /// the spec has no place of its own for the branch: a period, for example, shares its level with all others.
+    pub fn replace_at<L: AsRef<str>>(&mut self, labels: &[L], level: Level) -> bool {
+        let Some((label, rest)) = labels.split_first() else {
+            *self = level;
+            return true;
+        };
+        let shared = self.partitions.clone();
+        let Some(own) = self.own_mut(label.as_ref()) else { return false };
+        let mut below = match (&own.partitions, shared) {
+            (Sub::Own(level), _) => level.clone(),
+            (Sub::Inherit, Some(level)) => level,
+            (Sub::Leaf, _) | (Sub::Inherit, None) => return false,
+        };
+        let replaced = below.replace_at(rest, level);
+        if replaced {
+            own.partitions = Sub::Own(below);
+        }
+        replaced
+    }
+
+    fn own_mut(&mut self, label: &str) -> Option<&mut Own> {
+        if label == DEFAULT_LABEL && self.default.is_some() {
+            return self.default.as_mut().map(|default| &mut default.own);
+        }
+        match &mut self.rule {
+            Rule::List(parts) => parts.iter_mut().find(|p| p.label == label).map(|p| &mut p.own),
+            Rule::Bounds(rule) => match &mut rule.ranges {
+                Ranges::Labelled(parts) => parts.iter_mut().find(|p| p.label == label).map(|p| &mut p.own),
+                Ranges::Points(_) => None,
+            },
+            Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => None,
+        }
     }
 
     pub(crate) fn part(&self, label: &str, path: &Path) -> Part<'_> {

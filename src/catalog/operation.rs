@@ -1,0 +1,270 @@
+//! `shardkeeper.operations` and the servers of each operation.
+
+use crate::error::{Error, Report, Result};
+use crate::name::QualifiedName;
+use crate::pg::{role, sql};
+use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, PgSqlErrorCode as Code};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shardkeeper_core::operation::{Kind, Mode, State, Wish};
+use shardkeeper_core::plan::{Bound, LOCAL, Method, Partition, Tree};
+use std::collections::BTreeMap;
+
+/// What an operation replaces, and by what. All of it is decided when the operation is called for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The partitioned table whose partitions change, and the labels that lead to it from the root.
+    pub above: QualifiedName,
+    pub labels: Vec<String>,
+    pub method: Method,
+    pub key: Vec<String>,
+    pub sources: Vec<Source>,
+    pub targets: Vec<Partition>,
+    /// The parent's spec and counters once the operation is switched.
+    pub spec: Value,
+    pub dealt: BTreeMap<String, u64>,
+}
+
+/// A partition that goes, with all tables below it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source {
+    pub name: QualifiedName,
+    pub label: String,
+    pub bound: Bound,
+    /// Itself if it is a leaf, else the tables below it too, each after the one above it.
+    pub tables: Vec<SourceTable>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTable {
+    pub name: QualifiedName,
+    /// Where a leaf lives; `None` for a table that is partitioned itself.
+    pub node: Option<String>,
+}
+
+impl Plan {
+    pub fn target_tree(&self) -> Tree {
+        Tree { method: self.method, key: self.key.clone(), partitions: self.targets.clone() }
+    }
+
+    /// The leaves to be read, with their servers.
+    pub fn source_leaves(&self) -> impl Iterator<Item = (&QualifiedName, &str)> {
+        let tables = self.sources.iter().flat_map(|source| &source.tables);
+        tables.filter_map(|table| Some((&table.name, table.node.as_deref()?)))
+    }
+
+    pub fn source_nodes(&self) -> Vec<String> {
+        distinct(self.source_leaves().map(|(_, node)| node))
+    }
+
+    pub fn target_nodes(&self) -> Vec<String> {
+        let tree = self.target_tree();
+        distinct(tree.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL)))
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut names: Vec<String> = names.map(str::to_string).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Operation {
+    pub id: i64,
+    pub kind: Kind,
+    pub mode: Mode,
+    parent: u32,
+    pub name: String,
+    role: u32,
+    /// The schema of the targets until the switch, on every server; also the name of publications and slots.
+    pub stage: String,
+    pub plan: Plan,
+    pub state: State,
+    pub wish: Wish,
+    pub halted: bool,
+    pub failures: u32,
+    /// Seconds until the next attempt; not positive when it is due.
+    pub wait: f64,
+    /// Seconds until the replaced tables may go.
+    pub keep_left: f64,
+}
+
+impl Operation {
+    pub fn parent(&self) -> Oid {
+        Oid::from(self.parent)
+    }
+
+    /// The parent's owner.
+    pub fn role(&self) -> Oid {
+        Oid::from(self.role)
+    }
+
+    /// The schema of the replaced tables after the switch.
+    pub fn attic(&self) -> String {
+        self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+    }
+
+    pub fn staged(&self, name: &str) -> QualifiedName {
+        QualifiedName::new(self.stage.clone(), name)
+    }
+}
+
+pub struct NewOperation<'a> {
+    pub kind: Kind,
+    pub mode: Mode,
+    pub parent: Oid,
+    pub name: &'a str,
+    /// What changes, for people.
+    pub subject: String,
+    pub role: Oid,
+    pub keep: &'a str,
+    pub plan: &'a Plan,
+}
+
+/// Errors: 55006 another operation runs on the parent.
+pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
+    let plan = JsonB(serde_json::to_value(new.plan)?);
+    role::as_extension_owner(|| {
+        if let Some(running) = running(new.parent)? {
+            return Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("operation {running} runs on {}", new.name))
+                .detail("A parent has one operation at a time.")
+                .hint(format!("Wait with SELECT shard_wait({running}); or end it with SELECT shard_cancel({running});"))
+                .into();
+        }
+        let id = sql::one::<i64>(
+            "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, stage, plan, keep)
+             SELECT n, $1, $2, $3, $4, $5, $6,
+                    'shardkeeper_op_' || n || '_' || pg_catalog.left(pg_catalog.md5(shardkeeper.coordinator()), 6), $7, $8::interval
+             FROM pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('shardkeeper.operations', 'id')) AS n RETURNING id",
+            &[
+                new.kind.as_str().into(),
+                new.mode.as_str().into(),
+                new.parent.into(),
+                new.name.into(),
+                new.subject.as_str().into(),
+                new.role.into(),
+                plan.into(),
+                new.keep.into(),
+            ],
+        )?
+        .unwrap_or_default();
+        let (sources, targets) = (new.plan.source_nodes(), new.plan.target_nodes());
+        sql::run(
+            "INSERT INTO shardkeeper.operation_servers (operation, node, is_source, is_target)
+             SELECT $1, n, n = ANY ($2::text[]), n = ANY ($3::text[])
+             FROM (SELECT unnest($2::text[]) UNION SELECT unnest($3::text[])) AS named (n)",
+            &[id.into(), sources.into(), targets.into()],
+        )?;
+        log(id, State::Planned, None)?;
+        Ok(id)
+    })
+}
+
+/// The operation that has not switched the parent yet.
+pub fn running(parent: Oid) -> Result<Option<i64>> {
+    sql::one::<i64>(
+        "SELECT id FROM shardkeeper.operations
+         WHERE parent = $1 AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')",
+        &[parent.into()],
+    )
+}
+
+const OPERATION: &str = "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
+        'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'halted', halted, 'failures', failures,
+        'wait', coalesce(extract(epoch FROM retry_at - pg_catalog.clock_timestamp()), 0),
+        'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()))::text
+     FROM shardkeeper.operations";
+
+pub fn load(id: i64) -> Result<Option<Operation>> {
+    sql::document(&format!("{OPERATION} WHERE id = $1"), &[id.into()])
+}
+
+/// Errors: 42704 no such operation.
+pub fn require(id: i64) -> Result<Operation> {
+    match role::as_extension_owner(|| load(id))? {
+        Some(found) => Ok(found),
+        None => Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("operation {id} does not exist"))
+            .hint("See the view shard_operations.")
+            .into(),
+    }
+}
+
+/// Operations that need a worker: those that are to be brought forward, or cleaned up after.
+pub fn wanting() -> Result<Vec<i64>> {
+    sql::column(
+        "SELECT id FROM shardkeeper.operations
+         WHERE state NOT IN ('finished', 'cancelled', 'failed', 'reverted') AND wish <> 'pause'
+           AND (NOT halted OR wish <> 'run')
+           AND (state <> 'switched' OR wish <> 'run' OR changed_at + keep <= pg_catalog.clock_timestamp())
+           AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
+         ORDER BY id",
+        &[],
+    )
+}
+
+/// Enters a state; what went wrong before is forgotten.
+pub fn enter(id: i64, state: State, note: Option<&str>) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp(), failures = 0, retry_at = NULL,
+             halted = false, error = NULL,
+             ended_at = CASE WHEN $2 IN ('finished', 'cancelled', 'failed', 'reverted') THEN pg_catalog.clock_timestamp() END
+         WHERE id = $1",
+        &[id.into(), state.as_str().into()],
+    )?;
+    log(id, state, note)
+}
+
+fn log(id: i64, state: State, note: Option<&str>) -> Result<()> {
+    sql::run(
+        "INSERT INTO shardkeeper.operation_log (operation, state, note) VALUES ($1, $2, $3)",
+        &[id.into(), state.as_str().into(), note.into()],
+    )?;
+    Ok(())
+}
+
+pub fn set_wish(id: i64, wish: Wish) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run(
+            "UPDATE shardkeeper.operations SET wish = $2, halted = false, retry_at = NULL WHERE id = $1",
+            &[id.into(), wish.as_str().into()],
+        )
+    })?;
+    Ok(())
+}
+
+/// Notes what went wrong. With `retry` the worker tries again after so many seconds; without, a person has to act.
+pub fn note_failure(id: i64, error: Error, retry: Option<f64>) -> Result<()> {
+    let Report { code, message, detail, hint } = Report::from(error);
+    let state = pgrx::pg_sys::unpack_sql_state(code as i32);
+    let error = json!({"code": state, "message": message, "detail": detail, "hint": hint});
+    sql::run(
+        "UPDATE shardkeeper.operations SET error = $2, failures = failures + 1, halted = $3 IS NULL,
+             retry_at = pg_catalog.clock_timestamp() + $3 * '1 second'::interval
+         WHERE id = $1",
+        &[id.into(), JsonB(error).into(), retry.into()],
+    )?;
+    Ok(())
+}
+
+/// What the view `shard_progress` shows.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Progress {
+    pub rows_total: Option<i64>,
+    pub bytes_total: Option<i64>,
+    pub rows_done: i64,
+    pub changes: i64,
+    pub lag: Option<i64>,
+}
+
+pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
+    let Progress { rows_total, bytes_total, rows_done, changes, lag } = progress;
+    sql::run(
+        "UPDATE shardkeeper.operations SET rows_total = coalesce($2, rows_total), bytes_total = coalesce($3, bytes_total),
+             rows_done = $4, changes = $5, lag = coalesce($6, lag) WHERE id = $1",
+        &[id.into(), rows_total.into(), bytes_total.into(), rows_done.into(), changes.into(), lag.into()],
+    )?;
+    Ok(())
+}

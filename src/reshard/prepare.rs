@@ -1,0 +1,265 @@
+//! The first step: everything is checked, the stage is built, and changes of the sources begin to be kept.
+
+use super::place::{BRIEF, Place};
+use super::stage::Stage;
+use super::sweep;
+use super::trouble::{Step, fail};
+use crate::catalog::operation::Operation;
+use crate::catalog::parent;
+use crate::error::{Error, Report, Result};
+use crate::hierarchy::build::Blueprint;
+use crate::hierarchy::create::{create_schema, discard, fitted};
+use crate::hierarchy::grants;
+use crate::hierarchy::managed::Managed;
+use crate::hierarchy::script::Script;
+use crate::hierarchy::survey::{self, Load, Survey};
+use crate::hierarchy::way::Way;
+use crate::name::{QualifiedName, ident, literal};
+use crate::node::own;
+use crate::pg::{role, sql, transaction};
+use pgrx::PgSqlErrorCode as Code;
+use serde::Deserialize;
+use shardkeeper_core::plan::LOCAL;
+use std::time::Duration;
+
+/// A slot waits for the transactions that run when it is made.
+const SLOT_PATIENCE: Duration = Duration::from_secs(15);
+
+pub fn prepare(operation: &Operation) -> Step {
+    sweep::stage(operation)?;
+    let managed = transaction::run(|| role::acting_as(operation.role(), || Managed::read(operation.parent())))?;
+    as_planned(operation, &managed)?;
+    for node in operation.plan.source_nodes() {
+        check_source(operation, &node)?;
+    }
+    let stage = Stage::of(&managed, operation)?;
+    build_here(operation, &stage)?;
+    for node in operation.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
+        build_on(operation, &stage, node)?;
+    }
+    for node in operation.plan.source_nodes() {
+        publish(operation, &node)?;
+    }
+    Ok(())
+}
+
+/// The partitions are still those that the plan was made for.
+fn as_planned(operation: &Operation, managed: &Managed) -> Step {
+    for table in operation.plan.sources.iter().flat_map(|source| &source.tables) {
+        let found = managed.members.iter().find(|member| member.name == table.name);
+        let same = found.is_some_and(|member| {
+            member.is_leaf() == table.node.is_some() && table.node.as_deref().is_none_or(|node| node == member.node())
+        });
+        if !same {
+            return fail(
+                Report::new(
+                    Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!("partition {} is not what it was when the operation was called for", table.name),
+                )
+                .hint("Call for the operation again."),
+            );
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Facts {
+    wal_level: String,
+    slots: i64,
+    slots_used: i64,
+    may_replicate: bool,
+    may_publish: bool,
+    /// Sources whose changed rows could not be found again.
+    without_identity: Vec<String>,
+    role: String,
+}
+
+/// The server can tell what changes in its sources, without breaking the writers of them.
+fn check_source(operation: &Operation, node: &str) -> Step {
+    let names = leaves_on(operation, node).map(|name| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
+    let query = format!(
+        "SELECT json_build_object('wal_level', current_setting('wal_level'),
+             'slots', current_setting('max_replication_slots')::bigint, 'slots_used', (SELECT count(*) FROM pg_replication_slots),
+             'may_replicate', rolreplication OR rolsuper,
+             'may_publish', has_database_privilege(current_database(), 'CREATE'), 'role', rolname,
+             'without_identity', (SELECT coalesce(json_agg(c.oid::regclass::text ORDER BY c.oid), '[]') FROM unnest(ARRAY[{names}]) AS n
+                 JOIN pg_class c ON c.oid = n::regclass
+                 WHERE NOT CASE c.relreplident WHEN 'f' THEN true WHEN 'n' THEN false
+                     WHEN 'd' THEN EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary)
+                     ELSE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident) END))::text
+         FROM pg_roles WHERE rolname = current_user"
+    );
+    let found = own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.document::<Facts>(&query, &[]).await
+    })?;
+    let Some(facts) = found else { return Ok(()) };
+    let server = if node == LOCAL { "the coordinator".to_string() } else { format!("node {}", ident(node)) };
+    let lacking = |code, message: String, detail: String, hint: String| -> Step {
+        Err(Error::from(Report::new(code, message).detail(detail).hint(hint)).into())
+    };
+    let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    if let Some(table) = facts.without_identity.first() {
+        return lacking(
+            state,
+            format!("{table} on {server} has no replica identity"),
+            "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
+            format!("Give the parent a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there, or use mode => 'block_writes'."),
+        );
+    }
+    if facts.wal_level != "logical" {
+        return lacking(
+            state,
+            format!("wal_level of {server} is {}", facts.wal_level),
+            "Changes can be followed with wal_level = logical only.".into(),
+            "Set wal_level = logical there and restart it, or use mode => 'block_writes'.".into(),
+        );
+    }
+    if facts.slots_used >= facts.slots {
+        return lacking(
+            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!("{server} has no free replication slot"),
+            format!("All {} of max_replication_slots are used.", facts.slots),
+            "Drop one that nobody needs, or raise max_replication_slots there and restart it.".into(),
+        );
+    }
+    if node != LOCAL && !(facts.may_replicate && facts.may_publish) {
+        let (database, role) = ("the database", ident(&facts.role));
+        return lacking(
+            Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("role {role} may not follow changes on {server}"),
+            format!("It needs REPLICATION, and CREATE on {database}."),
+            format!("Run there ALTER ROLE {role} REPLICATION; and GRANT CREATE ON DATABASE … TO {role};"),
+        );
+    }
+    Ok(())
+}
+
+fn leaves_on<'a>(operation: &'a Operation, node: &'a str) -> impl Iterator<Item = &'a QualifiedName> {
+    operation.plan.source_leaves().filter(move |(_, place)| *place == node).map(|(name, _)| name)
+}
+
+fn build_here(operation: &Operation, stage: &Stage) -> Result<()> {
+    let commands = stage.local_commands();
+    transaction::run(|| {
+        // The owner may have no right to make schemas; what is in it is the owner's.
+        let owner = role::name(operation.role())?;
+        sql::run(&format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(&operation.stage), ident(&owner)), &[])?;
+        role::acting_as(operation.role(), || sql::run_quietly(&commands.join(";\n")))
+    })
+}
+
+fn build_on(operation: &Operation, stage: &Stage, node: &str) -> Result<()> {
+    let survey = way(operation, node)?;
+    let mut commands = stage.node_commands(node, &survey);
+    let made = stage.tables_on(node);
+    let rights = transaction::run(|| grants::wanted(operation.parent(), node))?;
+    // Rights on the tables only: the schema is nobody else's business.
+    commands.extend(grants::commands(&rights, &survey.role, false, &made)?);
+    own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.run(&commands.join(";\n")).await
+    })
+}
+
+/// The mirror on the node down to the table whose partitions change, in one transaction with the coordinator's catalog.
+fn way(operation: &Operation, node: &str) -> Result<Survey> {
+    transaction::run(|| {
+        role::acting_as(operation.role(), || {
+            let (managed, _) = Managed::open(operation.parent())?;
+            let plan = &operation.plan;
+            let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else {
+                return parent::not_managed(operation.parent());
+            };
+            let way = Way { managed: &managed, above, labels: &plan.labels };
+            let missing = way.missing_on(node)?;
+            let names: Vec<String> = missing.iter().map(|(member, _)| member.name.name.clone()).collect();
+            let load = Load { leaves: 0, foreign: 0, partitioned: names.len() };
+            let survey = survey::check_node(node, &managed.table, &names, load)?;
+            let Some((first, _)) = missing.first() else { return Ok(survey) };
+            let table = fitted(&managed.table, &survey);
+            let keys = managed.keys()?;
+            let blueprint = Blueprint { table: &table, keys: &keys, mixed: true };
+            let mut commands = Vec::new();
+            if !survey.has_schema {
+                commands.extend(create_schema(&table.name.schema));
+            }
+            commands.extend(way.make(&blueprint, &missing)?);
+            let made: Vec<QualifiedName> = missing.iter().map(|(member, _)| member.name.clone()).collect();
+            let rights = grants::wanted(managed.root, node)?;
+            commands.extend(grants::commands(&rights, &survey.role, survey.owns_schema, &made)?);
+            let away = discard(&first.name);
+            let inverse = match first.parent() {
+                Some(parent) => {
+                    let parent = &managed.member(parent)?.name;
+                    format!("ALTER TABLE {parent} DETACH PARTITION {};\n{away}", first.name)
+                }
+                None => away,
+            };
+            let mut script = Script::default();
+            script.on_node(node, commands, inverse);
+            script.run()?;
+            parent::add_mirror(managed.root, node, &rights)?;
+            Ok(survey)
+        })
+    })
+}
+
+/// From here on, all changes of the sources on this server are kept until the operation is over.
+fn publish(operation: &Operation, node: &str) -> Result<()> {
+    let name = &operation.stage;
+    let tables = leaves_on(operation, node).map(|leaf| leaf.to_string()).collect::<Vec<_>>().join(", ");
+    let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}", ident(name));
+    let slot = format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')", literal(name));
+    let made = if node == LOCAL {
+        // As the server's own superuser: the owner need not have REPLICATION.
+        transaction::run(|| sql::run_quietly(&publication))?;
+        transaction::run(|| {
+            let _deadline = transaction::deadline(SLOT_PATIENCE);
+            sql::run(&slot, &[]).map(|_| ())
+        })
+    } else {
+        own::wait(async {
+            let mut place = Place::open(node, operation.role(), BRIEF).await?;
+            place.run(&publication).await?;
+            place.run(&slot).await
+        })
+    };
+    made.map_err(|error| explain(operation, node, error))
+}
+
+/// A slot that was waited for in vain waited for an old transaction.
+fn explain(operation: &Operation, node: &str, error: Error) -> Error {
+    let report = Report::from(error);
+    if report.code != Code::ERRCODE_QUERY_CANCELED {
+        return report.into();
+    }
+    let query = "SELECT json_build_object('pid', pid, 'since', to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'user', usename)::text
+                 FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY age(backend_xid) DESC LIMIT 1";
+    #[derive(Deserialize)]
+    struct Blocker {
+        pid: i32,
+        since: Option<String>,
+        user: Option<String>,
+    }
+    let found = own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.document::<Blocker>(query, &[]).await
+    });
+    let waited = Report::new(
+        Code::ERRCODE_OBJECT_IN_USE,
+        format!("an open transaction on node {} is in the way of a consistent start", ident(node)),
+    );
+    match found {
+        Ok(Some(Blocker { pid, since, user })) => waited
+            .detail(format!(
+                "The oldest one is of process {pid}, role {}, since {}.",
+                user.unwrap_or_default(),
+                since.unwrap_or_default()
+            ))
+            .hint("It goes on by itself when that transaction ends."),
+        _ => waited.hint("It goes on by itself when that transaction ends."),
+    }
+    .into()
+}

@@ -1,0 +1,77 @@
+//! Taking away what an operation made on the servers. Safe to repeat, and safe when nothing is there.
+
+use super::place::{BRIEF, Place};
+use crate::catalog::operation::Operation;
+use crate::error::{Error, Result};
+use crate::name::{ident, literal};
+use crate::node::own;
+use crate::pg::{sql, transaction};
+use shardkeeper_core::plan::LOCAL;
+
+/// The stage, publications and slots, on all servers of the operation. The first error is returned after all were tried.
+pub fn stage(operation: &Operation) -> Result<()> {
+    let mut failed = None;
+    for node in servers(operation) {
+        if let Err(error) = stream(operation, &node).and_then(|()| schema(operation, &node, &operation.stage)) {
+            failed = failed.or(Some(error));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The replaced tables, on all servers.
+pub fn attic(operation: &Operation) -> Result<()> {
+    let mut failed: Option<Error> = None;
+    for node in servers(operation) {
+        if let Err(error) = schema(operation, &node, &operation.attic()) {
+            failed = failed.or(Some(error));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn servers(operation: &Operation) -> Vec<String> {
+    let mut nodes = operation.plan.source_nodes();
+    nodes.extend(operation.plan.target_nodes());
+    nodes.push(LOCAL.to_string());
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+/// Slot and publication. A process that still reads the slot is one of ours that lost its worker.
+fn stream(operation: &Operation, node: &str) -> Result<()> {
+    let name = literal(&operation.stage);
+    let commands = format!(
+        "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name} AND active_pid <> pg_catalog.pg_backend_pid();
+         SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name};
+         DROP PUBLICATION IF EXISTS {}",
+        ident(&operation.stage)
+    );
+    if node == LOCAL {
+        return transaction::run(|| sql::run_quietly(&commands));
+    }
+    own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        // Each by itself: a slot is gone for good even if what follows fails.
+        for command in commands.split(";\n") {
+            place.run(command).await?;
+        }
+        Ok(())
+    })
+}
+
+fn schema(operation: &Operation, node: &str, schema: &str) -> Result<()> {
+    let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", ident(schema));
+    if node == LOCAL {
+        return transaction::run(|| {
+            sql::run_quietly(&drop)?;
+            sql::run("DELETE FROM shardkeeper.progress WHERE operation = $1", &[operation.id.into()])?;
+            Ok(())
+        });
+    }
+    own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.run(&drop).await
+    })
+}
