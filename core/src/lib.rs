@@ -1,11 +1,14 @@
 //! The decisions of shardkeeper, without I/O: what a spec means, which partitions it makes, where they live.
 
+pub mod copy;
 mod decimal;
 mod error;
 mod interval;
+mod lsn;
 pub mod name;
 pub mod operation;
 mod path;
+pub mod pgoutput;
 pub mod plan;
 mod scalar;
 pub mod series;
@@ -17,6 +20,7 @@ mod zone;
 pub use decimal::Decimal;
 pub use error::SpecError;
 pub use interval::Interval;
+pub use lsn::{Lsn, NotLsn};
 pub use scalar::Scalar;
 pub use spec::{Level, parse};
 pub use value::KeyKind;
