@@ -12,6 +12,7 @@ pub mod pgoutput;
 pub mod plan;
 mod scalar;
 pub mod series;
+pub mod snapshot;
 pub mod spec;
 pub mod tree;
 mod value;

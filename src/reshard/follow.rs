@@ -1,0 +1,340 @@
+//! Catching up: what changed in the sources since they were copied is applied to the targets, transaction by transaction
+//! in the order of their commits, each exactly once on each target.
+
+use super::stage::Stage;
+use super::stream;
+use super::target::{Column, Table, Target};
+use super::trouble::{Step, halt};
+use crate::catalog::operation::Operation;
+use crate::error::{Error, Report, Result};
+use crate::hierarchy::bound::default_check;
+use crate::hierarchy::managed::Managed;
+use crate::name::{QualifiedName, ident};
+use crate::node::own::{self, Session, Target as Way};
+use crate::pg::{role, route, sql};
+use crate::reshard::place::LONG;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::Lsn;
+use shardkeeper_core::pgoutput::{Identity, Message, Old, Relation, Tuple, Value};
+use shardkeeper_core::plan::LOCAL;
+use std::collections::{BTreeMap, HashMap};
+
+/// Sessions and what is known of the tables, for as long as nothing goes wrong.
+pub struct Flow {
+    pub table: Table,
+    pub targets: Vec<Target>,
+    /// The sessions that slots are read by; `None` is the coordinator.
+    pub sources: BTreeMap<String, Option<Session>>,
+    /// The leaves of the staged tree on the coordinator, with the place of their server in `targets`.
+    leaves: HashMap<Oid, usize>,
+    /// What each source holds, as a condition on rows of the targets: for TRUNCATE.
+    conditions: HashMap<QualifiedName, Option<String>>,
+    /// Changes applied so far, for people.
+    pub changes: i64,
+}
+
+impl Flow {
+    /// Within a transaction.
+    pub fn open(operation: &Operation) -> Result<Self> {
+        let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
+        let stage = Stage::of(&managed, operation)?;
+        let wanted = stage.columns();
+        let columns = managed.table.columns.iter().filter(|column| wanted.contains(&column.name));
+        let columns = columns.map(|c| Column { name: c.name.clone(), data_type: c.data_type.clone() }).collect();
+        let root = stage.root().clone();
+        let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])? else {
+            return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("the stage {root} is gone"))
+                .hint(format!("Cancel the operation with SELECT shard_cancel({}); and start again.", operation.id))
+                .into();
+        };
+        let table = Table { name: root, columns, oid, role: operation.role() };
+        let mut targets = Vec::new();
+        for node in operation.plan.target_nodes() {
+            let mut target = Target::open(operation, &node, &table)?;
+            target.read_progress()?;
+            targets.push(target);
+        }
+        let mut sources = BTreeMap::new();
+        for node in operation.plan.source_nodes() {
+            let session = match node.as_str() {
+                LOCAL => None,
+                _ => Some(own::wait(Session::open(&Way::of(&node, operation.role())?, LONG))?),
+            };
+            sources.insert(node, session);
+        }
+        let leaves = leaves(&table.name, &targets)?;
+        let keys = managed.keys()?.sql(&operation.plan.key);
+        let above = &operation.plan.above;
+        let condition = |source: &crate::catalog::operation::Source| match &source.bound {
+            // The function takes any modulus, and the real table of the same key.
+            shardkeeper_core::plan::Bound::Hash { modulus, remainder } => Some(format!(
+                "pg_catalog.satisfies_hash_partition({}, {modulus}, {remainder}, {})",
+                above.regclass(),
+                keys.join(", ")
+            )),
+            bound => default_check(&keys, std::iter::once(bound)).map(|others| format!("({others}) IS FALSE")),
+        };
+        let mut conditions = HashMap::new();
+        for source in &operation.plan.sources {
+            for leaf in source.tables.iter().filter(|table| table.node.is_some()) {
+                // Of a source with partitions, a leaf holds only a part: there is no short condition for it.
+                let whole = source.tables.len() == 1;
+                conditions.insert(leaf.name.clone(), if whole { condition(source) } else { None });
+            }
+        }
+        Ok(Self { table, targets, sources, leaves, conditions, changes: 0 })
+    }
+
+    /// The server that stores a row with these values.
+    fn target_of(&self, values: &[Value]) -> Result<usize> {
+        if self.targets.len() == 1 {
+            return Ok(0);
+        }
+        let row = TextRow { columns: &self.table.columns, values };
+        let leaf = route::leaf(self.table.oid, &row)?;
+        match self.leaves.get(&leaf) {
+            Some(at) => Ok(*at),
+            None => Report::new(Code::ERRCODE_INTERNAL_ERROR, "a row belongs to no target").into(),
+        }
+    }
+
+    /// Applies what the slot of `node` has, up to the first end of a transaction after `limit` changes. Within a
+    /// transaction, which has to be committed before the slot may move on. Returns how far all targets are.
+    ///
+    /// `visible` limits it to transactions that a snapshot sees, and the log position by which they all had committed.
+    pub fn round(&mut self, operation: &Operation, node: &str, limit: i32) -> Step<Lsn> {
+        let mut session = self.sources.get_mut(node).and_then(Option::take);
+        let outcome = self.read(operation, node, session.as_mut(), limit);
+        self.sources.insert(node.to_string(), session);
+        let reached = outcome?;
+        for at in 0..self.targets.len() {
+            self.targets[at].flush()?;
+            if reached > self.targets[at].applied(node) {
+                self.targets[at].note_applied(node, reached)?;
+            }
+            self.targets[at].commit()?;
+        }
+        Ok(self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default())
+    }
+
+    fn read(&mut self, operation: &Operation, node: &str, session: Option<&mut Session>, limit: i32) -> Step<Lsn> {
+        let mut relations: HashMap<u32, Layout> = HashMap::new();
+        let mut current = Current::default();
+        let mut reached = Lsn::default();
+        stream::read(operation, session, limit, |message| {
+            match message {
+                Message::Begin { final_lsn, xid, .. } => current = Current { xid, lsn: final_lsn },
+                Message::Commit { end_lsn, .. } => reached = end_lsn,
+                Message::Relation(relation) => {
+                    let layout = Layout::of(&relation, &self.table.columns)?;
+                    relations.insert(relation.id, layout);
+                }
+                Message::Insert { relation, new } => {
+                    let layout = known(&relations, relation)?;
+                    let row = layout.row(new);
+                    let at = self.target_of(&row)?;
+                    if self.wants(at, layout, current, node) {
+                        self.identified(at, layout)?.insert(row)?;
+                        self.changes += 1;
+                    }
+                }
+                Message::Update { relation, old, new } => {
+                    let layout = known(&relations, relation)?;
+                    self.update(layout, current, node, old, new)?;
+                    self.changes += 1;
+                }
+                Message::Delete { relation, old } => {
+                    let layout = known(&relations, relation)?;
+                    let (full, old) = layout.old(old);
+                    let at = self.target_of(&full)?;
+                    if self.wants(at, layout, current, node) {
+                        self.identified(at, layout)?.delete(old)?;
+                        self.changes += 1;
+                    }
+                }
+                Message::Truncate { relations: truncated, .. } => {
+                    for id in truncated {
+                        let layout = known(&relations, id)?;
+                        self.truncate(layout, current, node)?;
+                        self.changes += 1;
+                    }
+                }
+                Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
+            }
+            Ok(())
+        })?;
+        Ok(reached)
+    }
+
+    /// Whether the target lacks the change: it is in neither the copy of its source nor what was applied before.
+    fn wants(&self, at: usize, layout: &Layout, current: Current, node: &str) -> bool {
+        let target = &self.targets[at];
+        let copied = target.brought.copied.get(&layout.source).is_some_and(|snapshot| snapshot.sees(current.xid));
+        // The position of a commit is before the end of its record, up to which the stream was applied.
+        !copied && current.lsn >= target.applied(node)
+    }
+
+    fn identified(&mut self, at: usize, layout: &Layout) -> Step<&mut Target> {
+        self.targets[at].identify(&layout.key, layout.full)?;
+        Ok(&mut self.targets[at])
+    }
+
+    fn update(&mut self, layout: &Layout, current: Current, node: &str, old: Option<Old>, new: Tuple) -> Step {
+        let mut row = layout.row(new);
+        let Some(old) = old else {
+            let at = self.target_of(&row)?;
+            return if self.wants(at, layout, current, node) { self.identified(at, layout)?.update(None, row) } else { Ok(()) };
+        };
+        let (before, old) = layout.old(old);
+        if layout.full {
+            // The old row tells what the new one leaves out.
+            for (value, before) in row.iter_mut().zip(&before) {
+                if *value == Value::Unchanged {
+                    value.clone_from(before);
+                }
+            }
+        }
+        for (at, value) in layout.key.iter().zip(&old) {
+            if row[*at] == Value::Unchanged {
+                row[*at].clone_from(value);
+            }
+        }
+        let (from, to) = (self.target_of(&before)?, self.target_of(&row)?);
+        if from == to {
+            return if self.wants(to, layout, current, node) {
+                self.identified(to, layout)?.update(Some(old), row)
+            } else {
+                Ok(())
+            };
+        }
+        // The row moves to another server, with values that only the old one may know.
+        let (leaves, arrives) = (self.wants(from, layout, current, node), self.wants(to, layout, current, node));
+        let unknown: Vec<usize> = (0..row.len()).filter(|at| row[*at] == Value::Unchanged).collect();
+        if !unknown.is_empty() && arrives {
+            let values = self.identified(from, layout)?.fetch(&old, &unknown)?;
+            for (at, value) in unknown.into_iter().zip(values) {
+                row[at] = value;
+            }
+        }
+        if leaves {
+            self.identified(from, layout)?.delete(old)?;
+        }
+        if arrives { self.identified(to, layout)?.insert(row) } else { Ok(()) }
+    }
+
+    fn truncate(&mut self, layout: &Layout, current: Current, node: &str) -> Step {
+        let condition = match self.conditions.get(&layout.name) {
+            Some(Some(condition)) => condition.clone(),
+            _ if self.conditions.len() == 1 => "true".to_string(),
+            _ => {
+                return halt(
+                    Report::new(
+                        Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                        format!("partition {} was truncated while it moves", layout.name),
+                    )
+                    .detail("Which rows of the copy were in it cannot be told from its bounds.")
+                    .hint(format!("Cancel the operation and start it again: the table {} is empty now.", layout.name)),
+                );
+            }
+        };
+        for at in 0..self.targets.len() {
+            if self.wants(at, layout, current, node) {
+                self.targets[at].delete_where(&condition)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Current {
+    xid: u32,
+    lsn: Lsn,
+}
+
+/// How the columns of a source stand to those of the targets.
+struct Layout {
+    name: QualifiedName,
+    /// The name of the source as the catalog of copies has it.
+    source: String,
+    /// For each column of the targets, its place in the source's rows.
+    places: Vec<usize>,
+    /// The columns of the targets that identify a row.
+    key: Vec<usize>,
+    full: bool,
+}
+
+impl Layout {
+    fn of(relation: &Relation, columns: &[Column]) -> Step<Self> {
+        let name = QualifiedName::new(relation.schema.clone(), relation.name.clone());
+        let place = |column: &Column| relation.columns.iter().position(|found| found.name == column.name);
+        let places: Option<Vec<usize>> = columns.iter().map(place).collect();
+        let same = relation.columns.len() == columns.len();
+        let Some(places) = places.filter(|_| same) else {
+            return halt(
+                Report::new(
+                    Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!("the columns of {name} changed while it moves"),
+                )
+                .hint("Cancel the operation and start it again."),
+            );
+        };
+        let full = relation.identity == Identity::Full;
+        let key = (0..columns.len()).filter(|at| relation.columns[places[*at]].is_key).collect();
+        Ok(Self { source: name.to_string(), name, places, key, full })
+    }
+
+    fn row(&self, tuple: Tuple) -> Vec<Value> {
+        self.places.iter().map(|at| tuple.0.get(*at).cloned().unwrap_or(Value::Null)).collect()
+    }
+
+    /// The old row as far as it is told, and the values that identify it.
+    fn old(&self, old: Old) -> (Vec<Value>, Vec<Value>) {
+        let (Old::Key(tuple) | Old::Full(tuple)) = old;
+        let row = self.row(tuple);
+        let identity =
+            if self.full { row.clone() } else { self.key.iter().map(|at| row[*at].clone()).collect() };
+        (row, identity)
+    }
+}
+
+fn known(relations: &HashMap<u32, Layout>, id: u32) -> Result<&Layout> {
+    relations.get(&id).ok_or_else(|| {
+        Error::from(Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "the stream changes a table that it has not described"))
+    })
+}
+
+/// A row of texts, for finding its place.
+struct TextRow<'a> {
+    columns: &'a [Column],
+    values: &'a [Value],
+}
+
+impl route::Row for TextRow<'_> {
+    fn value(&self, column: &str) -> Option<Option<&str>> {
+        let at = self.columns.iter().position(|found| found.name == column)?;
+        match &self.values[at] {
+            Value::Text(bytes) => std::str::from_utf8(bytes).ok().map(Some),
+            Value::Null => Some(None),
+            Value::Unchanged | Value::Binary(_) => None,
+        }
+    }
+}
+
+/// The leaves of the staged tree, each with the target that stores it.
+pub fn leaves(root: &QualifiedName, targets: &[Target]) -> Result<HashMap<Oid, usize>> {
+    let rows: Vec<(u32, String)> = sql::documents(
+        "SELECT pg_catalog.json_build_array(t.relid::oid::bigint, coalesce(s.srvname, 'local'))::text
+         FROM pg_catalog.pg_partition_tree($1::text::regclass) AS t
+         LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = t.relid LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver
+         WHERE t.isleaf",
+        &[root.to_string().into()],
+    )?;
+    rows.into_iter()
+        .map(|(oid, node)| match targets.iter().position(|target| target.node == node) {
+            Some(at) => Ok((Oid::from(oid), at)),
+            None => Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("no way to node {} was opened", ident(&node))).into(),
+        })
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! The changes of the sources on one server, read from its slot message by message.
+//!
+//! The slot is asked by SQL and only looks ahead: it moves on when everything that was read is safe on the targets. On a node
+//! the answer arrives row by row, on the coordinator through a cursor, so that a large transaction needs no memory here.
+
+use super::trouble::Step;
+use crate::catalog::operation::Operation;
+use crate::error::{Report, Result};
+use crate::node::own::{self, Session};
+use crate::pg::sql;
+use futures_util::StreamExt;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::spi::Spi;
+use shardkeeper_core::Lsn;
+use shardkeeper_core::pgoutput::Message;
+use std::pin::pin;
+
+/// What is taken from the network or a cursor at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+const CURSOR_ROWS: i64 = 200;
+
+const PEEK: &str = "SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, NULL, $2::int, 'proto_version', '1', 'publication_names', $3::text)";
+
+/// Hands out the messages that the slot has, up to the first end of a transaction after `limit` changes.
+///
+/// `session` is `None` for the coordinator's own slot; then within a transaction, as a superuser.
+pub fn read(
+    operation: &Operation,
+    session: Option<&mut Session>,
+    limit: i32,
+    mut each: impl FnMut(Message) -> Step,
+) -> Step {
+    let name = operation.stage.as_str();
+    let mut take = |bytes: &[u8]| -> Step {
+        let message = Message::parse(bytes).map_err(|error| {
+            Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "a message of the slot cannot be read").detail(error.to_string())
+        })?;
+        each(message)
+    };
+    let Some(session) = session else { return read_here(name, limit, take) };
+    let publication = crate::name::ident(name);
+    let rows = own::wait(
+        session.with(async |client| client.query_raw(PEEK, [&name as &(dyn tokio_postgres::types::ToSql + Sync), &limit, &publication.as_str()]).await),
+    )?;
+    let mut rows = pin!(rows);
+    loop {
+        let chunk = own::wait(session.with(async |_| {
+            let (mut chunk, mut size): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+            while size < CHUNK_BYTES {
+                let Some(row) = rows.next().await else { break };
+                let data: Vec<u8> = row?.try_get(0)?;
+                size += data.len() + 100;
+                chunk.push(data);
+            }
+            Ok(chunk)
+        }))?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        chunk.iter().try_for_each(|data| take(data))?;
+    }
+}
+
+fn read_here(name: &str, limit: i32, mut take: impl FnMut(&[u8]) -> Step) -> Step {
+    let publication = crate::name::ident(name);
+    Spi::connect_mut(|client| {
+        let mut cursor = client
+            .try_open_cursor(PEEK, &[name.into(), limit.into(), publication.as_str().into()])
+            .map_err(crate::error::Error::from)?;
+        loop {
+            let rows = cursor.fetch(CURSOR_ROWS).map_err(crate::error::Error::from)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in rows {
+                if let Some(data) = row.get::<&[u8]>(1).map_err(crate::error::Error::from)? {
+                    take(data)?;
+                }
+            }
+        }
+    })
+}
+
+/// Where the server's log ends now: everything that was committed before is at a lower position, and on disk.
+pub fn end_of_log(session: Option<&mut Session>) -> Result<Lsn> {
+    let Some(session) = session else {
+        let end = parse(sql::one("SELECT pg_catalog.pg_logical_emit_message(false, 'shardkeeper', '')::text", &[])?)?;
+        crate::pg::wal::flush(end);
+        return Ok(end);
+    };
+    let text = own::wait(async {
+        // A transaction of its own that waits for the disk, and so for all before it.
+        session
+            .run("SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'shardkeeper', '')")
+            .await?;
+        session.one::<String>("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).await
+    })?;
+    parse(text)
+}
+
+/// Lets the server forget what is safe on all targets. Not for one's own transaction's slot while it is being read.
+pub fn advance(operation: &Operation, session: Option<&mut Session>, to: Lsn) -> Result<()> {
+    const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2::text::pg_lsn)
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND confirmed_flush_lsn < $2::text::pg_lsn";
+    let (name, to) = (operation.stage.as_str(), to.to_string());
+    match session {
+        None => sql::run(ADVANCE, &[name.into(), to.as_str().into()]).map(|_| ()),
+        Some(session) => own::wait(session.rows(ADVANCE, &[&name, &to])).map(|_| ()),
+    }
+}
+
+/// How far the slot is behind the end of the server's log, in bytes; and how much log it keeps. `None` if there is no such
+/// slot.
+pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<Lag>> {
+    const LAG: &str = "SELECT json_build_object('behind', pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn),
+            'kept', pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::text
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
+    let name = operation.stage.as_str();
+    match session {
+        None => sql::document(LAG, &[name.into()]),
+        Some(session) => own::wait(session.document(LAG, &[&name])),
+    }
+}
+
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+pub struct Lag {
+    pub behind: i64,
+    pub kept: i64,
+}
+
+pub fn parse(text: Option<String>) -> Result<Lsn> {
+    text.as_deref().and_then(|text| text.parse().ok()).map_or_else(
+        || Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no position of its log").into(),
+        Ok,
+    )
+}
