@@ -15,6 +15,7 @@ CREATE TABLE shardkeeper.operations (
     state text NOT NULL DEFAULT 'planned',
     wish text NOT NULL DEFAULT 'run',
     halted boolean NOT NULL DEFAULT false,
+    tidy boolean NOT NULL DEFAULT false,
     failures integer NOT NULL DEFAULT 0,
     retry_at timestamptz,
     error jsonb,

@@ -116,3 +116,21 @@ impl From<Error> for ErrorReport {
         out
     }
 }
+
+/// The five characters of a code.
+pub fn sql_state_text(code: Code) -> String {
+    let mut rest = code as i32;
+    let mut text = String::with_capacity(5);
+    for _ in 0..5 {
+        // Six bits a character, as MAKE_SQLSTATE packs them.
+        text.push(char::from((rest & 0x3f) as u8 + b'0'));
+        rest >>= 6;
+    }
+    text
+}
+
+/// The code of five such characters.
+pub fn sql_state(text: &str) -> Code {
+    let packed = text.bytes().take(5).enumerate().map(|(at, byte)| i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * at));
+    Code::from(packed.sum::<i32>() as isize)
+}

@@ -11,6 +11,8 @@ static TRASH_KEEP: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 static HEAL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(2000);
 /// On: the worker is what makes the promise of healing true.
 static WORKER: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// 50 ms: writers that queue behind a switch which does not get its lock hardly notice, and the next try comes soon.
+static SWITCH_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(50);
 
 pub fn register() {
     GucRegistry::define_int_guc(
@@ -43,6 +45,16 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"shardkeeper.switch_lock_timeout",
+        c"How long the switch of an operation waits for its lock before it lets others go first.",
+        c"Writers queue behind the switch for no longer than this, and it is tried again.",
+        &SWITCH_LOCK_TIMEOUT,
+        1,
+        60_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_bool_guc(
         c"shardkeeper.worker",
         c"Whether background workers of shardkeeper do their work.",
@@ -67,4 +79,8 @@ pub fn heal_interval() -> std::time::Duration {
 
 pub fn worker_enabled() -> bool {
     WORKER.get()
+}
+
+pub fn switch_lock_timeout_milliseconds() -> i32 {
+    SWITCH_LOCK_TIMEOUT.get()
 }

@@ -11,6 +11,7 @@ mod hierarchy;
 mod name;
 mod node;
 mod pg;
+mod reshard;
 mod worker;
 
 use pgrx::prelude::*;

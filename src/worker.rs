@@ -2,7 +2,7 @@
 
 pub mod database;
 pub mod launcher;
-mod log;
+pub mod log;
 mod visit;
 
 use crate::error::Result;

@@ -4,3 +4,4 @@ mod check;
 mod hierarchies;
 mod look;
 mod nodes;
+mod movement;

@@ -1,6 +1,6 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
-use crate::error::{Error, Report, Result};
+use crate::error::{Error, Report, Result, sql_state_text};
 use crate::name::QualifiedName;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
@@ -41,6 +41,9 @@ pub struct SourceTable {
     pub name: QualifiedName,
     /// Where a leaf lives; `None` for a table that is partitioned itself.
     pub node: Option<String>,
+    /// Of a partitioned table, where the leaves below it live.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes_below: Vec<String>,
 }
 
 impl Plan {
@@ -196,9 +199,9 @@ pub fn require(id: i64) -> Result<Operation> {
 pub fn wanting() -> Result<Vec<i64>> {
     sql::column(
         "SELECT id FROM shardkeeper.operations
-         WHERE state NOT IN ('finished', 'cancelled', 'failed', 'reverted') AND wish <> 'pause'
-           AND (NOT halted OR wish <> 'run')
-           AND (state <> 'switched' OR wish <> 'run' OR changed_at + keep <= pg_catalog.clock_timestamp())
+         WHERE ended_at IS NULL AND NOT halted
+           AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted'))
+           AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp())
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
          ORDER BY id",
         &[],
@@ -210,7 +213,7 @@ pub fn enter(id: i64, state: State, note: Option<&str>) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp(), failures = 0, retry_at = NULL,
              halted = false, error = NULL,
-             ended_at = CASE WHEN $2 IN ('finished', 'cancelled', 'failed', 'reverted') THEN pg_catalog.clock_timestamp() END
+             ended_at = NULL
          WHERE id = $1",
         &[id.into(), state.as_str().into()],
     )?;
@@ -238,8 +241,7 @@ pub fn set_wish(id: i64, wish: Wish) -> Result<()> {
 /// Notes what went wrong. With `retry` the worker tries again after so many seconds; without, a person has to act.
 pub fn note_failure(id: i64, error: Error, retry: Option<f64>) -> Result<()> {
     let Report { code, message, detail, hint } = Report::from(error);
-    let state = pgrx::pg_sys::unpack_sql_state(code as i32);
-    let error = json!({"code": state, "message": message, "detail": detail, "hint": hint});
+    let error = json!({"code": sql_state_text(code), "message": message, "detail": detail, "hint": hint});
     sql::run(
         "UPDATE shardkeeper.operations SET error = $2, failures = failures + 1, halted = $3 IS NULL,
              retry_at = pg_catalog.clock_timestamp() + $3 * '1 second'::interval
@@ -266,5 +268,20 @@ pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
              rows_done = $4, changes = $5, lag = coalesce($6, lag) WHERE id = $1",
         &[id.into(), rows_total.into(), bytes_total.into(), rows_done.into(), changes.into(), lag.into()],
     )?;
+    Ok(())
+}
+
+/// Everything that it made is gone.
+pub fn end(id: i64) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET ended_at = pg_catalog.clock_timestamp(), retry_at = NULL WHERE id = $1",
+        &[id.into()],
+    )?;
+    Ok(())
+}
+
+/// After the switch, nothing is left but the tables that it replaced.
+pub fn set_tidy(id: i64) -> Result<()> {
+    sql::run("UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0 WHERE id = $1", &[id.into()])?;
     Ok(())
 }

@@ -5,9 +5,22 @@ use pgrx::pg_sys;
 /// What only one process of a database may be.
 #[derive(Clone, Copy)]
 pub enum Single {
-    Worker = 1,
+    Worker,
     /// In no database.
-    Launcher = 2,
+    Launcher,
+    /// The worker of the operation with that number.
+    Operation(u32),
+}
+
+impl Single {
+    /// Two of the fields that tell locks apart.
+    fn fields(self) -> (u32, u32) {
+        match self {
+            Single::Worker => (1, 0),
+            Single::Launcher => (2, 0),
+            Single::Operation(number) => (3, number),
+        }
+    }
 }
 
 /// Marks our locks among the advisory ones; SQL itself uses 1 and 2, so nobody can take ours away by mistake or on purpose.
@@ -39,8 +52,8 @@ pub fn is_taken(what: Single, database: pg_sys::Oid) -> bool {
 fn tag(what: Single, database: pg_sys::Oid) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: database.to_u32(),
-        locktag_field2: what as u32,
-        locktag_field3: 0,
+        locktag_field2: what.fields().0,
+        locktag_field3: what.fields().1,
         locktag_field4: OURS,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: USER_LOCK_METHOD,
@@ -49,7 +62,7 @@ fn tag(what: Single, database: pg_sys::Oid) -> pg_sys::LOCKTAG {
 
 /// `pg_locks.classid` and `objsubid` of that lock.
 pub fn single_in_pg_locks(what: Single) -> (u32, u16) {
-    (what as u32, OURS)
+    (what.fields().0, OURS)
 }
 
 /// Whether somebody waits until nobody is connected to this database: DROP DATABASE, or CREATE DATABASE with it as template.

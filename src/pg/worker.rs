@@ -1,5 +1,6 @@
 //! Background workers: registration, signals, waiting, and the C entry points.
 
+use crate::reshard::run;
 use crate::worker::{database, launcher};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
@@ -13,6 +14,7 @@ use std::time::Duration;
 /// `backend_type` in `pg_stat_activity`.
 pub const LAUNCHER: &str = "shardkeeper launcher";
 pub const WORKER: &str = "shardkeeper worker";
+pub const OPERATION: &str = "shardkeeper operation";
 
 /// Called by the server at its start when the library is preloaded.
 pub fn register_launcher() {
@@ -53,6 +55,20 @@ pub fn start(database: Oid) -> Option<Handle> {
         .map(Handle)
 }
 
+/// Asks for the worker of an operation in this database; `None` when all slots are taken.
+pub fn start_operation(id: i64) -> Option<Handle> {
+    BackgroundWorkerBuilder::new(&format!("{OPERATION} {id}"))
+        .set_type(OPERATION)
+        .set_library("shardkeeper")
+        .set_function("shardkeeper_operation_main")
+        .enable_spi_access()
+        .set_argument(my_database().into_datum())
+        .set_extra(&id.to_string())
+        .load_dynamic()
+        .ok()
+        .map(Handle)
+}
+
 /// The C entry point of the launcher.
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -71,6 +87,19 @@ pub extern "C-unwind" fn shardkeeper_worker_main(argument: pg_sys::Datum) {
     let database = unsafe { Oid::from_datum(argument, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
     database::run();
+}
+
+/// The C entry point of the worker of one operation.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn shardkeeper_operation_main(argument: pg_sys::Datum) {
+    take_signals();
+    // SAFETY: `start_operation` passes an OID, never NULL.
+    let database = unsafe { Oid::from_datum(argument, false) };
+    BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
+    if let Ok(id) = BackgroundWorker::get_extra().parse() {
+        run::run(id);
+    }
 }
 
 unsafe extern "C-unwind" {

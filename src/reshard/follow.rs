@@ -18,6 +18,7 @@ use pgrx::pg_sys::Oid;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::pgoutput::{Identity, Message, Old, Relation, Tuple, Value};
 use shardkeeper_core::plan::LOCAL;
+use shardkeeper_core::snapshot::Snapshot;
 use std::collections::{BTreeMap, HashMap};
 
 /// Sessions and what is known of the tables, for as long as nothing goes wrong.
@@ -30,8 +31,22 @@ pub struct Flow {
     leaves: HashMap<Oid, usize>,
     /// What each source holds, as a condition on rows of the targets: for TRUNCATE.
     conditions: HashMap<QualifiedName, Option<String>>,
+    /// Per source server, a snapshot: only transactions that it sees are applied.
+    pub gates: BTreeMap<String, Snapshot>,
     /// Changes applied so far, for people.
     pub changes: i64,
+}
+
+/// What one look at a slot brought.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Round {
+    /// All targets have what committed before.
+    pub applied: Lsn,
+    /// The end of the last transaction that was read, applied or not.
+    pub read: Lsn,
+    /// A transaction was read that the gate keeps out, and after it one that it lets in: the order of commits and what the
+    /// snapshot sees do not agree.
+    pub disordered: bool,
 }
 
 impl Flow {
@@ -83,7 +98,7 @@ impl Flow {
                 conditions.insert(leaf.name.clone(), if whole { condition(source) } else { None });
             }
         }
-        Ok(Self { table, targets, sources, leaves, conditions, changes: 0 })
+        Ok(Self { table, targets, sources, leaves, conditions, gates: BTreeMap::new(), changes: 0 })
     }
 
     /// The server that stores a row with these values.
@@ -100,32 +115,63 @@ impl Flow {
     }
 
     /// Applies what the slot of `node` has, up to the first end of a transaction after `limit` changes. Within a
-    /// transaction, which has to be committed before the slot may move on. Returns how far all targets are.
-    ///
-    /// `visible` limits it to transactions that a snapshot sees, and the log position by which they all had committed.
-    pub fn round(&mut self, operation: &Operation, node: &str, limit: i32) -> Step<Lsn> {
+    /// transaction, which has to be committed before the slot may move on.
+    pub fn round(&mut self, operation: &Operation, node: &str, limit: i32) -> Step<Round> {
         let mut session = self.sources.get_mut(node).and_then(Option::take);
         let outcome = self.read(operation, node, session.as_mut(), limit);
         self.sources.insert(node.to_string(), session);
-        let reached = outcome?;
-        for at in 0..self.targets.len() {
-            self.targets[at].flush()?;
-            if reached > self.targets[at].applied(node) {
-                self.targets[at].note_applied(node, reached)?;
+        let mut round = outcome?;
+        for target in &mut self.targets {
+            target.flush()?;
+            if round.applied > target.applied(node) {
+                target.note_applied(node, round.applied)?;
             }
-            self.targets[at].commit()?;
+            target.commit()?;
         }
-        Ok(self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default())
+        round.applied = self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default();
+        Ok(round)
     }
 
-    fn read(&mut self, operation: &Operation, node: &str, session: Option<&mut Session>, limit: i32) -> Step<Lsn> {
+    /// Rounds until everything is applied that committed before `end` and that the gate lets in; `false` when the gate's
+    /// snapshot and the order of commits do not agree.
+    pub fn up_to(&mut self, operation: &Operation, node: &str, end: Lsn, limit: i32) -> Step<bool> {
+        loop {
+            let before = self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default();
+            let round = self.round(operation, node, limit)?;
+            if round.disordered {
+                return Ok(false);
+            }
+            // Nothing more, or nothing that may be applied.
+            if round.read >= end || round.applied <= before {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn read(&mut self, operation: &Operation, node: &str, session: Option<&mut Session>, limit: i32) -> Step<Round> {
         let mut relations: HashMap<u32, Layout> = HashMap::new();
         let mut current = Current::default();
-        let mut reached = Lsn::default();
+        let mut round = Round::default();
+        let gate = self.gates.get(node).cloned();
+        let (mut shut, mut open) = (false, true);
         stream::read(operation, session, limit, |message| {
+            if !open && !matches!(message, Message::Begin { .. } | Message::Relation(_) | Message::Commit { .. }) {
+                return Ok(());
+            }
             match message {
-                Message::Begin { final_lsn, xid, .. } => current = Current { xid, lsn: final_lsn },
-                Message::Commit { end_lsn, .. } => reached = end_lsn,
+                Message::Begin { final_lsn, xid, .. } => {
+                    current = Current { xid, lsn: final_lsn };
+                    open = gate.as_ref().is_none_or(|gate| gate.sees(xid));
+                    round.disordered |= open && shut;
+                    shut |= !open;
+                    open &= !shut;
+                }
+                Message::Commit { end_lsn, .. } => {
+                    round.read = end_lsn;
+                    if !shut {
+                        round.applied = end_lsn;
+                    }
+                }
                 Message::Relation(relation) => {
                     let layout = Layout::of(&relation, &self.table.columns)?;
                     relations.insert(relation.id, layout);
@@ -164,7 +210,7 @@ impl Flow {
             }
             Ok(())
         })?;
-        Ok(reached)
+        Ok(round)
     }
 
     /// Whether the target lacks the change: it is in neither the copy of its source nor what was applied before.
@@ -323,7 +369,16 @@ impl route::Row for TextRow<'_> {
 }
 
 /// The leaves of the staged tree, each with the target that stores it.
-pub fn leaves(root: &QualifiedName, targets: &[Target]) -> Result<HashMap<Oid, usize>> {
+fn leaves(root: &QualifiedName, targets: &[Target]) -> Result<HashMap<Oid, usize>> {
+    let place = |(oid, node): (Oid, String)| match targets.iter().position(|target| target.node == node) {
+        Some(at) => Ok((oid, at)),
+        None => Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("no way to node {} was opened", ident(&node))).into(),
+    };
+    leaf_nodes(root)?.into_iter().map(place).collect()
+}
+
+/// The leaves of the staged tree, each with its server.
+pub fn leaf_nodes(root: &QualifiedName) -> Result<Vec<(Oid, String)>> {
     let rows: Vec<(u32, String)> = sql::documents(
         "SELECT pg_catalog.json_build_array(t.relid::oid::bigint, coalesce(s.srvname, 'local'))::text
          FROM pg_catalog.pg_partition_tree($1::text::regclass) AS t
@@ -331,10 +386,5 @@ pub fn leaves(root: &QualifiedName, targets: &[Target]) -> Result<HashMap<Oid, u
          WHERE t.isleaf",
         &[root.to_string().into()],
     )?;
-    rows.into_iter()
-        .map(|(oid, node)| match targets.iter().position(|target| target.node == node) {
-            Some(at) => Ok((Oid::from(oid), at)),
-            None => Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("no way to node {} was opened", ident(&node))).into(),
-        })
-        .collect()
+    Ok(rows.into_iter().map(|(oid, node)| (Oid::from(oid), node)).collect())
 }

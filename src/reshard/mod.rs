@@ -7,6 +7,7 @@
 pub mod control;
 mod copy;
 mod follow;
+mod mirrors;
 pub mod plan;
 mod place;
 mod prepare;
@@ -15,5 +16,6 @@ mod stage;
 mod stream;
 mod sweep;
 mod switch;
+mod target;
 mod trouble;
 mod verify;

@@ -3,7 +3,7 @@
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
-use crate::hierarchy::members::Member;
+use crate::hierarchy::members::{self, Member};
 use crate::name::{ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::sql;
@@ -174,6 +174,10 @@ fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Sou
     let tables = managed.tables_below(child.oid()).into_iter().map(|table| SourceTable {
         name: table.name.clone(),
         node: table.is_leaf().then(|| table.node().to_string()),
+        nodes_below: match table.is_leaf() {
+            true => Vec::new(),
+            false => members::nodes(managed.tables_below(table.oid())),
+        },
     });
     Source { name: child.name.clone(), label, bound, tables: tables.collect() }
 }
@@ -200,6 +204,12 @@ fn owner(table: Oid) -> Result<Oid> {
         Some(owner) => Ok(owner),
         None => crate::catalog::parent::not_managed(table),
     }
+}
+
+/// The targets' tables with their labels, at every level.
+pub fn label_rows(targets: &[Partition]) -> Vec<(String, String)> {
+    let below = targets.iter().flat_map(|target| target.sub.iter().flat_map(|sub| sub.walk()));
+    targets.iter().chain(below).map(|table| (table.name.clone(), table.label.clone())).collect()
 }
 
 /// How `keep` is written in SQL, checked.

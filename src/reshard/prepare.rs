@@ -232,9 +232,11 @@ fn publish(operation: &Operation, node: &str) -> Result<()> {
 /// A slot that was waited for in vain waited for an old transaction.
 fn explain(operation: &Operation, node: &str, error: Error) -> Error {
     let report = Report::from(error);
-    if report.code != Code::ERRCODE_QUERY_CANCELED {
-        return report.into();
-    }
+    if report.code == Code::ERRCODE_QUERY_CANCELED { blocked(operation, node) } else { report.into() }
+}
+
+/// An old transaction is in the way; which one, as far as can be told.
+pub fn blocked(operation: &Operation, node: &str) -> Error {
     let query = "SELECT json_build_object('pid', pid, 'since', to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'user', usename)::text
                  FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY age(backend_xid) DESC LIMIT 1";
     #[derive(Deserialize)]

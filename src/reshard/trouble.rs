@@ -9,6 +9,8 @@ pub enum Trouble {
     Again(Error),
     /// A person has to look: the operation stands still until it is resumed or cancelled.
     Halt(Error),
+    /// Somebody asked for something else meanwhile.
+    Asked,
     /// It will never work: the operation fails, and what it made is removed.
     Fail(Error),
 }

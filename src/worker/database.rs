@@ -2,17 +2,19 @@
 
 use super::log::Log;
 use super::visit::{Node, Peer};
-use crate::error::Result;
+use crate::catalog::operation;
+use crate::error::{Report, Result};
 use crate::guc;
 use crate::node::heal::Coordinator;
 use crate::node::own::{self, Options, Target};
 use crate::node::trash;
 use crate::pg::lock::{self, Single};
+use crate::pg::worker::Handle;
 use crate::pg::{sql, transaction, worker};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,7 @@ pub fn run() {
     let mut nodes = Nodes::new();
     let mut visits = Visits::new();
     let mut trash_next = Instant::now();
+    let mut operations = HashMap::new();
     loop {
         worker::reload_if_asked();
         if lock::database_is_wanted() {
@@ -52,6 +55,7 @@ pub fn run() {
             Ok(Look::Idle) => nodes.clear(),
             Ok(Look::Work { coordinator, peers }) => {
                 start_visits(&mut nodes, &mut visits, &coordinator, peers);
+                start_operations(&mut operations, &mut log);
                 if trash_next <= Instant::now() {
                     trash_next = empty_trash(&mut log);
                 }
@@ -156,6 +160,34 @@ fn start_visits(nodes: &mut Nodes, visits: &mut Visits, coordinator: &Coordinato
         }
         if let Some(node) = place.take_if(|node| node.is_due(now)) {
             visits.push(Box::pin(node.visit(coordinator.clone(), guc::heal_interval())));
+        }
+    }
+}
+
+/// Starts a worker for each operation that needs one and has none.
+fn start_operations(running: &mut HashMap<i64, Handle>, log: &mut Log) {
+    running.retain(|_, handle| handle.is_running());
+    let wanting = match transaction::run(operation::wanting) {
+        Ok(wanting) => wanting,
+        Err(error) => return log.trouble("operations", error),
+    };
+    for id in wanting {
+        if running.contains_key(&id) {
+            continue;
+        }
+        match worker::start_operation(id) {
+            Some(handle) => {
+                running.insert(id, handle);
+                log.fine("operations");
+            }
+            None => {
+                let full = Report::new(
+                    pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                    format!("operation {id} finds no free background worker"),
+                )
+                .hint("Raise max_worker_processes and restart the coordinator.");
+                log.trouble("operations", full.into());
+            }
         }
     }
 }

@@ -1,0 +1,358 @@
+//! The copy: each source is read once, under one snapshot, and each of its rows goes to the server that will store it.
+//!
+//! A source is done when all servers have noted it; each notes it in the transaction that brings its rows. After a crash
+//! only what is missing is copied again, under a later snapshot: the changes before that one are left out when catching up.
+
+use super::follow::Flow;
+use super::place::{BRIEF, Place};
+use super::stage::Stage;
+use super::target::Target;
+use super::trouble::{Step, Trouble};
+use crate::catalog::operation::{self, Operation, Progress};
+use crate::error::{Error, Report, Result};
+use crate::hierarchy::managed::Managed;
+use crate::name::{QualifiedName, ident, idents};
+use crate::node::own::{self, Session, Target as Way};
+use crate::pg::copy_from::{self, Format};
+use crate::pg::copy_to::Reader;
+use crate::pg::router::Router;
+use crate::pg::{process, role, sql, transaction, worker};
+use crate::reshard::place::LONG;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::copy::{HEADER, Splitter, TRAILER};
+use shardkeeper_core::operation::Wish;
+use shardkeeper_core::plan::LOCAL;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+use tokio_postgres::{CopyInSink, CopyOutStream};
+
+/// What is taken from a source, or sent to a server, at a time.
+const CHUNK: usize = 256 << 10;
+/// How long old transactions may hold up a snapshot before somebody is told.
+const QUIET_PATIENCE: Duration = Duration::from_secs(15);
+/// How often a copy looks for what people ask.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub fn copy(operation: &Operation) -> Step {
+    let sources: Vec<(QualifiedName, String)> =
+        operation.plan.source_leaves().map(|(name, node)| (name.clone(), node.to_string())).collect();
+    let mut total = Progress::default();
+    for (name, node) in &sources {
+        let rows = transaction_of(operation, name, node, total.rows_done)?;
+        total.rows_done += rows;
+        transaction::run(|| operation::set_progress(operation.id, total))?;
+    }
+    finish_tables(operation)
+}
+
+/// Copies one source to the servers that lack it; the number of rows read.
+fn transaction_of(operation: &Operation, source: &QualifiedName, node: &str, before: i64) -> Step<i64> {
+    wait_until_quiet(operation, node)?;
+    let mut outcome = Ok(0);
+    let work = || {
+        let mut flow = Flow::open(operation)?;
+        let name = source.to_string();
+        flow.targets.retain(|target| !target.brought.copied.contains_key(&name));
+        outcome = if flow.targets.is_empty() { Ok(0) } else { one_source(operation, flow, source, node, before) };
+        match &outcome {
+            Ok(_) => Ok(()),
+            // Rolls back; the reason is in `outcome`.
+            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into(),
+        }
+    };
+    let ended = transaction::run_repeatable_read(work);
+    match (outcome, ended) {
+        (Err(trouble), _) => Err(trouble),
+        (Ok(_), Err(error)) => Err(error.into()),
+        (Ok(rows), Ok(())) => Ok(rows),
+    }
+}
+
+/// A snapshot taken from now on sees every transaction that the slot does not tell of: all that ran when the slot was made
+/// have ended. A commit can be in the log, and so before the slot's beginning, long before others see it: it may wait for
+/// a standby in between.
+fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
+    let mut place = own::wait(Place::open(node, operation.role(), BRIEF))?;
+    let mut ask = |query: &str| -> Result<i64> {
+        let found = own::wait(place.document::<i64>(query, &[]))?;
+        Ok(found.unwrap_or_default())
+    };
+    let now = ask("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text")?;
+    let start = Instant::now();
+    while ask("SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text")? < now {
+        if start.elapsed() > QUIET_PATIENCE {
+            return Err(super::prepare::blocked(operation, node).into());
+        }
+        worker::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The rows of a source as they come.
+enum Inlet {
+    Here(Reader),
+    There { session: Session, stream: Pin<Box<CopyOutStream>>, splitter: Splitter },
+}
+
+/// The way of rows to a node.
+struct Outlet {
+    target: Target,
+    sink: Option<Pin<Box<CopyInSink<Bytes>>>>,
+    buffer: Vec<u8>,
+}
+
+/// A copy under way.
+struct Pump<'a> {
+    operation: &'a Operation,
+    inlet: Inlet,
+    router: Option<(Router, HashMap<Oid, usize>)>,
+    outlets: Vec<Outlet>,
+    rows: i64,
+    looked: Instant,
+}
+
+fn one_source(operation: &Operation, flow: Flow, source: &QualifiedName, node: &str, before: i64) -> Step<i64> {
+    let table = flow.table.clone();
+    let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
+    let (inlet, snapshot) = open(operation, flow.sources, source, node, &columns)?;
+    let router = match operation.plan.target_nodes().len() {
+        1 => None,
+        _ => {
+            // Rows for servers that have this source already are read too, and left out.
+            let nodes: Vec<(Oid, String)> = super::follow::leaf_nodes(&table.name)?;
+            let place = |node: &String| flow.targets.iter().position(|target| target.node == *node);
+            let leaves = nodes.iter().filter_map(|(leaf, node)| Some((*leaf, place(node)?))).collect();
+            Some((role::acting_as(table.role, || Router::open(table.oid, &columns))?, leaves))
+        }
+    };
+    let outlets = flow.targets.into_iter().map(|target| Outlet { target, sink: None, buffer: Vec::new() }).collect();
+    let mut pump = Pump { operation, inlet, router, outlets, rows: before, looked: Instant::now() };
+    pump.begin(&table.name, &columns)?;
+    let here = pump.outlets.iter().position(|outlet| outlet.target.session.is_none());
+    match here {
+        None => while pump.step()? {},
+        Some(here) => {
+            // Postgres asks for the rows that stay here; the others leave on the way.
+            let mut trouble = None;
+            let mut begun = false;
+            let copied = role::acting_as(table.role, || {
+                copy_from::copy_into(table.oid, &columns, Format::Binary, &mut |out| {
+                    if !std::mem::replace(&mut begun, true) {
+                        out.extend_from_slice(&HEADER);
+                    }
+                    let more = match pump.step() {
+                        Ok(more) => more,
+                        Err(found) => {
+                            trouble = Some(found);
+                            return Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into();
+                        }
+                    };
+                    out.append(&mut pump.outlets[here].buffer);
+                    if !more {
+                        out.extend_from_slice(&TRAILER);
+                    }
+                    Ok(more)
+                })
+            });
+            if let Some(found) = trouble {
+                return Err(found);
+            }
+            copied?;
+        }
+    }
+    pump.end(&source.to_string(), &snapshot)?;
+    Ok(pump.rows - before)
+}
+
+fn open(
+    operation: &Operation,
+    mut sessions: std::collections::BTreeMap<String, Option<Session>>,
+    source: &QualifiedName,
+    node: &str,
+    columns: &[String],
+) -> Step<(Inlet, String)> {
+    const SNAPSHOT: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
+    if node == LOCAL {
+        let snapshot = sql::one::<String>(SNAPSHOT, &[])?.unwrap_or_default();
+        let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[source.to_string().into()])? else {
+            return Err(gone(source).into());
+        };
+        return Ok((Inlet::Here(Reader::open(oid, columns)), snapshot));
+    }
+    let mut session = match sessions.remove(node).flatten() {
+        Some(session) => session,
+        None => own::wait(Session::open(&Way::of(node, operation.role())?, LONG))?,
+    };
+    let command = format!("COPY (SELECT {} FROM ONLY {source}) TO STDOUT (FORMAT binary)", idents(columns));
+    let (snapshot, stream) = own::wait(async {
+        session.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+        let snapshot: Option<String> = session.one(SNAPSHOT, &[]).await?;
+        let stream = session.with(async |client| client.copy_out(&command).await).await?;
+        Ok((snapshot.unwrap_or_default(), stream))
+    })?;
+    Ok((Inlet::There { session, stream: Box::pin(stream), splitter: Splitter::new() }, snapshot))
+}
+
+fn gone(source: &QualifiedName) -> Error {
+    Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("partition {source} is gone")).into()
+}
+
+impl Pump<'_> {
+    fn begin(&mut self, table: &QualifiedName, columns: &[String]) -> Result<()> {
+        let command = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", idents(columns));
+        for outlet in &mut self.outlets {
+            outlet.target.begin()?;
+            if let Some(session) = &mut outlet.target.session {
+                let sink = own::wait(session.with(async |client| client.copy_in(&command).await))?;
+                outlet.sink = Some(Box::pin(sink));
+                outlet.buffer.extend_from_slice(&HEADER);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes some rows and sends them on; `false` when there are no more.
+    fn step(&mut self) -> Step<bool> {
+        if self.looked.elapsed() > LOOK {
+            self.looked = Instant::now();
+            process::report_rows(self.rows);
+            if operation::load(self.operation.id)?.is_none_or(|found| found.wish != Wish::Run) {
+                return Err(Trouble::Asked);
+            }
+        }
+        let more = self.take()?;
+        for outlet in &mut self.outlets {
+            if outlet.buffer.len() >= CHUNK || !more {
+                outlet.send()?;
+            }
+        }
+        Ok(more)
+    }
+
+    fn take(&mut self) -> Step<bool> {
+        let Pump { inlet, router, outlets, rows, .. } = self;
+        let more = match inlet {
+            Inlet::Here(reader) => {
+                let (chunk, more) = reader.next()?;
+                // Whole rows without header, as the splitter wants them with one.
+                let mut splitter = Splitter::new();
+                splitter.feed(&HEADER);
+                splitter.feed(chunk);
+                route(&mut splitter, router, outlets, rows)?;
+                more
+            }
+            Inlet::There { session, stream, splitter } => {
+                let chunk = own::wait(session.with(async |_| {
+                    let mut chunk = Vec::with_capacity(CHUNK + 8192);
+                    while chunk.len() < CHUNK {
+                        match stream.next().await {
+                            Some(bytes) => chunk.extend_from_slice(&bytes?),
+                            None => break,
+                        }
+                    }
+                    Ok(chunk)
+                }))?;
+                splitter.feed(&chunk);
+                route(splitter, router, outlets, rows)?;
+                if chunk.is_empty() {
+                    splitter.end().map_err(wrong_bytes)?;
+                }
+                !chunk.is_empty()
+            }
+        };
+        Ok(more)
+    }
+
+    fn end(&mut self, source: &str, snapshot: &str) -> Result<()> {
+        for outlet in &mut self.outlets {
+            if let (Some(mut sink), Some(session)) = (outlet.sink.take(), &mut outlet.target.session) {
+                own::wait(session.with(async |_| {
+                    sink.send(Bytes::from_static(&TRAILER)).await?;
+                    sink.as_mut().finish().await
+                }))?;
+            }
+            outlet.target.note_copied(source, snapshot)?;
+        }
+        self.outlets.iter_mut().try_for_each(|outlet| outlet.target.commit())
+    }
+}
+
+impl Outlet {
+    fn send(&mut self) -> Result<()> {
+        let (Some(sink), Some(session)) = (&mut self.sink, &mut self.target.session) else { return Ok(()) };
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK + 8192)));
+        own::wait(session.with(async |_| sink.send(bytes).await))
+    }
+}
+
+fn route(
+    splitter: &mut Splitter,
+    router: &mut Option<(Router, HashMap<Oid, usize>)>,
+    outlets: &mut [Outlet],
+    rows: &mut i64,
+) -> Step {
+    let mut fields: Vec<Option<&[u8]>> = Vec::new();
+    while let Some(row) = splitter.next().map_err(wrong_bytes)? {
+        *rows += 1;
+        let at = match router {
+            None => Some(0),
+            Some((router, leaves)) => {
+                fields.clear();
+                fields.extend(row.fields());
+                leaves.get(&router.leaf(&fields)?).copied()
+            }
+        };
+        if let Some(at) = at {
+            outlets[at].buffer.extend_from_slice(row.raw());
+        }
+        fields = Vec::new();
+    }
+    Ok(())
+}
+
+fn wrong_bytes(error: shardkeeper_core::copy::CopyError) -> Error {
+    Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "the rows of a source cannot be read").detail(error.to_string()).into()
+}
+
+/// Indexes that the copy went without, and statistics for the planner.
+fn finish_tables(operation: &Operation) -> Step {
+    let managed = transaction::run(|| role::acting_as(operation.role(), || Managed::read(operation.parent())))?;
+    let stage = Stage::of(&managed, operation)?;
+    for node in operation.plan.target_nodes() {
+        let commands = stage.index_commands(&node);
+        let table = stage.root();
+        own::wait(async {
+            let mut place = Place::open(&node, operation.role(), LONG).await?;
+            if !is_finished(&mut place, table).await? {
+                place.run(&format!("{};\nCOMMENT ON TABLE {table} IS 'indexed'", commands.join(";\n"))).await?;
+            }
+            match node.as_str() {
+                LOCAL => Ok(()),
+                _ => place.run(&format!("ANALYZE {table}")).await,
+            }
+        })
+        .map_err(|error| with_node(error, &node))?;
+    }
+    Ok(())
+}
+
+/// The mark is made in the transaction of the indexes.
+async fn is_finished(place: &mut Place, table: &QualifiedName) -> Result<bool> {
+    let query = "SELECT (pg_catalog.obj_description($1::text::regclass, 'pg_class') IS NOT NULL)::text";
+    Ok(place.document::<bool>(query, &[&table.to_string()]).await?.unwrap_or(false))
+}
+
+fn with_node(error: Error, node: &str) -> Error {
+    let mut report = Report::from(error);
+    if report.detail.is_none() {
+        report.detail = Some(format!("It was on node {}.", ident(node)));
+    }
+    report.into()
+}

@@ -1,0 +1,40 @@
+//! Mirrors that hold no leaf any more, or not yet: made for an operation, or left by it.
+
+use crate::catalog::operation::Operation;
+use crate::catalog::parent;
+use crate::error::Result;
+use crate::hierarchy::create::discard;
+use crate::hierarchy::managed::Managed;
+use crate::hierarchy::script::Script;
+use crate::name::literal;
+use crate::pg::{role, transaction};
+use shardkeeper_core::plan::LOCAL;
+
+/// Takes away the mirror of the parent on nodes of the operation that store no leaf of it.
+pub fn drop_empty(operation: &Operation) -> Result<()> {
+    let mut nodes = operation.plan.source_nodes();
+    nodes.extend(operation.plan.target_nodes());
+    nodes.sort();
+    nodes.dedup();
+    for node in nodes.iter().filter(|node| *node != LOCAL) {
+        transaction::run(|| role::acting_as(operation.role(), || drop_on(operation, node)))?;
+    }
+    Ok(())
+}
+
+fn drop_on(operation: &Operation, node: &str) -> Result<()> {
+    if parent::load(operation.parent())?.is_none() {
+        return Ok(());
+    }
+    let (managed, _) = Managed::open(operation.parent())?;
+    let used = managed.members.iter().any(|member| member.server.as_deref() == Some(node));
+    if used || !parent::mirrors(managed.root)?.iter().any(|known| known == node) {
+        return Ok(());
+    }
+    let name = managed.name();
+    let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
+    let mut script = Script::default();
+    script.on_node(node, vec![discard(name)], restore);
+    script.run()?;
+    parent::forget_mirror(managed.root, node)
+}

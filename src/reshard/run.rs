@@ -1,0 +1,233 @@
+//! The worker of one operation: takes it from state to state until it is over, or until something is in the way.
+//!
+//! What the worker knows is in the operation's row; it can be killed at any line and another goes on. After an error it
+//! leaves, and the database worker starts another one when it is time to try again.
+
+use super::follow::Flow;
+use super::trouble::{Step, Trouble};
+use super::{copy, prepare, stream, sweep, switch, verify};
+use crate::catalog::operation::{self, Operation, Progress};
+use crate::error::{Error, Report, Result};
+use crate::guc;
+use crate::pg::lock::{self, Single};
+use crate::pg::{sql, transaction, worker};
+use crate::worker::log::Log;
+use pgrx::PgSqlErrorCode as Code;
+use shardkeeper_core::operation::{Backoff, State, Wish, allowed};
+use std::time::{Duration, Instant};
+
+/// Changes that are read from a slot at a time.
+const LIMIT: i32 = 20_000;
+/// Bytes of log behind the writers with which the comparison, and then the switch, are begun.
+const NEAR: i64 = 16 << 20;
+const VERY_NEAR: i64 = 1 << 20;
+/// How long the switch is tried, and rested between two tries, before the operation goes back to following for a while.
+const REST: Duration = Duration::from_millis(250);
+/// While it follows and nothing changes.
+const IDLE: Duration = Duration::from_millis(100);
+
+pub fn run(id: i64) {
+    let log = Log::default();
+    let subject = format!("operation {id}");
+    match transaction::run(|| settle_in(id)) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => return Log::default().trouble(&subject, error),
+    }
+    loop {
+        worker::reload_if_asked();
+        if !guc::worker_enabled() || lock::database_is_wanted() {
+            return;
+        }
+        let operation = match transaction::run(|| operation::load(id)) {
+            Ok(Some(operation)) => operation,
+            Ok(None) => return,
+            Err(error) => return Log::default().trouble(&subject, error),
+        };
+        match step(&operation) {
+            Ok(Some(next)) => {
+                if let Err(error) = transaction::run(|| operation::enter(id, next, None)) {
+                    return Log::default().trouble(&subject, error);
+                }
+                log.note(&subject, format!("{next}, {}", operation.name));
+            }
+            Ok(None) => return,
+            Err(Trouble::Asked) => {}
+            Err(trouble) => {
+                note(&operation, trouble);
+                return;
+            }
+        }
+    }
+}
+
+/// `false` when another worker has the operation.
+fn settle_in(id: i64) -> Result<bool> {
+    let settings = [
+        "SET search_path = pg_catalog, pg_temp",
+        "SET default_transaction_isolation = 'read committed'",
+        "SET default_transaction_read_only = off",
+        "SET lock_timeout = '2s'",
+        "SET idle_in_transaction_session_timeout = 0",
+        "SET client_encoding = 'UTF8'",
+        "SET DateStyle = 'ISO, YMD'",
+        "SET IntervalStyle = 'postgres'",
+        "SET extra_float_digits = 3",
+        "SET bytea_output = 'hex'",
+        "SET synchronous_commit = local",
+        // Rows are brought as they are: triggers of the application fired for them on the source.
+        "SET session_replication_role = 'replica'",
+    ];
+    for setting in settings {
+        sql::run(setting, &[])?;
+    }
+    let number = u32::try_from(id).unwrap_or(u32::MAX);
+    Ok((0..5).any(|attempt| {
+        if attempt > 0 {
+            worker::sleep(Duration::from_millis(20));
+        }
+        lock::become_single(Single::Operation(number))
+    }))
+}
+
+/// What comes next; `None` when there is nothing to do now.
+fn step(operation: &Operation) -> Step<Option<State>> {
+    let wish = match allowed(operation.state, operation.wish) {
+        Ok(()) => operation.wish,
+        // It came too late.
+        Err(_) => Wish::Run,
+    };
+    if operation.state.is_final() {
+        clean_up(operation)?;
+        return Ok(None);
+    }
+    match (operation.state, wish) {
+        (_, Wish::Pause) => Ok(None),
+        (state, Wish::Cancel) if state.is_before_switch() => Ok(Some(State::Cancelled)),
+        (State::Planned, _) => Ok(Some(State::Preparing)),
+        (State::Preparing, _) => prepare::prepare(operation).map(|()| Some(State::Copying)),
+        (State::Copying, _) => copy::copy(operation).map(|()| Some(State::CatchingUp)),
+        (State::CatchingUp, _) => follow(operation, NEAR).map(|()| Some(State::Verifying)),
+        (State::Verifying, _) => verify::verify(operation).map(|()| Some(State::Ready)),
+        (State::Ready, _) => {
+            switch::get_ready(operation)?;
+            follow(operation, VERY_NEAR)?;
+            Ok(Some(State::Switching))
+        }
+        (State::Switching, _) => {
+            if switch::attempt(operation)? {
+                // The switch itself has entered the state.
+                return Ok(Some(State::Switched)).and_then(|_| Err(Trouble::Asked));
+            }
+            let locked = Report::new(Code::ERRCODE_LOCK_NOT_AVAILABLE, "the parent is locked by other sessions")
+                .detail("The switch is tried again and again; writers wait no longer than shardkeeper.switch_lock_timeout each time.")
+                .hint("See pg_locks for a session that holds a lock on it for long.");
+            transaction::run(|| operation::note_failure(operation.id, locked.into(), Some(0.0)))?;
+            worker::sleep(REST);
+            follow(operation, VERY_NEAR)?;
+            Err(Trouble::Asked)
+        }
+        (State::Switched, wish) => {
+            switch::tidy(operation)?;
+            transaction::run(|| operation::set_tidy(operation.id))?;
+            if wish == Wish::Finish || operation.keep_left <= 0.0 { Ok(Some(State::Finished)) } else { Ok(None) }
+        }
+        (State::Reverting | State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Ok(None),
+    }
+}
+
+/// Takes away what is no longer needed, and says that the operation is over.
+fn clean_up(operation: &Operation) -> Step {
+    sweep::stage(operation)?;
+    sweep::attic(operation)?;
+    super::mirrors::drop_empty(operation)?;
+    transaction::run(|| operation::end(operation.id))?;
+    Ok(())
+}
+
+/// Applies changes until the sources are no more than so many bytes of log ahead.
+fn follow(operation: &Operation, near: i64) -> Step {
+    let mut flow = transaction::run(|| Flow::open(operation))?;
+    let nodes = operation.plan.source_nodes();
+    let mut told = Instant::now();
+    loop {
+        let mut behind = 0;
+        let mut progressed = false;
+        for node in &nodes {
+            let before = flow.changes;
+            let mut outcome = Ok(super::follow::Round::default());
+            let ended = transaction::run(|| {
+                outcome = flow.round(operation, node, LIMIT);
+                match &outcome {
+                    Ok(_) => Ok(()),
+                    Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "following was interrupted").into(),
+                }
+            });
+            let round = outcome?;
+            ended?;
+            progressed |= flow.changes > before;
+            let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
+            let lag = transaction::run(|| {
+                stream::advance(operation, session.as_deref_mut(), round.applied)?;
+                stream::lag(operation, session.as_deref_mut())
+            })?;
+            let Some(lag) = lag else {
+                return super::trouble::fail(
+                    Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the replication slot of a source is gone")
+                        .detail(format!("It was {} on node {node}.", operation.stage))
+                        .hint("What changed since is not known any more: call for the operation again."),
+                );
+            };
+            behind = behind.max(lag.behind);
+        }
+        if told.elapsed() > Duration::from_millis(500) || behind <= near {
+            told = Instant::now();
+            let changes = flow.changes;
+            transaction::run(|| {
+                operation::set_progress(operation.id, Progress { changes, lag: Some(behind), ..Progress::default() })
+            })?;
+        }
+        if behind <= near {
+            return Ok(());
+        }
+        let asked = transaction::run(|| operation::load(operation.id))?;
+        if asked.is_none_or(|found| found.wish != operation.wish) {
+            return Err(Trouble::Asked);
+        }
+        if !progressed {
+            worker::sleep(IDLE);
+        }
+    }
+}
+
+/// Writes down what went wrong, for people and for whoever goes on.
+fn note(operation: &Operation, trouble: Trouble) {
+    let subject = format!("operation {}", operation.id);
+    let mut log = Log::default();
+    let told = |error: &Error| match error {
+        Error::Report(report) => Error::Report(report.clone()),
+        other => Error::Report(Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{other:?}"))),
+    };
+    let written = match trouble {
+        Trouble::Asked => Ok(()),
+        Trouble::Again(error) => {
+            let delay = Backoff::default().delay(operation.failures, operation.id as u64).as_secs_f64();
+            log.trouble(&subject, told(&error));
+            transaction::run(|| operation::note_failure(operation.id, error, Some(delay)))
+        }
+        Trouble::Halt(error) => {
+            log.trouble(&subject, told(&error));
+            transaction::run(|| operation::note_failure(operation.id, error, None))
+        }
+        Trouble::Fail(error) => {
+            log.trouble(&subject, told(&error));
+            transaction::run(|| {
+                operation::enter(operation.id, State::Failed, None)?;
+                operation::note_failure(operation.id, error, Some(0.0))
+            })
+        }
+    };
+    if let Err(error) = written {
+        log.trouble(&subject, error);
+    }
+}

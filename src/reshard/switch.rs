@@ -1,0 +1,357 @@
+//! The switch: in one transaction that holds the parent, the last changes are applied and the targets take the places of the
+//! sources, on all servers. Writers that wait for the lock go on with the new partitions.
+//!
+//! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
+//! go to a schema of their own, the attic, where nobody finds them.
+
+use super::follow::Flow;
+use super::plan::label_rows;
+use super::stage::{ATTACH_CHECK, Stage};
+use super::stream;
+use super::trouble::{Step, fail};
+use crate::catalog::operation::{self, Operation, Source};
+use crate::catalog::parent;
+use crate::error::{Error, Report, Result};
+use crate::guc;
+use crate::hierarchy::bound::for_values;
+use crate::hierarchy::build::lives_on;
+use crate::hierarchy::managed::Managed;
+use crate::hierarchy::rebuild;
+use crate::hierarchy::script::Script;
+use crate::name::{QualifiedName, ident, literal};
+use crate::node::channel::Channel;
+use crate::node::own;
+use crate::pg::{managed as cache, role, sql, transaction};
+use crate::reshard::place::{BRIEF, Place};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::operation::State;
+use shardkeeper_core::plan::{LOCAL, Partition};
+
+/// Changes that may be left for the time in which writers wait.
+const LIMIT: i32 = 1_000_000;
+
+/// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
+pub fn get_ready(operation: &Operation) -> Result<()> {
+    let attic = ident(&operation.attic());
+    transaction::run(|| {
+        let owner = role::name(operation.role())?;
+        sql::run_quietly(&format!("CREATE SCHEMA IF NOT EXISTS {attic} AUTHORIZATION {}", ident(&owner)))
+    })?;
+    for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
+        own::wait(async {
+            let mut place = Place::open(node, operation.role(), BRIEF).await?;
+            place.run(&format!("CREATE SCHEMA IF NOT EXISTS {attic}")).await
+        })?;
+    }
+    transaction::run(|| {
+        role::acting_as(operation.role(), || {
+            for node in nodes(operation) {
+                Channel::open(&node)?.query("SELECT 1")?;
+            }
+            Ok(())
+        })
+    })
+}
+
+fn nodes(operation: &Operation) -> Vec<String> {
+    let mut nodes = operation.plan.source_nodes();
+    nodes.extend(operation.plan.target_nodes());
+    nodes.retain(|node| node != LOCAL);
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+/// One attempt. `false`: a lock was not to be had in time; nothing has changed, and writers waited no longer than
+/// `shardkeeper.switch_lock_timeout`.
+pub fn attempt(operation: &Operation) -> Step<bool> {
+    let mut outcome = Ok(());
+    let ended = transaction::run(|| {
+        outcome = work(operation);
+        match &outcome {
+            Ok(()) => Ok(()),
+            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the switch was not made").into(),
+        }
+    });
+    match (outcome, ended) {
+        (Ok(()), Ok(())) => Ok(true),
+        (Ok(()), Err(error)) => not_now(error),
+        (Err(super::trouble::Trouble::Again(error)), _) => not_now(error),
+        (Err(trouble), _) => Err(trouble),
+    }
+}
+
+fn not_now(error: Error) -> Step<bool> {
+    let report = Report::from(error);
+    match report.code {
+        Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED | Code::ERRCODE_T_R_SERIALIZATION_FAILURE => {
+            Ok(false)
+        }
+        _ => Err(Error::from(report).into()),
+    }
+}
+
+fn work(operation: &Operation) -> Step {
+    let mut flow = Flow::open(operation)?;
+    let timeout = guc::switch_lock_timeout_milliseconds();
+    sql::run(&format!("SET LOCAL lock_timeout = {timeout}"), &[])?;
+    let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
+    let managed = role::acting_as(operation.role(), || {
+        // The final mode at once, and all partitions with it: a weaker lock first would deadlock with those who read and
+        // then write.
+        sql::run(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(operation.parent())?), &[])?;
+        let managed = Managed::read(operation.parent())?;
+        fence(operation)?;
+        Ok(managed)
+    })?;
+    if !is_as_planned(operation, &managed) {
+        return fail(
+            Report::new(
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("the partitions of {name} were changed while the data moved"),
+            )
+            .hint("Call for the operation again."),
+        );
+    }
+    for node in operation.plan.source_nodes() {
+        let end = stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        flow.up_to(operation, &node, end, LIMIT)?;
+    }
+    let stage = Stage::of(&managed, operation)?;
+    let swap = Swap { operation, managed: &managed, stage: &stage };
+    role::acting_as(operation.role(), || swap.script()?.run())?;
+    swap.record()?;
+    operation::enter(operation.id, State::Switched, None)?;
+    cache::forget_everywhere(operation.parent());
+    Ok(())
+}
+
+fn qualified(relation: Oid) -> Result<String> {
+    let found = sql::one::<String>(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+        &[relation.into()],
+    )?;
+    found.map_or_else(|| parent::not_managed(relation), Ok)
+}
+
+/// Nobody writes to the sources on their nodes from here to the end of the transaction.
+fn fence(operation: &Operation) -> Result<()> {
+    for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
+        let leaves = operation.plan.source_leaves().filter(|(_, place)| place == node);
+        let mut tables: Vec<String> = leaves.map(|(name, _)| name.to_string()).collect();
+        tables.insert(0, operation.plan.above.to_string());
+        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+        Channel::open(node)?.run(&lock, "SELECT 1")?;
+    }
+    Ok(())
+}
+
+fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
+    let plan = &operation.plan;
+    let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else { return false };
+    plan.sources.iter().all(|source| {
+        managed.children(above.oid()).any(|child| child.name == source.name)
+            && source.tables.iter().all(|table| {
+                let found = managed.members.iter().find(|member| member.name == table.name);
+                found.is_some_and(|member| table.node.as_deref().is_none_or(|node| node == member.node()))
+            })
+    })
+}
+
+struct Swap<'a> {
+    operation: &'a Operation,
+    managed: &'a Managed,
+    stage: &'a Stage,
+}
+
+impl Swap<'_> {
+    fn script(&self) -> Result<Script> {
+        let mut script = Script::default();
+        for node in nodes(self.operation) {
+            let (commands, inverse) = self.on_node(&node);
+            script.on_node(&node, commands, inverse);
+        }
+        script.local(self.here()?);
+        Ok(script)
+    }
+
+    fn above(&self) -> &QualifiedName {
+        &self.operation.plan.above
+    }
+
+    /// A mirror, or the local tables of one, change places.
+    fn on_node(&self, node: &str) -> (Vec<String>, String) {
+        let (mut commands, mut inverse) = (Vec::new(), Vec::new());
+        let (above, schema) = (self.above(), &self.managed.name().schema);
+        let attic = self.operation.attic();
+        for source in &self.operation.plan.sources {
+            let tables = tables_on(source, node);
+            if tables.is_empty() {
+                continue;
+            }
+            commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
+            inverse.push(format!(
+                "ALTER TABLE {above} ATTACH PARTITION {} {}",
+                source.name,
+                for_values(&source.bound)
+            ));
+            for table in tables {
+                commands.push(format!("ALTER TABLE {table} SET SCHEMA {}", ident(&attic)));
+                let moved = QualifiedName::new(attic.clone(), table.name.clone());
+                inverse.push(format!("ALTER TABLE {moved} SET SCHEMA {}", ident(&table.schema)));
+            }
+        }
+        for target in self.operation.plan.targets.iter().filter(|target| lives_on(target, node)) {
+            let (staged, real) = (self.stage.root().sibling(&target.name), above.sibling(&target.name));
+            let values = for_values(&target.bound);
+            commands.push(format!("ALTER TABLE {} DETACH PARTITION {staged}", self.stage.root()));
+            inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {staged} {values}", self.stage.root()));
+            for table in below(target).filter(|table| lives_on(table, node)) {
+                let staged = self.stage.root().sibling(&table.name);
+                commands.push(format!("ALTER TABLE {staged} SET SCHEMA {}", ident(schema)));
+                let real = above.sibling(&table.name);
+                inverse.push(format!("ALTER TABLE {real} SET SCHEMA {}", ident(&self.operation.stage)));
+            }
+            commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
+            inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
+        }
+        inverse.reverse();
+        (commands, inverse.join(";\n"))
+    }
+
+    /// The coordinator's own tree. What is undone here is undone by its transaction.
+    fn here(&self) -> Result<Vec<String>> {
+        let (above, schema) = (self.above(), &self.managed.name().schema);
+        let root = self.stage.root();
+        let attic = ident(&self.operation.attic());
+        let mut commands = Vec::new();
+        for source in &self.operation.plan.sources {
+            commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
+        }
+        commands.extend(self.keys_to_leaves());
+        for source in &self.operation.plan.sources {
+            for table in &source.tables {
+                let foreign = table.node.as_deref().is_some_and(|node| node != LOCAL);
+                let kind = if foreign { "FOREIGN TABLE" } else { "TABLE" };
+                commands.push(format!("ALTER {kind} {} SET SCHEMA {attic}", table.name));
+            }
+        }
+        for target in &self.operation.plan.targets {
+            let real = above.sibling(&target.name);
+            commands.push(format!("ALTER TABLE {root} DETACH PARTITION {}", root.sibling(&target.name)));
+            for table in below(target) {
+                let staged = root.sibling(&table.name);
+                let foreign = table.node.as_deref().is_some_and(|node| node != LOCAL);
+                if foreign {
+                    commands.push(format!("ALTER FOREIGN TABLE {staged} SET SCHEMA {}", ident(schema)));
+                    commands.push(format!(
+                        "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
+                        above.sibling(&table.name),
+                        literal(schema)
+                    ));
+                } else {
+                    commands.push(format!("ALTER TABLE {staged} SET SCHEMA {}", ident(schema)));
+                }
+            }
+            commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {}", for_values(&target.bound)));
+        }
+        let local: Vec<QualifiedName> = self
+            .operation
+            .plan
+            .target_tree()
+            .leaves()
+            .filter(|leaf| leaf.node.as_deref() == Some(LOCAL))
+            .map(|leaf| above.sibling(&leaf.name))
+            .collect();
+        commands.extend(rebuild::publish(&self.managed.table, None, &local, self.managed.has_keys_on_leaves()));
+        Ok(commands)
+    }
+
+    /// With the first remote leaf, unique keys can no longer be on the parent. A leaf that is taken out keeps its own part of
+    /// them, so the local leaves that stay are taken out and put back; what they carry for it lets Postgres believe their
+    /// bounds without reading them.
+    fn keys_to_leaves(&self) -> Vec<String> {
+        let table = &self.managed.table;
+        let becomes_mixed = !self.managed.has_keys_on_leaves()
+            && self.operation.plan.target_tree().leaves().any(|leaf| leaf.node.as_deref() != Some(LOCAL));
+        let keys: Vec<_> = table.keys.iter().filter(|key| key.unique && self.managed.has_on_root(key)).collect();
+        if !becomes_mixed || keys.is_empty() {
+            return Vec::new();
+        }
+        let gone: Vec<&QualifiedName> =
+            self.operation.plan.sources.iter().flat_map(|source| &source.tables).map(|table| &table.name).collect();
+        let stay: Vec<_> =
+            self.managed.members.iter().filter(|member| member.is_leaf() && !gone.contains(&&member.name)).collect();
+        let parent = |member: &crate::hierarchy::members::Member| {
+            let above = member.parent().and_then(|oid| self.managed.member(oid).ok());
+            above.map(|above| above.name.to_string()).unwrap_or_default()
+        };
+        let mut commands: Vec<String> =
+            stay.iter().map(|leaf| format!("ALTER TABLE {} DETACH PARTITION {}", parent(leaf), leaf.name)).collect();
+        for key in keys {
+            commands.push(match key.constraint {
+                Some(_) => format!("ALTER TABLE {} DROP CONSTRAINT {}", table.name, ident(&key.name)),
+                None => format!("DROP INDEX {}", table.name.sibling(key.name.clone())),
+            });
+        }
+        commands.extend(stay.iter().map(|leaf| {
+            let values = leaf.values.as_deref().unwrap_or("DEFAULT");
+            format!("ALTER TABLE {} ATTACH PARTITION {} {values}", parent(leaf), leaf.name)
+        }));
+        commands
+    }
+
+    fn record(&self) -> Result<()> {
+        let plan = &self.operation.plan;
+        let gone = plan.sources.iter().flat_map(|source| &source.tables);
+        let gone: Vec<Oid> = gone
+            .filter_map(|table| self.managed.members.iter().find(|member| member.name == table.name))
+            .map(|member| member.oid())
+            .collect();
+        parent::forget_partitions(&gone)?;
+        parent::add_partitions(self.managed.root, &self.managed.name().schema, &label_rows(&plan.targets))?;
+        parent::insert(self.managed.root, plan.spec.clone(), &self.managed.catalog.extras, &plan.dealt)
+    }
+}
+
+/// The tables of a source on one node: its leaves there, and the tables above them, from the top down.
+fn tables_on<'a>(source: &'a Source, node: &str) -> Vec<&'a QualifiedName> {
+    let any = source.tables.iter().any(|table| table.node.as_deref() == Some(node));
+    if !any {
+        return Vec::new();
+    }
+    let here = |table: &&crate::catalog::operation::SourceTable| {
+        table.node.as_deref() == Some(node) || table.node.is_none() && table.nodes_below.iter().any(|below| below == node)
+    };
+    source.tables.iter().filter(here).map(|table| &table.name).collect()
+}
+
+/// A target and all below it, each before its own.
+fn below(target: &Partition) -> impl Iterator<Item = &Partition> {
+    std::iter::once(target).chain(target.sub.iter().flat_map(|sub| sub.walk()))
+}
+
+/// After the switch: what it made needless goes, in small steps that can be repeated.
+pub fn tidy(operation: &Operation) -> Result<()> {
+    for node in operation.plan.target_nodes() {
+        let tables = operation.plan.targets.iter().filter(|target| {
+            if node == LOCAL { target.sub.is_some() || target.node.as_deref() == Some(LOCAL) } else { lives_on(target, &node) }
+        });
+        let above = &operation.plan.above;
+        let drops: Vec<String> = tables
+            .map(|target| {
+                format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", above.sibling(&target.name), ident(ATTACH_CHECK))
+            })
+            .collect();
+        own::wait(async {
+            let mut place = Place::open(&node, operation.role(), BRIEF).await?;
+            for drop in &drops {
+                place.run(drop).await?;
+            }
+            Ok(())
+        })?;
+    }
+    super::sweep::stage(operation)
+}

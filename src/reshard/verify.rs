@@ -1,0 +1,239 @@
+//! The comparison: sources under one snapshot each, and targets that have exactly the transactions which these snapshots
+//! see. Nothing is locked; writers go on, and what they do meanwhile is applied afterwards.
+
+use super::follow::Flow;
+use super::stream;
+use super::target::Column;
+use super::trouble::{Step, halt};
+use crate::catalog::operation::Operation;
+use crate::error::{Error, Report, Result};
+use crate::name::{QualifiedName, ident};
+use crate::node::own::{self, Session, Target as Way};
+use crate::pg::{role, sql, transaction};
+use crate::reshard::place::LONG;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use serde::Deserialize;
+use shardkeeper_core::plan::LOCAL;
+use shardkeeper_core::snapshot::Snapshot;
+use std::collections::{BTreeMap, HashMap};
+
+const BUCKETS: u32 = 1024;
+/// Changes read at a time.
+const LIMIT: i32 = 50_000;
+/// Keys that an error names.
+const NAMED: usize = 3;
+/// How text is written while hashes are made of it, the same on every server.
+const STYLE: &str = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'";
+/// Two transactions can commit in one order and be seen in the other, for a moment: then another snapshot is taken.
+const ATTEMPTS: usize = 20;
+
+/// Compares; on return the targets equal the sources as they were a moment ago.
+pub fn verify(operation: &Operation) -> Step {
+    for _ in 0..ATTEMPTS {
+        let mut outcome = Ok(false);
+        let ended = transaction::run_repeatable_read(|| {
+            outcome = compare(operation);
+            match &outcome {
+                Ok(_) => Ok(()),
+                Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the comparison ended early").into(),
+            }
+        });
+        if outcome? {
+            return Ok(ended?);
+        }
+        ended?;
+    }
+    Err(Error::from(Report::new(
+        Code::ERRCODE_OBJECT_IN_USE,
+        "no snapshot of the sources had its transactions in the order of their commits",
+    ))
+    .into())
+}
+
+/// A source server's snapshot and the session that has it; `None` is the worker's own transaction.
+struct View {
+    session: Option<Session>,
+}
+
+/// `false` when the snapshots cannot be used.
+fn compare(operation: &Operation) -> Step<bool> {
+    let mut flow = Flow::open(operation)?;
+    let mut views: BTreeMap<String, View> = BTreeMap::new();
+    for node in operation.plan.source_nodes() {
+        const SNAPSHOT: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
+        let (session, text) = match node.as_str() {
+            LOCAL => (None, sql::one::<String>(SNAPSHOT, &[])?),
+            _ => {
+                let mut session = own::wait(Session::open(&Way::of(&node, operation.role())?, LONG))?;
+                let text = own::wait(async {
+                    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+                    let text = session.one::<String>(SNAPSHOT, &[]).await?;
+                    session.run(STYLE).await?;
+                    Ok(text)
+                })?;
+                (Some(session), text)
+            }
+        };
+        let snapshot: Option<Snapshot> = text.and_then(|text| text.parse().ok());
+        let Some(snapshot) = snapshot else {
+            return Err(Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no snapshot").into());
+        };
+        flow.gates.insert(node.clone(), snapshot);
+        views.insert(node, View { session });
+    }
+    for node in operation.plan.source_nodes() {
+        let end = stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        if !flow.up_to(operation, &node, end, LIMIT)? {
+            return Ok(false);
+        }
+    }
+    sql::run(STYLE, &[])?;
+    let expressions = Expressions::of(operation, &flow)?;
+    let mut differences: HashMap<u32, (i64, i128)> = HashMap::new();
+    for (leaf, node) in operation.plan.source_leaves() {
+        let session = views.get_mut(node).and_then(|view| view.session.as_mut());
+        for bucket in ask(session, operation.role(), &expressions.buckets(leaf))? {
+            let entry = differences.entry(bucket.bucket).or_default();
+            *entry = (entry.0 + bucket.rows, entry.1 + bucket.sum()?);
+        }
+    }
+    for (leaf, node) in target_leaves(operation) {
+        for bucket in ask(session_of(&mut flow, &node)?, operation.role(), &expressions.buckets(&leaf))? {
+            let entry = differences.entry(bucket.bucket).or_default();
+            *entry = (entry.0 - bucket.rows, entry.1 - bucket.sum()?);
+        }
+    }
+    let differing = differences.iter().filter(|(_, difference)| **difference != (0, 0)).map(|(bucket, _)| *bucket);
+    match differing.min() {
+        None => Ok(true),
+        Some(bucket) => name_keys(operation, &mut flow, &mut views, &expressions, bucket).map(|()| false),
+    }
+}
+
+fn session_of<'a>(flow: &'a mut Flow, node: &str) -> Result<Option<&'a mut Session>> {
+    let target = flow.targets.iter_mut().find(|target| target.node == node);
+    let Some(session) = target.and_then(|target| target.session.as_mut()) else { return Ok(None) };
+    // Within a transaction, for the style of texts.
+    own::wait(session.run(&format!("ROLLBACK; BEGIN; {STYLE}")))?;
+    Ok(Some(session))
+}
+
+fn target_leaves(operation: &Operation) -> Vec<(QualifiedName, String)> {
+    let tree = operation.plan.target_tree();
+    let leaf = |leaf: &shardkeeper_core::plan::Partition| {
+        (operation.staged(&leaf.name), leaf.node.clone().unwrap_or_else(|| LOCAL.to_string()))
+    };
+    tree.leaves().map(leaf).collect()
+}
+
+#[derive(Debug, Deserialize)]
+struct Bucket {
+    bucket: u32,
+    rows: i64,
+    sum: String,
+}
+
+impl Bucket {
+    fn sum(&self) -> Result<i128> {
+        self.sum.parse().map_err(|_| {
+            Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("a checksum cannot be read: {}", self.sum)).into()
+        })
+    }
+}
+
+/// What rows are hashed by.
+struct Expressions {
+    key: String,
+    row: String,
+}
+
+impl Expressions {
+    fn of(operation: &Operation, flow: &Flow) -> Result<Self> {
+        let key = identity(operation, &flow.table.columns)?;
+        let list = |columns: &[&Column]| columns.iter().map(|c| ident(&c.name)).collect::<Vec<_>>().join(", ");
+        let all: Vec<&Column> = flow.table.columns.iter().collect();
+        Ok(Self { key: format!("ROW({})::text", list(&key)), row: format!("ROW({})::text", list(&all)) })
+    }
+
+    fn bucket(&self) -> String {
+        format!("(pg_catalog.hashtextextended({}, 0) & {})", self.key, BUCKETS - 1)
+    }
+
+    fn buckets(&self, table: &QualifiedName) -> String {
+        format!(
+            "SELECT json_build_object('bucket', b, 'rows', n, 'sum', s::text)::text FROM (
+                 SELECT {} AS b, count(*) AS n, sum(pg_catalog.hashtextextended({}, 1)::numeric) AS s FROM ONLY {table} GROUP BY 1) AS sums",
+            self.bucket(),
+            self.row
+        )
+    }
+
+    fn rows(&self, table: &QualifiedName, bucket: u32) -> String {
+        format!(
+            "SELECT json_build_array({key}, pg_catalog.hashtextextended({row}, 1)::text)::text FROM ONLY {table} WHERE {} = {bucket} LIMIT 200000",
+            self.bucket(),
+            key = self.key,
+            row = self.row
+        )
+    }
+}
+
+/// The columns of the primary key, or all.
+fn identity<'a>(operation: &Operation, columns: &'a [Column]) -> Result<Vec<&'a Column>> {
+    let parent: Oid = operation.parent();
+    let keys = crate::catalog::parent::require(parent)?.extras.keys;
+    let primary = keys.iter().find(|key| key.primary);
+    Ok(match primary {
+        Some(key) => columns.iter().filter(|column| key.columns.contains(&column.name)).collect(),
+        None => columns.iter().collect(),
+    })
+}
+
+fn ask<T: serde::de::DeserializeOwned>(session: Option<&mut Session>, role: Oid, query: &str) -> Result<Vec<T>> {
+    let texts: Vec<String> = match session {
+        None => role::acting_as(role, || sql::column(query, &[]))?,
+        Some(session) => own::wait(session.rows(query, &[]))?.iter().map(|row| row.get(0)).collect(),
+    };
+    texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+}
+
+/// Ends with the error that names the first keys of a bucket that differs.
+fn name_keys(
+    operation: &Operation,
+    flow: &mut Flow,
+    views: &mut BTreeMap<String, View>,
+    expressions: &Expressions,
+    bucket: u32,
+) -> Step {
+    let mut wanted: BTreeMap<(String, String), i64> = BTreeMap::new();
+    for (leaf, node) in operation.plan.source_leaves() {
+        let session = views.get_mut(node).and_then(|view| view.session.as_mut());
+        for row in ask::<(String, String)>(session, operation.role(), &expressions.rows(leaf, bucket))? {
+            *wanted.entry(row).or_default() += 1;
+        }
+    }
+    for (leaf, node) in target_leaves(operation) {
+        for row in ask::<(String, String)>(session_of(flow, &node)?, operation.role(), &expressions.rows(&leaf, bucket))? {
+            *wanted.entry(row).or_default() -= 1;
+        }
+    }
+    let mut keys: BTreeMap<&str, i64> = BTreeMap::new();
+    for ((key, _), difference) in wanted.iter().filter(|(_, difference)| **difference != 0) {
+        *keys.entry(key).or_default() += difference;
+    }
+    let told = keys.iter().take(NAMED).map(|(key, difference)| match difference {
+        0 => format!("{key} differs"),
+        1.. => format!("{key} is missing in the copy"),
+        _ => format!("{key} is in the copy only"),
+    });
+    halt(
+        Report::new(Code::ERRCODE_DATA_CORRUPTED, format!("the copy of {} is not equal to it", operation.plan.above))
+            .detail(format!("Keys of the first part that differs: {}.", told.collect::<Vec<_>>().join("; ")))
+            .hint(format!(
+                "Nothing was switched. Find out who wrote to the schema {} on the nodes, and run SELECT shard_cancel({});",
+                ident(&operation.stage),
+                operation.id
+            )),
+    )
+}
