@@ -4,6 +4,7 @@ mod decimal;
 mod error;
 mod interval;
 pub mod name;
+pub mod operation;
 mod path;
 pub mod plan;
 mod scalar;

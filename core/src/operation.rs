@@ -1,0 +1,153 @@
+//! An operation that moves data: its kinds, its states, and which state may follow which.
+
+mod backoff;
+mod progress;
+mod wish;
+
+pub use backoff::Backoff;
+pub use progress::remaining;
+pub use wish::{Refusal, Wish, allowed, shown};
+
+/// A word that is none of an enum's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{name}\" is no {what}")]
+pub struct UnknownName {
+    /// What was looked for, for example "state of an operation".
+    pub what: &'static str,
+    pub name: String,
+}
+
+/// An enum whose variants have one name each, the same in SQL, in JSON and in messages.
+macro_rules! named {
+    ($(#[$about:meta])* $what:literal $type:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum $type {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)+
+        }
+
+        impl $type {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::operation::UnknownName;
+
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                match name {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err($crate::operation::UnknownName { what: $what, name: name.to_owned() }),
+                }
+            }
+        }
+    };
+}
+use named;
+
+named! {
+    /// What an operation does. Each replaces a set of source leaves by a set of target leaves.
+    "kind of operation" Kind {
+        Move = "move",
+        Modulus = "modulus",
+        Split = "split",
+        Merge = "merge",
+        Convert = "convert",
+        Drain = "drain",
+        Rebalance = "rebalance",
+    }
+}
+
+named! {
+    /// What writers may do while the data is copied.
+    "mode of an operation" Mode {
+        /// They write on; their changes follow by logical decoding.
+        Online = "online",
+        /// They wait. Needs neither logical decoding nor a replica identity.
+        BlockWrites = "block_writes",
+    }
+}
+
+named! {
+    /// How far an operation is. "paused" is no state: it is what [`shown`] makes of a wish.
+    "state of an operation" State {
+        /// Nothing was made yet.
+        Planned = "planned",
+        Preparing = "preparing",
+        Copying = "copying",
+        CatchingUp = "catching_up",
+        Verifying = "verifying",
+        /// The targets equal the sources and are kept so.
+        Ready = "ready",
+        /// The switch is tried, until one transaction does it. Between two tries nothing has changed for users.
+        Switching = "switching",
+        /// The targets serve; the sources are kept, and current, for a revert.
+        Switched = "switched",
+        /// The sources are given up. Entered before the first of them is dropped, so that no revert meets a half.
+        Finished = "finished",
+        /// Given up before the switch because somebody asked. What it made is removed.
+        Cancelled = "cancelled",
+        /// Given up before the switch because of an error that trying again does not mend. What it made is removed.
+        Failed = "failed",
+        /// The switch back is tried, until one transaction does it.
+        Reverting = "reverting",
+        /// The sources serve again. The targets are removed.
+        Reverted = "reverted",
+    }
+}
+
+impl State {
+    /// Whether no other state follows. Removing what is no longer needed may still go on.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Finished | Self::Cancelled | Self::Failed | Self::Reverted)
+    }
+
+    /// Whether the sources still serve, as if the operation had never begun.
+    pub const fn is_before_switch(self) -> bool {
+        matches!(
+            self,
+            Self::Planned
+                | Self::Preparing
+                | Self::Copying
+                | Self::CatchingUp
+                | Self::Verifying
+                | Self::Ready
+                | Self::Switching
+        )
+    }
+
+    /// Whether an operation in this state may go to `next`. A state does not follow itself.
+    pub const fn can_become(self, next: Self) -> bool {
+        match (self, next) {
+            (Self::Planned, Self::Preparing)
+            | (Self::Preparing, Self::Copying)
+            | (Self::Copying, Self::CatchingUp)
+            // Where writers wait, there is nothing to catch up with.
+            | (Self::Copying, Self::Verifying)
+            | (Self::CatchingUp, Self::Verifying)
+            // A node that came back late: behind again, so the comparison has to wait.
+            | (Self::Verifying | Self::Ready, Self::CatchingUp)
+            | (Self::Verifying, Self::Ready)
+            | (Self::Ready, Self::Switching)
+            // The lock was not to be had for now; writers go on.
+            | (Self::Switching, Self::Ready)
+            | (Self::Switching, Self::Switched)
+            | (Self::Switched, Self::Finished | Self::Reverting)
+            // The switch back was not to be had: the targets serve on.
+            | (Self::Reverting, Self::Switched | Self::Reverted) => true,
+            (from, Self::Cancelled | Self::Failed) => from.is_before_switch(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a person asks of an operation, and when that is refused.
+
+use super::{State, named};
+
+named! {
+    /// What somebody asked an operation to do. The worker looks at it between its steps, so a wish can come too late:
+    /// one that [`allowed`] refuses in the new state is dropped.
+    "wish" Wish {
+        /// Also: go on after a pause.
+        Run = "run",
+        Pause = "pause",
+        Cancel = "cancel",
+        Revert = "revert",
+        Finish = "finish",
+    }
+}
+
+impl Wish {
+    /// The SQL function that asks for it.
+    pub const fn function(self) -> &'static str {
+        match self {
+            Self::Run => "shard_resume",
+            Self::Pause => "shard_pause",
+            Self::Cancel => "shard_cancel",
+            Self::Revert => "shard_revert",
+            Self::Finish => "shard_finish",
+        }
+    }
+
+    /// "cannot be …"
+    const fn participle(self) -> &'static str {
+        match self {
+            Self::Run => "resumed",
+            Self::Pause => "paused",
+            Self::Cancel => "cancelled",
+            Self::Revert => "reverted",
+            Self::Finish => "finished",
+        }
+    }
+}
+
+/// Why an operation does not do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is in a final state.
+    #[error("the operation cannot be {}: its state is {state}", wish.participle())]
+    Over { wish: Wish, state: State },
+    /// It is too late to cancel; a revert does what is wanted.
+    #[error("the operation cannot be cancelled: it has switched")]
+    Switched,
+    /// Reverting and finishing need a switch that has happened.
+    #[error("the operation cannot be {}: it has not switched yet", wish.participle())]
+    NotSwitched { wish: Wish, state: State },
+    /// It is on the way back.
+    #[error("the operation cannot be {}: it is being reverted", wish.participle())]
+    Reverting { wish: Wish },
+}
+
+impl Refusal {
+    /// Whole sentences: what the state means for the wish.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Over { state, .. } => match state {
+                State::Finished => "Its sources are given up; the new partitions are the only copy of the data.",
+                State::Reverted => "The old partitions serve again, and the new ones are removed.",
+                _ => "The partitions are as they were before it, and what it had made is removed.",
+            }
+            .to_owned(),
+            Self::Switched => "The new partitions serve; the old ones are kept for a revert.".to_owned(),
+            Self::NotSwitched { state, .. } => format!("Its state is {state}; the old partitions still serve."),
+            Self::Reverting { .. } => "The old partitions are about to serve again.".to_owned(),
+        }
+    }
+
+    /// Whole sentences: the command to use instead, for the operation with this number.
+    pub fn hint(&self, operation: i64) -> String {
+        let run = |wish: Wish| format!("SELECT {}({operation});", wish.function());
+        match self {
+            Self::Over { .. } => "Start a new operation if the data has to move.".to_owned(),
+            Self::Switched => format!("Run {}", run(Wish::Revert)),
+            Self::NotSwitched { wish: Wish::Revert, .. } => format!("To give it up, run {}", run(Wish::Cancel)),
+            Self::NotSwitched { .. } => {
+                format!("Run SELECT shard_wait({operation}); and try again, or give it up with {}", run(Wish::Cancel))
+            }
+            Self::Reverting { .. } => format!("Run SELECT shard_wait({operation});"),
+        }
+    }
+}
+
+/// Whether an operation in `state` takes the wish.
+///
+/// A cancel is taken while the switch is tried: the worker looks at the wish before each try, and the switch itself is
+/// one transaction. If that one wins, the operation is switched, and the cancel is refused there.
+pub const fn allowed(state: State, wish: Wish) -> Result<(), Refusal> {
+    match (state, wish) {
+        (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Err(Refusal::Over { wish, state }),
+        (_, Wish::Run | Wish::Pause) => Ok(()),
+        (State::Reverting, Wish::Revert) => Ok(()),
+        (State::Reverting, Wish::Cancel | Wish::Finish) => Err(Refusal::Reverting { wish }),
+        (State::Switched, Wish::Cancel) => Err(Refusal::Switched),
+        (State::Switched, Wish::Revert | Wish::Finish) => Ok(()),
+        (_, Wish::Cancel) => Ok(()),
+        (_, Wish::Revert | Wish::Finish) => Err(Refusal::NotSwitched { wish, state }),
+    }
+}
+
+/// The state that users see: "paused" once the worker has stopped (`stopped`) because of the wish.
+pub const fn shown(state: State, wish: Wish, stopped: bool) -> &'static str {
+    if stopped && matches!(wish, Wish::Pause) && !state.is_final() { "paused" } else { state.as_str() }
+}
