@@ -1,5 +1,6 @@
 //! The decisions of shardkeeper, without I/O: what a spec means, which partitions it makes, where they live.
 
+pub mod balance;
 mod decimal;
 mod error;
 mod interval;
