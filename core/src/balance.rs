@@ -122,10 +122,13 @@ pub enum BalanceError {
 pub fn plan(nodes: &[Node], leaves: &[Leaf], goal: &Goal) -> Result<Plan, BalanceError> {
     check(nodes, leaves, goal)?;
     let start = state::State::new(nodes, leaves, goal)?;
-    let walk = walk::Walk::from(&start);
+    let mut walk = walk::Walk::from(&start, place::Choice::Balanced);
     let stuck = place::stuck(walk.end());
     if !stuck.is_empty() {
-        return Err(BalanceError::Unplaceable(stuck));
+        walk = walk::Walk::from(&start, place::Choice::Tight);
+        if !place::stuck(walk.end()).is_empty() {
+            return Err(BalanceError::Unplaceable(stuck));
+        }
     }
     let ordered = order::moves(&start, walk.worth(goal), goal.max_moves);
     let end = ordered.replay(&start);

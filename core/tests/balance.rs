@@ -187,6 +187,15 @@ fn others_make_room_for_what_has_to_move() {
 }
 
 #[test]
+fn little_room_is_packed_tightly() {
+    // 10 on a would leave no room for both 6.
+    let limited = |name, limit| Node { limit: Some(limit), ..node(name) };
+    let nodes = [Node { draining: true, ..node("old") }, limited("a", 12), limited("b", 10)];
+    let plan = plan(&nodes, &leaves(&[("old", &[10, 6, 6])]), &Goal::default()).unwrap();
+    assert_eq!(sizes(&plan), [0, 12, 10]);
+}
+
+#[test]
 fn a_node_above_its_limit_is_relieved() {
     let nodes = [Node { limit: Some(100), ..node("a") }, node("b")];
     let plan = plan(&nodes, &leaves(&[("a", &[90, 20, 5]), ("b", &[110])]), &Goal::default()).unwrap();
@@ -232,6 +241,8 @@ fn input_that_makes_no_sense_is_refused() {
 
 #[test]
 fn a_large_cluster_is_planned_at_once() {
+    // Not optimized, it takes fifteen times as long.
+    let most = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 1 });
     let names: Vec<String> = (0..20).map(|at| format!("n{at}")).collect();
     let mut nodes: Vec<Node> = names.iter().map(|name| node(name)).collect();
     let size = |id: u64| (id * 2_654_435_761) % 100_000_007;
@@ -243,14 +254,9 @@ fn a_large_cluster_is_planned_at_once() {
         nodes[0].draining = drain;
         for minimum_gain in [0.0, 0.05] {
             let begun = Instant::now();
-            let plan = plan(&nodes, &leaves, &Goal { minimum_gain, ..Goal::default() }).unwrap();
+            plan(&nodes, &leaves, &Goal { minimum_gain, ..Goal::default() }).unwrap();
             let took = begun.elapsed();
-            eprintln!(
-                "{spread} {drain} {minimum_gain}: {} moves, {took:?}, {:?}",
-                plan.moves.len(),
-                plan.imbalance_after
-            );
-            assert!(took < Duration::from_secs(2), "{took:?}");
+            assert!(took < most, "{took:?}");
         }
     }
 }

@@ -35,7 +35,9 @@ pub(super) fn summary(leaves: &[Unplaceable]) -> String {
     nodes.sort_unstable();
     nodes.dedup();
     let quoted: Vec<String> = nodes.iter().map(|node| format!("\"{node}\"")).collect();
-    format!("{} partitions of {} have nowhere to go", leaves.len(), quoted.join(", "))
+    let what = if leaves.len() == 1 { "partition of" } else { "partitions of" };
+    let have = if leaves.len() == 1 { "has" } else { "have" };
+    format!("{} {what} {} {have} nowhere to go", leaves.len(), quoted.join(", "))
 }
 
 /// The leaves that are still on draining nodes.
@@ -74,13 +76,26 @@ fn reason(state: &State<'_>, number: usize) -> Reason {
     }
 }
 
-/// The node where the leaf does least harm: with the least load per capacity, and of about equal ones the one with the
-/// fewest siblings.
-fn target(state: &State<'_>, leaf: usize) -> Option<usize> {
+/// Which of the nodes with room takes a leaf that has to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The one where balance suffers least.
+    Balanced,
+    /// The one with the least room, so that much room stays together. For when the other choice led nowhere.
+    Tight,
+}
+
+/// The node that takes the leaf. With [`Choice::Balanced`] the one with the least load per capacity afterwards, and of
+/// about equal ones the one with the fewest siblings.
+fn target(state: &State<'_>, leaf: usize, choice: Choice) -> Option<usize> {
     let key = |node: usize| {
         let ratio = (state.load(node) + state.size(leaf)) / state.capacity(node);
+        let room = match choice {
+            Choice::Balanced => 0,
+            Choice::Tight => state.free(node).unwrap_or(u128::MAX),
+        };
         // Rounded, so that the siblings have a say. Conversion saturates.
-        ((ratio / state.grain()) as u64, state.siblings(leaf, node), ratio, state.leaves_on(node))
+        (room, (ratio / state.grain()) as u64, state.siblings(leaf, node), ratio, state.leaves_on(node))
     };
     let fitting = state.targets(leaf).filter(|node| state.fits(leaf, *node));
     let keyed = fitting.map(|node| (key(node), node));
@@ -88,16 +103,16 @@ fn target(state: &State<'_>, leaf: usize) -> Option<usize> {
 }
 
 /// Moves the leaf to where it may be, and if need be others out of its way; nothing if that fails.
-pub(super) fn settle(state: &mut State<'_>, leaf: usize) -> Option<Vec<Hop>> {
-    if let Some(to) = target(state, leaf) {
+pub(super) fn settle(state: &mut State<'_>, leaf: usize, choice: Choice) -> Option<Vec<Hop>> {
+    if let Some(to) = target(state, leaf, choice) {
         state.shift(leaf, to);
         return Some(vec![Hop { leaf, to }]);
     }
     let targets: Vec<usize> = state.targets(leaf).filter(|node| state.overflow(*node) == 0).collect();
-    targets.into_iter().find_map(|to| make_room(state, leaf, to))
+    targets.into_iter().find_map(|to| make_room(state, leaf, to, choice))
 }
 
-fn make_room(state: &mut State<'_>, leaf: usize, to: usize) -> Option<Vec<Hop>> {
+fn make_room(state: &mut State<'_>, leaf: usize, to: usize, choice: Choice) -> Option<Vec<Hop>> {
     // The smallest that is enough alone; else the largest ones.
     let need = state.bytes_of(leaf).saturating_sub(state.free(to)?);
     let mut others: Vec<usize> = state.movable_on(to).filter(|other| state.leaf(*other).bytes > 0).collect();
@@ -106,7 +121,7 @@ fn make_room(state: &mut State<'_>, leaf: usize, to: usize) -> Option<Vec<Hop>> 
     others[..enough].reverse();
     let (several, alone) = (&others[..enough], &others[enough..]);
     for other in alone {
-        if let Some(away) = target(state, *other) {
+        if let Some(away) = target(state, *other, choice) {
             state.shift(*other, away);
             state.shift(leaf, to);
             return Some(vec![Hop { leaf: *other, to: away }, Hop { leaf, to }]);
@@ -114,7 +129,7 @@ fn make_room(state: &mut State<'_>, leaf: usize, to: usize) -> Option<Vec<Hop>> 
     }
     let mut hops = Vec::new();
     for other in several {
-        if let Some(away) = target(state, *other) {
+        if let Some(away) = target(state, *other, choice) {
             state.shift(*other, away);
             hops.push(Hop { leaf: *other, to: away });
         }
@@ -131,14 +146,14 @@ fn make_room(state: &mut State<'_>, leaf: usize, to: usize) -> Option<Vec<Hop>> 
 }
 
 /// Takes one leaf from a node that is above its limit: the smallest that is enough, else the largest.
-pub(super) fn relieve(state: &mut State<'_>, node: usize) -> Option<Vec<Hop>> {
+pub(super) fn relieve(state: &mut State<'_>, node: usize, choice: Choice) -> Option<Vec<Hop>> {
     let over = state.overflow(node);
     let mut leaves: Vec<usize> = state.movable_on(node).filter(|leaf| state.leaf(*leaf).bytes > 0).collect();
     leaves.sort_by_key(|leaf| state.leaf(*leaf).bytes);
     let enough = leaves.partition_point(|leaf| state.bytes_of(*leaf) < over);
     leaves[..enough].reverse();
     leaves.rotate_left(enough);
-    let (leaf, to) = leaves.into_iter().find_map(|leaf| Some((leaf, target(state, leaf)?)))?;
+    let (leaf, to) = leaves.into_iter().find_map(|leaf| Some((leaf, target(state, leaf, choice)?)))?;
     state.shift(leaf, to);
     Some(vec![Hop { leaf, to }])
 }

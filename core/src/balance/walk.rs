@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::place::Choice;
 use super::state::State;
 use super::{Goal, place};
 
@@ -38,15 +39,15 @@ const ROUNDING: f64 = 1e-12;
 const PARTNERS: usize = 3;
 
 impl<'a> Walk<'a> {
-    pub(super) fn from(start: &State<'a>) -> Self {
+    pub(super) fn from(start: &State<'a>, choice: Choice) -> Self {
         let (steps, ranks, must, left) = (Vec::new(), vec![start.ranked()], 0, left(start));
         let mut walk = Self { state: start.clone(), steps, ranks, must, left };
         // Each step lowers the imbalance, so the walk ends; this keeps it short where sizes are odd.
         let most = 10 * start.at.len() + 100;
         loop {
             let before = walk.steps.len();
-            walk.settle();
-            walk.relieve();
+            walk.settle(choice);
+            walk.relieve(choice);
             while walk.steps.len() < most {
                 let Some(hops) = step(&walk.state) else { break };
                 for hop in &hops {
@@ -79,7 +80,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, choice: Choice) {
         loop {
             let before = self.steps.len();
             let mut leaves = self.state.misplaced();
@@ -88,7 +89,7 @@ impl<'a> Walk<'a> {
             for leaf in leaves {
                 // It may have made room for another meanwhile.
                 if self.state.is_misplaced(leaf)
-                    && let Some(hops) = place::settle(&mut self.state, leaf)
+                    && let Some(hops) = place::settle(&mut self.state, leaf, choice)
                 {
                     self.note(hops);
                 }
@@ -99,10 +100,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn relieve(&mut self) {
+    fn relieve(&mut self, choice: Choice) {
         for node in 0..self.state.nodes().len() {
             while self.state.overflow(node) > 0 {
-                let Some(hops) = place::relieve(&mut self.state, node) else { break };
+                let Some(hops) = place::relieve(&mut self.state, node, choice) else { break };
                 self.note(hops);
             }
         }
@@ -168,7 +169,7 @@ fn drop(state: &State<'_>, from: usize, to: usize, size: f64) -> f64 {
 }
 
 fn single(state: &State<'_>, from: usize, peak: f64, least: f64) -> Option<Found> {
-    struct Choice {
+    struct Candidate {
         hop: Hop,
         drop: f64,
         /// How much less lies where it is too much, minus a part of what is moved beyond that.
@@ -180,7 +181,7 @@ fn single(state: &State<'_>, from: usize, peak: f64, least: f64) -> Option<Found
     let unit = state.grain() * state.capacity(from);
     // Rounded, so that siblings have a say among equals. Conversion saturates.
     let rough = |value: f64| (value / unit).floor() as i64;
-    let better = |a: &Choice, b: &Choice| {
+    let better = |a: &Candidate, b: &Candidate| {
         rough(b.score)
             .cmp(&rough(a.score))
             .then(rough(a.size).cmp(&rough(b.size)))
@@ -201,7 +202,7 @@ fn single(state: &State<'_>, from: usize, peak: f64, least: f64) -> Option<Found
             let burden = above(state.excess(to) + size) - above(state.excess(to));
             let useful = relief - burden;
             let crowd = siblings(state, leaf, to) - here;
-            Choice { hop: Hop { leaf, to }, drop, score: useful - (size - useful) / 4.0, size, crowd }
+            Candidate { hop: Hop { leaf, to }, drop, score: useful - (size - useful) / 4.0, size, crowd }
         })
     });
     let best = choices.min_by(better)?;
