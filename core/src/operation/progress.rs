@@ -17,9 +17,10 @@ pub fn remaining(done: u64, total: u64, elapsed: Duration, recent: Option<f64>) 
     let left = (total - done) as f64;
     let overall = left * elapsed.as_secs_f64() / done as f64;
     let seconds = match recent {
-        Some(rate) => (overall + left / rate.max(0.0)) / 2.0,
+        Some(rate) if rate > 0.0 => (overall + left / rate) / 2.0,
+        Some(_) => return None,
         None => overall,
     };
-    // Also false for NaN. Without a result, the time so far tells nothing.
+    // Without a result, the time so far tells nothing.
     (done > 0 && seconds <= LONGEST).then(|| Duration::from_secs_f64(seconds))
 }

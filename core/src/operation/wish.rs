@@ -43,7 +43,7 @@ impl Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It is in a final state.
-    #[error("the operation cannot be {}: it is {state}", wish.participle())]
+    #[error("the operation cannot be {}: its state is {state}", wish.participle())]
     Over { wish: Wish, state: State },
     /// It is too late to cancel; a revert does what is wanted.
     #[error("the operation cannot be cancelled: it has switched")]
@@ -67,7 +67,7 @@ impl Refusal {
             }
             .to_owned(),
             Self::Switched => "The new partitions serve; the old ones are kept for a revert.".to_owned(),
-            Self::NotSwitched { state, .. } => format!("It is {state}; the old partitions still serve."),
+            Self::NotSwitched { state, .. } => format!("Its state is {state}; the old partitions still serve."),
             Self::Reverting { .. } => "The old partitions are about to serve again.".to_owned(),
         }
     }

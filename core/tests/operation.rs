@@ -1,0 +1,192 @@
+//! The life of an operation: every state with every other, and every wish in every state.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use shardkeeper_core::operation::State::*;
+use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, allowed, remaining, shown};
+
+/// What may follow each state.
+const FOLLOW: [(State, &[State]); 13] = [
+    (Planned, &[Preparing, Cancelled, Failed]),
+    (Preparing, &[Copying, Cancelled, Failed]),
+    (Copying, &[CatchingUp, Verifying, Cancelled, Failed]),
+    (CatchingUp, &[Verifying, Cancelled, Failed]),
+    (Verifying, &[CatchingUp, Ready, Cancelled, Failed]),
+    (Ready, &[CatchingUp, Switching, Cancelled, Failed]),
+    (Switching, &[Ready, Switched, Cancelled, Failed]),
+    (Switched, &[Finished, Reverting]),
+    (Finished, &[]),
+    (Cancelled, &[]),
+    (Failed, &[]),
+    (Reverting, &[Switched, Reverted]),
+    (Reverted, &[]),
+];
+
+/// What each state says to run, pause, cancel, revert and finish.
+/// "+" takes it; "o" is over; "r" says to revert; "n" has not switched; "b" is on the way back.
+const WISHES: [(State, &str); 13] = [
+    (Planned, "+++nn"),
+    (Preparing, "+++nn"),
+    (Copying, "+++nn"),
+    (CatchingUp, "+++nn"),
+    (Verifying, "+++nn"),
+    (Ready, "+++nn"),
+    (Switching, "+++nn"),
+    (Switched, "++r++"),
+    (Finished, "ooooo"),
+    (Cancelled, "ooooo"),
+    (Failed, "ooooo"),
+    (Reverting, "++b+b"),
+    (Reverted, "ooooo"),
+];
+
+#[test]
+fn each_state_has_its_followers_and_no_other() {
+    assert_eq!(FOLLOW.map(|(state, _)| state), State::ALL);
+    for (state, next) in FOLLOW {
+        let follow: Vec<State> = State::ALL.iter().copied().filter(|next| state.can_become(*next)).collect();
+        let mut wanted = next.to_vec();
+        wanted.sort_by_key(|state| State::ALL.iter().position(|other| other == state));
+        assert_eq!(follow, wanted, "after {state}");
+        assert_eq!(state.is_final(), next.is_empty(), "{state}");
+        assert_eq!(state.is_before_switch(), next.contains(&Cancelled), "{state}");
+    }
+}
+
+#[test]
+fn every_state_is_reached_and_every_way_ends() {
+    let mut seen = vec![Planned];
+    let mut at = 0;
+    while at < seen.len() {
+        let follow = State::ALL.iter().filter(|next| seen[at].can_become(**next));
+        let new: Vec<State> = follow.copied().filter(|next| !seen.contains(next)).collect();
+        seen.extend(new);
+        at += 1;
+    }
+    assert_eq!(seen.len(), State::ALL.len());
+    // No way from a state that has switched to one that says the operation left no trace.
+    assert!([Switched, Reverting].iter().all(|state| !state.can_become(Cancelled) && !state.can_become(Failed)));
+}
+
+#[test]
+fn every_wish_in_every_state() {
+    assert_eq!(WISHES.map(|(state, _)| state), State::ALL);
+    for (state, answers) in WISHES {
+        for (&wish, answer) in Wish::ALL.iter().zip(answers.chars()) {
+            let wanted = match answer {
+                '+' => Ok(()),
+                'o' => Err(Refusal::Over { wish, state }),
+                'r' => Err(Refusal::Switched),
+                'n' => Err(Refusal::NotSwitched { wish, state }),
+                _ => Err(Refusal::Reverting { wish }),
+            };
+            assert_eq!(allowed(state, wish), wanted, "{wish} when {state}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_names_the_command_to_use_instead() {
+    let text = |state, wish| {
+        let refusal = allowed(state, wish).unwrap_err();
+        format!("{refusal}\n{}\n{}", refusal.detail(), refusal.hint(7))
+    };
+    insta::assert_snapshot!(text(Switched, Wish::Cancel), @"
+    the operation cannot be cancelled: it has switched
+    The new partitions serve; the old ones are kept for a revert.
+    Run SELECT shard_revert(7);
+    ");
+    insta::assert_snapshot!(text(CatchingUp, Wish::Revert), @"
+    the operation cannot be reverted: it has not switched yet
+    Its state is catching_up; the old partitions still serve.
+    To give it up, run SELECT shard_cancel(7);
+    ");
+    insta::assert_snapshot!(text(Copying, Wish::Finish), @"
+    the operation cannot be finished: it has not switched yet
+    Its state is copying; the old partitions still serve.
+    Run SELECT shard_wait(7); and try again, or give it up with SELECT shard_cancel(7);
+    ");
+    insta::assert_snapshot!(text(Reverting, Wish::Finish), @"
+    the operation cannot be finished: it is being reverted
+    The old partitions are about to serve again.
+    Run SELECT shard_wait(7);
+    ");
+    insta::assert_snapshot!(text(Failed, Wish::Run), @"
+    the operation cannot be resumed: its state is failed
+    The partitions are as they were before it, and what it had made is removed.
+    Start a new operation if the data has to move.
+    ");
+    insta::assert_snapshot!(text(Finished, Wish::Pause), @"
+    the operation cannot be paused: its state is finished
+    Its sources are given up; the new partitions are the only copy of the data.
+    Start a new operation if the data has to move.
+    ");
+}
+
+#[test]
+fn paused_is_shown_once_the_worker_has_stopped() {
+    assert_eq!(shown(Copying, Wish::Pause, false), "copying");
+    assert_eq!(shown(Copying, Wish::Pause, true), "paused");
+    assert_eq!(shown(Copying, Wish::Run, true), "copying");
+    assert_eq!(shown(Failed, Wish::Pause, true), "failed");
+}
+
+#[test]
+fn a_name_is_the_same_everywhere() {
+    macro_rules! same {
+        ($($type:ty),+) => {$(
+            for value in <$type>::ALL {
+                assert_eq!(value.as_str().parse(), Ok(*value));
+                assert_eq!(value.to_string(), value.as_str());
+                assert_eq!(serde_json::to_value(value).unwrap(), value.as_str());
+                assert_eq!(serde_json::from_value::<$type>(value.as_str().into()).unwrap(), *value);
+            }
+        )+};
+    }
+    same!(State, Kind, Mode, Wish);
+    assert_eq!(CatchingUp.as_str(), "catching_up");
+    assert_eq!(Mode::BlockWrites.as_str(), "block_writes");
+    assert_eq!("paused".parse::<State>().unwrap_err().to_string(), "\"paused\" is no state of an operation");
+}
+
+#[test]
+fn the_delay_doubles_up_to_its_most() {
+    let backoff = Backoff::default();
+    for (attempt, full) in [(0, 0.5), (1, 1.0), (2, 2.0), (5, 16.0), (6, 30.0), (31, 30.0), (u32::MAX, 30.0)] {
+        for seed in 0..100 {
+            let delay = backoff.delay(attempt, seed).as_secs_f64();
+            assert!(full / 2.0 <= delay && delay <= full, "{delay} after attempt {attempt}");
+        }
+    }
+    assert_eq!(backoff.delay(3, 42), backoff.delay(3, 42));
+    assert_ne!(backoff.delay(3, 42), backoff.delay(3, 43));
+}
+
+#[test]
+fn the_rest_is_estimated_from_the_whole_and_the_last_moments() {
+    let seconds = Duration::from_secs;
+    assert_eq!(remaining(25, 100, seconds(10), None), Some(seconds(30)));
+    assert_eq!(remaining(25, 100, seconds(10), Some(7.5)), Some(seconds(20)));
+    assert_eq!(remaining(100, 100, seconds(10), Some(0.0)), Some(Duration::ZERO));
+    assert_eq!(remaining(120, 100, seconds(10), None), Some(Duration::ZERO));
+    assert_eq!(remaining(0, 0, seconds(0), None), Some(Duration::ZERO));
+    // Not begun, stalled, and too long to mean anything.
+    assert_eq!(remaining(0, 100, seconds(10), None), None);
+    assert_eq!(remaining(25, 100, seconds(10), Some(0.0)), None);
+    assert_eq!(remaining(1, u64::MAX, seconds(10), None), None);
+}
+
+proptest! {
+    #[test]
+    fn a_delay_is_within_its_bounds(first in 0u64..10_000, most in 0u64..100_000, attempt: u32, seed: u64) {
+        let backoff = Backoff { first: Duration::from_millis(first), most: Duration::from_millis(most) };
+        prop_assert!(backoff.delay(attempt, seed) <= backoff.most);
+    }
+
+    #[test]
+    fn no_input_breaks_the_estimate(done: u64, total: u64, elapsed: u64, rate in proptest::option::of(any::<f64>())) {
+        let left = remaining(done, total, Duration::from_millis(elapsed), rate);
+        prop_assert!(left.is_none_or(|left| left <= Duration::from_secs(3700 * 86_400)));
+    }
+}
