@@ -11,6 +11,7 @@ pub mod series;
 pub mod spec;
 pub mod tree;
 mod value;
+pub mod words;
 mod zone;
 
 pub use decimal::Decimal;
