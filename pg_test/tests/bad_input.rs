@@ -20,6 +20,8 @@ mod limits;
 mod names;
 #[path = "bad_input/rights.rs"]
 mod rights;
+#[path = "bad_input/short_form.rs"]
+mod short_form;
 #[path = "bad_input/spec.rs"]
 mod spec;
 #[path = "bad_input/tables.rs"]

@@ -18,4 +18,5 @@ pub mod secret;
 pub mod sql;
 pub mod subtransaction;
 pub mod transaction;
+pub mod types;
 pub mod worker;
