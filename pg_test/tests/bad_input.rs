@@ -18,6 +18,8 @@ mod keys;
 mod limits;
 #[path = "bad_input/names.rs"]
 mod names;
+#[path = "bad_input/overlap.rs"]
+mod overlap;
 #[path = "bad_input/rights.rs"]
 mod rights;
 #[path = "bad_input/short_form.rs"]

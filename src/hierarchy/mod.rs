@@ -1,6 +1,6 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
-//! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`,
+//! `description`, `key`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `rebuild`,
 //! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `add`, `detach` and `remove` are the
 //! calls that change, `locate`, `sizes`, `picture` and `health` those that look.
 
@@ -19,6 +19,7 @@ pub mod key;
 pub mod locate;
 mod managed;
 mod members;
+mod overlap;
 pub mod picture;
 mod rebuild;
 pub mod remove;
