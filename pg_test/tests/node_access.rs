@@ -325,8 +325,14 @@ fn an_altered_node_is_tried_first_and_must_hold_the_same_leaves() -> Result<()> 
     assert!(options.contains("fetch_size=5") && !options.contains("batch_size"), "{options}");
     client.batch_execute("SELECT * FROM public.leaf")?;
     let error = refused(&mut client, "SELECT shard_drop_node('n1')")?;
-    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 partitions"));
-    assert_eq!(error.hint(), Some("Run SELECT shard_drain_node('n1'); then drop it again."));
+    assert_eq!(error.code().code(), "2BP01");
+    assert!(error.message().starts_with("node \"n1\" still stores 1 partition"), "{error:?}");
+    assert_eq!(
+        error.hint(),
+        Some(
+            "Drop or detach its partitions, or drop the parents, and drop the node again; shard_drain_node, which moves them away, comes with the data movement calls."
+        )
+    );
     client.batch_execute("DROP FOREIGN TABLE public.leaf; SELECT shard_drop_node('n1')")?;
     let left: i64 = cluster
         .coordinator
