@@ -14,6 +14,7 @@ pub mod sql;
 mod template;
 pub mod tls;
 pub mod user;
+pub mod visits;
 pub mod wait;
 
 pub use cluster::{Cluster, Options, PATIENCE};
@@ -22,4 +23,5 @@ pub use objects::Objects;
 pub use proxy::{Proxy, Then};
 pub use server::Server;
 pub use snapshot::Snapshot;
+pub use visits::visited;
 pub use wait::eventually;

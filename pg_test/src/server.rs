@@ -229,6 +229,11 @@ impl Server {
         Ok(())
     }
 
+    /// Stops one of its processes, as a machine does that is out of memory or time. `thaw` lets it go on.
+    pub fn freeze_process(&self, pid: i32) -> Result<()> {
+        process::signal(Pid::from_raw(pid).context("not a process")?, Signal::STOP)
+    }
+
     pub fn thaw(&self) -> Result<()> {
         for pid in process::standing_in(&self.data_dir()) {
             process::signal(pid, Signal::CONT)?;
