@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pg_test::objects::{settled, unsettled};
 use pg_test::server::DATABASE;
 use pg_test::sql::column;
 use pg_test::visits::{SIGNATURE, TIMELINE};
@@ -49,11 +50,11 @@ fn create_on(client: &mut Client, node: &str) -> Result<()> {
 }
 
 fn made_on(cluster: &Cluster, number: usize) -> Result<bool> {
-    cluster.node(number).value("SELECT to_regclass('public.made') IS NOT NULL")
+    cluster.node(number).has("public.made")
 }
 
 fn journal(cluster: &Cluster, number: usize) -> Result<i64> {
-    cluster.node(number).value("SELECT count(*) FROM shardkeeper.journal")
+    cluster.node(number).count("shardkeeper.journal")
 }
 
 /// A transaction that has created the table `made` on all nodes.
@@ -86,12 +87,8 @@ fn visit(cluster: &Cluster, number: usize) -> Result<()> {
 fn agrees_that_nothing_happened(cluster: &Cluster) -> Result<()> {
     let start = Instant::now();
     eventually("healed", HEALED, || {
-        for number in 1..=cluster.nodes().len() {
-            if made_on(cluster, number)? || journal(cluster, number)? > 0 {
-                return Ok(false);
-            }
-        }
-        Ok(cluster.coordinator.value::<i64>("SELECT count(*) FROM shardkeeper.transactions")? == 0)
+        let made = cluster.nodes().iter().map(|node| node.has("public.made")).collect::<Result<Vec<_>>>()?;
+        Ok(!made.contains(&true) && unsettled(cluster)? == 0)
     })?;
     println!("healed after {:?}", start.elapsed());
     Ok(())
@@ -120,10 +117,7 @@ fn what_both_committed_is_forgotten_and_stays() -> Result<()> {
     visit(&cluster, 1)?;
     visit(&cluster, 2)?;
     client.batch_execute("COMMIT")?;
-    eventually("forgotten", HEALED, || {
-        let here: i64 = cluster.coordinator.value("SELECT count(*) FROM shardkeeper.transactions")?;
-        Ok(here + journal(&cluster, 1)? + journal(&cluster, 2)? == 0)
-    })?;
+    settled(&cluster, HEALED)?;
     assert!(made_on(&cluster, 1)? && made_on(&cluster, 2)?);
     Ok(())
 }
@@ -227,9 +221,9 @@ fn the_trash_is_emptied_after_its_keep_time_and_not_before() -> Result<()> {
         Ok(node.value::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = 'shardkeeper_trash'::regnamespace")?
             == 1)
     })?;
-    assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
+    assert_eq!(node.count("shardkeeper.trash")?, 1);
     app.batch_execute("SELECT shardkeeper.restore('public', 'long')")?;
-    assert_eq!(node.value::<i64>("SELECT count(*) FROM public.long")?, 0);
+    assert_eq!(node.count("public.long")?, 0);
     Ok(())
 }
 
@@ -252,12 +246,12 @@ fn a_dropped_table_is_not_destroyed_before_the_drop_is_settled() -> Result<()> {
     eventually("the first node has committed", PATIENCE, || Ok(journal(&cluster, 1)? == 1))?;
     // The first node is visited meanwhile: the transaction still runs, so its drop may yet be undone.
     visit(&cluster, 1)?;
-    assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
+    assert_eq!(node.count("shardkeeper.trash")?, 1);
     cluster.coordinator.kill9()?;
     let _ = commit.join();
     cluster.proxy(2).resume();
     cluster.coordinator.start()?;
-    eventually("the table is back", HEALED, || node.value("SELECT to_regclass('public.kept') IS NOT NULL"))?;
+    eventually("the table is back", HEALED, || node.has("public.kept"))?;
     assert_eq!(node.value::<i32>("SELECT i FROM public.kept")?, 7);
     Ok(())
 }
