@@ -9,7 +9,6 @@ pub mod objects;
 mod process;
 pub mod proxy;
 pub mod server;
-pub mod snapshot;
 pub mod sql;
 mod template;
 pub mod tls;
@@ -19,9 +18,8 @@ pub mod wait;
 
 pub use cluster::{Cluster, Options, PATIENCE};
 pub use install::Install;
-pub use objects::Objects;
+pub use objects::{Objects, Snapshot};
 pub use proxy::{Proxy, Then};
 pub use server::Server;
-pub use snapshot::Snapshot;
 pub use visits::visited;
 pub use wait::eventually;
