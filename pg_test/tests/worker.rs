@@ -47,8 +47,6 @@ fn every_database_with_the_extension_has_one_worker_and_no_other_has() -> Result
 #[test]
 fn a_database_can_be_dropped_and_copied_while_its_worker_runs() -> Result<()> {
     let cluster = with_worker(Options::default())?;
-    // One that the launcher never saw at work would be taken for one that found nothing to do.
-    launcher_has_looked(&cluster, "first_look")?;
     cluster.coordinator.client_in("postgres")?.batch_execute("CREATE DATABASE copied TEMPLATE app")?;
     eventually("the worker is back", PATIENCE, || Ok(workers(&cluster, "app")? == 1))?;
     eventually("the copy has one too", PATIENCE, || Ok(workers(&cluster, "copied")? == 1))?;
