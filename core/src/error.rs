@@ -2,9 +2,9 @@
 
 /// What is wrong with a spec, worded as Postgres words its reports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {message}")]
+#[error("{path}{}{message}", if path.is_empty() { "" } else { ": " })]
 pub struct SpecError {
-    /// JSON path of the mistake (`$.partitions.modulus`), or the argument's name in the short form.
+    /// JSON path of the mistake (`$.partitions.modulus`), or the argument's name in the short form; empty if it is the whole call.
     pub path: String,
     /// One factual line, lower case, no period.
     pub message: String,

@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod tree;
 mod value;
+pub mod words;
 mod zone;
 
 pub use decimal::Decimal;

@@ -13,13 +13,14 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::name::Template;
+use crate::path::{Form, Path};
 use crate::{Decimal, Interval, Scalar, Zone};
 
-pub(crate) use check::duplicate;
-pub(crate) use document::{Object, OneOrMany};
+pub(crate) use check::{duplicate, modulus, some_values, whole_number};
+pub(crate) use document::{Object, present};
 pub(crate) use find::Nodes;
-pub use find::Site;
-pub(crate) use range::limits;
+pub use find::{KeyEntry, Site};
+pub(crate) use range::{Limits, ends};
 pub use short::ShortForm;
 pub(crate) use unknown::explain;
 
@@ -44,6 +45,8 @@ pub struct Level {
     pub default: Option<DefaultPart>,
     /// The next level of all partitions that have none of their own.
     pub partitions: Option<Box<Level>>,
+    /// How the spec was written: what is found wrong with it later is told in the same words.
+    pub(crate) form: Form,
 }
 
 /// How the partitions of a level are made.
@@ -187,8 +190,14 @@ impl Epoch {
 
 /// Reads a spec. Objects keep the order of the document.
 pub fn parse(doc: &Value) -> Result<Level> {
-    let document::Object(raw) = serde_path_to_error::deserialize(doc).map_err(|e| unknown::explain(doc, &e))?;
-    check::level(raw, &crate::path::Path::root(), 1)
+    read(doc, Form::Document)
+}
+
+/// Reads a spec that was written in this form.
+fn read(doc: &Value, form: Form) -> Result<Level> {
+    let root = Path::root(form);
+    let document::Object(raw) = serde_path_to_error::deserialize(doc).map_err(|e| unknown::explain(doc, &e, &root))?;
+    check::level(raw, &root, 1)
 }
 
 impl Level {

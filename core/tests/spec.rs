@@ -2,11 +2,14 @@
 
 mod common;
 
-use common::{error, example, level};
+use common::{error, example, input, level};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use shardkeeper_core::spec::{Level, Method, Rule, ShortForm, Site};
+use shardkeeper_core::plan::{expand, parse_bound};
+use shardkeeper_core::spec::{Method, Rule, Site};
 use shardkeeper_core::{SpecError, parse};
+
+const NOW: &str = "2024-06-15T12:00:00Z";
 
 #[track_caller]
 fn refused(doc: Value, path: &str, message: &str) -> SpecError {
@@ -194,19 +197,42 @@ fn a_partition_can_refuse_the_partitions_of_its_level() {
 }
 
 #[test]
-fn the_short_form_is_a_document_and_its_errors_name_arguments() {
-    let short = |form| Level::short_form(form);
-    let form = ShortForm {
-        method: Some("hash".into()),
-        key: Some(vec!["id".into()]),
-        modulus: Some(4),
-        ..ShortForm::default()
+fn a_single_partition_is_read_like_one_of_a_spec() {
+    let refused = |spec: Value, doc: Value| {
+        let level = level(spec);
+        parse_bound(&level.site(), &doc, &input("t", NOW)).unwrap_err().to_string()
     };
-    assert_eq!(short(form.clone()).unwrap(), level(json!({"method": "hash", "key": "id", "modulus": 4})));
-    assert_eq!(short(ShortForm { modulus: Some(0), ..form.clone() }).unwrap_err().path, "modulus");
-    let list = ShortForm { method: Some("list".into()), modulus: None, lists: Some(json!({"a": []})), ..form.clone() };
-    assert_eq!(short(list).unwrap_err().path, "lists.a");
-    assert_eq!(short(ShortForm { default_partition: Some(true), ..form }).unwrap_err().path, "default_partition");
+    let range = |doc| refused(json!({"method": "range", "key": "num", "bounds": [0, 10]}), doc);
+    assert_eq!(range(json!({"from": null, "to": 30})), "$.from: NULL cannot be a range bound");
+    assert_eq!(range(json!({"from": 10, "to": null})), "$.to: NULL cannot be a range bound");
+    assert_eq!(range(json!({"to": 30})), "$: \"from\" is missing");
+    assert_eq!(range(json!({"from": 30, "to": 20})), "$: the range is empty");
+    let list = |doc| refused(json!({"method": "list", "key": "num", "values": {"a": [1]}}), doc);
+    assert_eq!(list(json!({"in": [2, "2.0"]})), "$.in[1]: the value \"2.0\" is listed twice");
+    assert_eq!(list(json!({"in": []})), "$.in: a list partition needs at least one value");
+    assert_eq!(list(json!({"in": null})), "$.in: invalid type: null, expected an array");
+    let hash = |doc| refused(json!({"method": "hash", "key": "id", "modulus": 2}), doc);
+    for modulus in [json!(-4), json!(0), json!(4_294_967_297u64), json!("4"), json!(2.5), json!(null)] {
+        assert_eq!(
+            hash(json!({"modulus": modulus, "remainder": 3})),
+            "$.modulus: modulus must be a whole number from 1 to 2147483647"
+        );
+    }
+    for remainder in [json!(-1), json!(4_294_967_297u64), json!("1"), json!(null)] {
+        assert_eq!(
+            hash(json!({"modulus": 4, "remainder": remainder})),
+            "$.remainder: remainder must be a whole number from 0 to 2147483647"
+        );
+    }
+}
+
+#[test]
+fn details_agree_with_their_nouns() {
+    let level = level(json!({"method": "range", "key": "int", "interval": "1 day"}));
+    let detail = expand(&level, &input("t", NOW)).unwrap_err().detail;
+    assert_eq!(detail.as_deref(), Some("The key \"int\" is an integer."));
+    let detail = error(json!({"method": "range", "key": "id", "bounds": [1]})).detail;
+    assert_eq!(detail.as_deref(), Some("Given: 1 point."));
 }
 
 #[test]

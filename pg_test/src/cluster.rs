@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use postgres::Client;
 
 use crate::home::Home;
 use crate::install::{Install, target_dir};
@@ -63,6 +64,14 @@ pub struct Cluster {
 impl Cluster {
     pub fn start(nodes: usize) -> Result<Cluster> {
         Cluster::with(Options { nodes, ..Options::default() })
+    }
+
+    /// With its nodes added, and a session that would rather fail than wait for ever.
+    pub fn joined(nodes: usize) -> Result<(Cluster, Client)> {
+        let cluster = Cluster::start(nodes)?;
+        cluster.add_nodes()?;
+        let client = cluster.coordinator.patient()?;
+        Ok((cluster, client))
     }
 
     pub fn with(options: Options) -> Result<Cluster> {
@@ -145,6 +154,16 @@ impl Cluster {
     /// The same, with each node reached through its proxy.
     pub fn add_nodes_by_proxy(&self) -> Result<()> {
         self.register(|number, _| self.proxy(number).port())
+    }
+
+    /// The call that adds a node as the role `app`; `more` is further arguments, each after a comma.
+    pub fn call_to_add(&self, number: usize, more: &str) -> String {
+        let node = self.node(number);
+        format!(
+            "SELECT * FROM shard_add_node('{}', host => '127.0.0.1', port => {}, dbname => '{DATABASE}', username => '{ROLE}' {more})",
+            node.name,
+            node.port()
+        )
     }
 
     fn register(&self, port: impl Fn(usize, &Server) -> u16) -> Result<()> {

@@ -2,29 +2,23 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::cluster::Cluster;
 use crate::server::Server;
-use crate::sql::column;
+use crate::sql::{column, rows};
 use crate::wait::eventually;
 
-/// Each object of users as one line of text that says all about it, and each row of the extension's own tables.
+/// Each object as one line of text that says all about it, and each row of the extension's own tables. What was made
+/// anew and looks as before is the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Objects(BTreeSet<String>);
 
 impl Objects {
     pub fn of(server: &Server) -> Result<Objects> {
-        let mut client = server.client()?;
-        let name = &server.name;
-        let mut found: BTreeSet<String> = column(&mut client, OBJECTS)?.into_iter().collect();
-        let own =
-            "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace('shardkeeper')";
-        for table in column(&mut client, own)? {
-            let rows = column(&mut client, &format!("SELECT t::text FROM {table} AS t"))?;
-            found.extend(rows.into_iter().map(|row| format!("row of {table} {row}")));
-        }
-        Ok(Objects(found.into_iter().map(|line| format!("{name}: {line}")).collect()))
+        let mut found: BTreeSet<String> = existing(server)?.into_iter().map(|[_, line]| line).collect();
+        found.extend(own_rows(server)?.into_iter().map(|[table, row]| format!("row of {table} {row}")));
+        Ok(Objects(found.into_iter().map(|line| format!("{}: {line}", server.name)).collect()))
     }
 
     /// On all servers.
@@ -49,11 +43,58 @@ impl Objects {
     }
 }
 
+/// The very same objects, for a call that must not have touched anything: one made anew is another. Transactions and
+/// journals, which come and go by themselves, are left out.
+#[derive(Debug)]
+pub struct Snapshot(Objects);
+
+impl Snapshot {
+    pub fn take(cluster: &Cluster) -> Result<Snapshot> {
+        let mut lines = BTreeSet::new();
+        for server in cluster.servers() {
+            let name = &server.name;
+            let found = existing(server)?;
+            lines.extend(found.into_iter().map(|[oid, line]| format!("{name}: {oid} {line}")));
+            let rows = own_rows(server)?.into_iter().filter(|[table, _]| !COME_AND_GO.contains(&table.as_str()));
+            lines.extend(rows.map(|[table, row]| format!("{name}: row of {table} {row}")));
+        }
+        Ok(Snapshot(Objects(lines)))
+    }
+
+    /// Fails, saying what is different, unless all is as it was.
+    pub fn is_unchanged(&self, cluster: &Cluster) -> Result<()> {
+        let changes = Snapshot::take(cluster)?.0.changes_since(&self.0);
+        ensure!(changes.is_empty(), "{} objects are different:\n{}", changes.len(), changes.join("\n"));
+        Ok(())
+    }
+}
+
+const COME_AND_GO: [&str; 2] = ["shardkeeper.transactions", "shardkeeper.journal"];
+
+/// OID and description of every object.
+fn existing(server: &Server) -> Result<Vec<[String; 2]>> {
+    let found = rows(&mut server.client()?, OBJECTS).with_context(|| format!("the objects of {}", server.name))?;
+    found.into_iter().map(|row| row.try_into().ok().context("an OID and a line")).collect()
+}
+
+/// Table and row of all that the extension knows.
+fn own_rows(server: &Server) -> Result<Vec<[String; 2]>> {
+    let mut client = server.client()?;
+    let mut found = Vec::new();
+    let own =
+        "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace('shardkeeper')";
+    for table in column(&mut client, own)? {
+        let rows = column(&mut client, &format!("SELECT t::text FROM {table} AS t"))?;
+        found.extend(rows.into_iter().map(|row| [table.clone(), row]));
+    }
+    Ok(found)
+}
+
 /// Commands that are not settled yet: rows in the journals of the nodes and in the coordinator's list of transactions.
 pub fn unsettled(cluster: &Cluster) -> Result<i64> {
-    let mut count: i64 = cluster.coordinator.value("SELECT count(*) FROM shardkeeper.transactions")?;
+    let mut count: i64 = cluster.coordinator.count("shardkeeper.transactions")?;
     for node in cluster.nodes() {
-        count += node.value::<i64>("SELECT count(*) FROM shardkeeper.journal")?;
+        count += node.count("shardkeeper.journal")?;
     }
     Ok(count)
 }
@@ -70,7 +111,7 @@ WITH mine AS (
     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 )
-SELECT concat_ws(' ', 'relation', c.oid::regclass, 'kind', relkind, 'owner', relowner::regrole, 'acl', relacl, 'options', reloptions,
+SELECT c.oid, concat_ws(' ', 'relation', c.oid::regclass, 'kind', relkind, 'owner', relowner::regrole, 'acl', relacl, 'options', reloptions,
                  'key', pg_get_partkeydef(c.oid), 'bound', pg_get_expr(relpartbound, c.oid), 'identity', relreplident,
                  'security', relrowsecurity, relforcerowsecurity, 'comment', obj_description(c.oid, 'pg_class'),
                  'above', (SELECT string_agg(inhparent::regclass::text, ',') FROM pg_inherits WHERE inhrelid = c.oid),
@@ -78,7 +119,7 @@ SELECT concat_ws(' ', 'relation', c.oid::regclass, 'kind', relkind, 'owner', rel
                  'index', (SELECT pg_get_indexdef(c.oid) || ' ' || indisvalid FROM pg_index WHERE indexrelid = c.oid))
 FROM mine c
 UNION ALL
-SELECT concat_ws(' ', 'column', c.oid::regclass || '.' || attname, format_type(atttypid, atttypmod), attnum, attnotnull, attidentity, attgenerated,
+SELECT c.oid, concat_ws(' ', 'column', c.oid::regclass || '.' || attname, format_type(atttypid, atttypmod), attnum, attnotnull, attidentity, attgenerated,
                  attstorage, attcompression, attcollation::regcollation, attstattarget,
                  -- Since its minor releases of 2026 a server stamps columns with options of its own.
                  ARRAY(SELECT o FROM unnest(attoptions) AS o WHERE o NOT LIKE 'pg\_%'), attacl, pg_get_expr(adbin, c.oid),
@@ -87,33 +128,38 @@ FROM mine c JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attis
 LEFT JOIN pg_attrdef d ON adrelid = c.oid AND adnum = attnum
 WHERE relkind IN ('r', 'p', 'f', 'v')
 UNION ALL
-SELECT concat_ws(' ', 'constraint', conname, 'on', conrelid::regclass, pg_get_constraintdef(o.oid), convalidated, coninhcount, conislocal)
+SELECT o.oid, concat_ws(' ', 'constraint', conname, 'on', conrelid::regclass, pg_get_constraintdef(o.oid), convalidated, coninhcount, conislocal)
 FROM pg_constraint o JOIN mine c ON c.oid = conrelid
 UNION ALL
-SELECT concat_ws(' ', 'trigger', pg_get_triggerdef(t.oid), tgenabled) FROM pg_trigger t JOIN mine c ON c.oid = tgrelid WHERE NOT tgisinternal
+SELECT t.oid, concat_ws(' ', 'trigger', pg_get_triggerdef(t.oid), tgenabled) FROM pg_trigger t JOIN mine c ON c.oid = tgrelid WHERE NOT tgisinternal
 UNION ALL
-SELECT concat_ws(' ', 'rule', pg_get_ruledef(r.oid)) FROM pg_rewrite r JOIN mine c ON c.oid = ev_class
+SELECT r.oid, concat_ws(' ', 'rule', pg_get_ruledef(r.oid)) FROM pg_rewrite r JOIN mine c ON c.oid = ev_class
 UNION ALL
-SELECT concat_ws(' ', 'policy', polname, 'on', polrelid::regclass, polcmd, polroles::regrole[], pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
-FROM pg_policy
+SELECT pol.oid, concat_ws(' ', 'policy', polname, 'on', polrelid::regclass, polcmd, polroles::regrole[], pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+FROM pg_policy pol
 UNION ALL
-SELECT concat_ws(' ', 'statistics', pg_get_statisticsobjdef(oid)) FROM pg_statistic_ext
+SELECT oid, concat_ws(' ', 'statistics', pg_get_statisticsobjdef(oid)) FROM pg_statistic_ext
 UNION ALL
-SELECT concat_ws(' ', 'publication', p.pubname, schemaname, tablename, rowfilter) FROM pg_publication p LEFT JOIN pg_publication_tables USING (pubname)
+SELECT p.oid, concat_ws(' ', 'publication', p.pubname, schemaname, tablename, rowfilter) FROM pg_publication p LEFT JOIN pg_publication_tables USING (pubname)
 UNION ALL
-SELECT concat_ws(' ', 'schema', nspname, 'owner', nspowner::regrole, 'acl', nspacl) FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)'
+SELECT oid, concat_ws(' ', 'schema', nspname, 'owner', nspowner::regrole, 'acl', nspacl) FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)'
 UNION ALL
-SELECT concat_ws(' ', 'function', p.oid::regprocedure, md5(pg_get_functiondef(p.oid)), 'acl', proacl)
+SELECT p.oid, concat_ws(' ', 'function', p.oid::regprocedure, md5(pg_get_functiondef(p.oid)), 'acl', proacl)
 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND prokind = 'f'
 UNION ALL
-SELECT concat_ws(' ', 'type', t.oid::regtype, 'acl', typacl) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace
+SELECT t.oid, concat_ws(' ', 'type', t.oid::regtype, 'acl', typacl) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace
 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND typrelid = 0
 UNION ALL
-SELECT concat_ws(' ', 'server', srvname, 'owner', srvowner::regrole, srvoptions, 'acl', srvacl) FROM pg_foreign_server
+SELECT oid, concat_ws(' ', 'server', srvname, 'owner', srvowner::regrole, srvoptions, 'acl', srvacl) FROM pg_foreign_server
 UNION ALL
-SELECT concat_ws(' ', 'mapping', srvname, usename, umoptions) FROM pg_user_mappings
+SELECT umid, concat_ws(' ', 'mapping', srvname, usename, umoptions) FROM pg_user_mappings
 UNION ALL
-SELECT concat_ws(' ', 'event trigger', evtname) FROM pg_event_trigger
+SELECT oid, concat_ws(' ', 'event trigger', evtname) FROM pg_event_trigger
 UNION ALL
-SELECT concat_ws(' ', 'extension', extname, extversion) FROM pg_extension
-ORDER BY 1";
+SELECT oid, concat_ws(' ', 'extension', extname, extversion) FROM pg_extension
+UNION ALL
+SELECT oid, concat_ws(' ', 'role', rolname) FROM pg_roles WHERE rolname !~ '^pg_'
+UNION ALL
+SELECT oid, concat_ws(' ', 'database', datname) FROM pg_database
+UNION ALL
+SELECT 0, concat_ws(' ', 'replication slot', slot_name) FROM pg_replication_slots";

@@ -75,6 +75,13 @@ impl Server {
         self.client_in(DATABASE)
     }
 
+    /// The same, one that would rather fail than wait for ever.
+    pub fn patient(&self) -> Result<Client> {
+        let mut client = self.client()?;
+        client.batch_execute("SET lock_timeout = '5s'; SET statement_timeout = '20s'")?;
+        Ok(client)
+    }
+
     /// A superuser's session in any database.
     pub fn client_in(&self, database: &str) -> Result<Client> {
         let mut config = Config::new();
@@ -104,6 +111,16 @@ impl Server {
     pub fn value<T: for<'a> FromSql<'a>>(&self, sql: &str) -> Result<T> {
         let row = self.client()?.query_one(sql, &[]).with_context(|| format!("on {}: {sql}", self.name))?;
         row.try_get(0).with_context(|| format!("on {}: {sql}", self.name))
+    }
+
+    /// Whether there is a relation of that name.
+    pub fn has(&self, table: &str) -> Result<bool> {
+        self.value(&format!("SELECT to_regclass('{table}') IS NOT NULL"))
+    }
+
+    /// How many rows a superuser sees in `table`.
+    pub fn count(&self, table: &str) -> Result<i64> {
+        self.value(&format!("SELECT count(*) FROM {table}"))
     }
 
     /// What psql shows for `sql`, errors included, as in a documentation example.
@@ -227,6 +244,11 @@ impl Server {
             process::signal(pid, Signal::STOP)?;
         }
         Ok(())
+    }
+
+    /// Stops one of its processes, as a machine does that is out of memory or time. `thaw` lets it go on.
+    pub fn freeze_process(&self, pid: i32) -> Result<()> {
+        process::signal(Pid::from_raw(pid).context("not a process")?, Signal::STOP)
     }
 
     pub fn thaw(&self) -> Result<()> {

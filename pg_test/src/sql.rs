@@ -38,3 +38,17 @@ pub fn refused(client: &mut Client, sql: &str) -> Result<DbError> {
         Err(error) => error.as_db_error().cloned().with_context(|| format!("no answer to {sql}: {error}")),
     }
 }
+
+/// SQLSTATE of the error that `sql` must end in.
+pub fn code(client: &mut Client, sql: &str) -> Result<String> {
+    Ok(refused(client, sql)?.code().code().to_owned())
+}
+
+/// The leaves of a parent with their bounds and nodes.
+pub fn leaves(client: &mut Client, parent: &str) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT concat_ws(' ', partition, bounds, node) FROM shard_partitions WHERE parent = '{parent}'::regclass AND is_leaf
+         ORDER BY partition::text"
+    );
+    column(client, &sql)
+}

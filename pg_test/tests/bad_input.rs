@@ -18,8 +18,12 @@ mod keys;
 mod limits;
 #[path = "bad_input/names.rs"]
 mod names;
+#[path = "bad_input/overlap.rs"]
+mod overlap;
 #[path = "bad_input/rights.rs"]
 mod rights;
+#[path = "bad_input/short_form.rs"]
+mod short_form;
 #[path = "bad_input/spec.rs"]
 mod spec;
 #[path = "bad_input/tables.rs"]

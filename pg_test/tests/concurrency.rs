@@ -4,28 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pg_test::objects::settled;
-use pg_test::sql::{column, refused};
+use pg_test::sql::{code, column, refused};
 use pg_test::{Cluster, Objects, PATIENCE, eventually};
-use postgres::Client;
-
-fn cluster() -> Result<(Cluster, Client)> {
-    let cluster = Cluster::start(3)?;
-    cluster.add_nodes()?;
-    let client = patient(&cluster)?;
-    Ok((cluster, client))
-}
-
-/// A session that would rather fail than wait for ever.
-fn patient(cluster: &Cluster) -> Result<Client> {
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("SET lock_timeout = '5s'; SET statement_timeout = '20s'")?;
-    Ok(client)
-}
-
-/// SQLSTATE of the error that `sql` must end in.
-fn code(client: &mut Client, sql: &str) -> Result<String> {
-    Ok(refused(client, sql)?.code().code().to_owned())
-}
 
 const WAITS: &str = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted";
 
@@ -44,8 +24,8 @@ const EVENTS: &str = r#"
 
 #[test]
 fn two_sessions_create_different_parents_on_the_same_nodes_at_once() -> Result<()> {
-    let (cluster, mut first) = cluster()?;
-    let mut second = patient(&cluster)?;
+    let (cluster, mut first) = Cluster::joined(3)?;
+    let mut second = cluster.coordinator.patient()?;
     first.batch_execute(&format!("BEGIN; {ORDERS}"))?;
     // While the first has not committed yet.
     second.batch_execute(EVENTS)?;
@@ -55,7 +35,7 @@ fn two_sessions_create_different_parents_on_the_same_nodes_at_once() -> Result<(
     // Many at the very same time.
     let start = Barrier::new(6);
     let make = |number: usize| -> Result<()> {
-        let mut client = patient(&cluster)?;
+        let mut client = cluster.coordinator.patient()?;
         client.batch_execute(&format!("CREATE TABLE t{number} (id int PRIMARY KEY)"))?;
         start.wait();
         client.batch_execute(&format!(
@@ -77,13 +57,13 @@ fn two_sessions_create_different_parents_on_the_same_nodes_at_once() -> Result<(
 /// The schema is made on the nodes by the first call that needs it there.
 #[test]
 fn two_sessions_create_parents_in_a_schema_that_the_nodes_do_not_have_yet() -> Result<()> {
-    let (cluster, mut first) = cluster()?;
+    let (cluster, mut first) = Cluster::joined(3)?;
     first.batch_execute("CREATE SCHEMA sales; CREATE TABLE sales.a (id int); CREATE TABLE sales.b (id int)")?;
     let call = |table: &str| {
         format!("SELECT shard_create_parent('sales.{table}', 'hash', 'id', modulus => 3, nodes => '{{n1, n2, n3}}')")
     };
     first.batch_execute(&format!("BEGIN; {}", call("a")))?;
-    let (other, mut client) = (call("b"), patient(&cluster)?);
+    let (other, mut client) = (call("b"), cluster.coordinator.patient()?);
     let second = std::thread::spawn(move || client.batch_execute(&other));
     eventually("the second waits for the first or is done", PATIENCE, || {
         Ok(second.is_finished() || cluster.node(1).value(WAITS)? || cluster.coordinator.value(WAITS)?)
@@ -101,10 +81,10 @@ const MAKE_EVENTS: &str = "SELECT shard_create_parent('events', 'hash', 'id', mo
 
 #[test]
 fn rows_of_a_writer_that_a_call_had_to_wait_for_are_seen() -> Result<()> {
-    let (cluster, mut writer) = cluster()?;
+    let (cluster, mut writer) = Cluster::joined(3)?;
     writer.batch_execute("CREATE TABLE events (id int PRIMARY KEY)")?;
     writer.batch_execute("BEGIN; INSERT INTO events VALUES (1)")?;
-    let mut client = patient(&cluster)?;
+    let mut client = cluster.coordinator.patient()?;
     let waiting = std::thread::spawn(move || refused(&mut client, MAKE_EVENTS));
     eventually("the call waits", PATIENCE, || cluster.coordinator.value(WAITS))?;
     writer.batch_execute("COMMIT")?;
@@ -115,8 +95,8 @@ fn rows_of_a_writer_that_a_call_had_to_wait_for_are_seen() -> Result<()> {
 /// The snapshot of a caller can be older than what the call must see.
 #[test]
 fn what_others_committed_meanwhile_counts_whatever_the_callers_snapshot_is() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
-    let mut other = patient(&cluster)?;
+    let (cluster, mut client) = Cluster::joined(3)?;
+    let mut other = cluster.coordinator.patient()?;
     client.batch_execute("CREATE TABLE events (id int PRIMARY KEY)")?;
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         // Rows that came after the snapshot must not be lost.
@@ -143,11 +123,11 @@ fn what_others_committed_meanwhile_counts_whatever_the_callers_snapshot_is() -> 
 /// Adding asks nobody to wait: neither who reads all of it in an open transaction, nor who writes.
 #[test]
 fn readers_and_writers_go_on_while_a_partition_is_added() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(ORDERS)?;
     client.batch_execute(EVENTS)?;
-    let mut reader = patient(&cluster)?;
-    let mut writer = patient(&cluster)?;
+    let mut reader = cluster.coordinator.patient()?;
+    let mut writer = cluster.coordinator.patient()?;
     let mut there = cluster.node(1).client()?;
     let all = "SELECT count(*) FROM orders UNION ALL SELECT count(*) FROM events";
     reader.batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {all}"))?;
@@ -178,7 +158,7 @@ fn readers_and_writers_go_on_while_a_partition_is_added() -> Result<()> {
 /// A drop has to wait for readers; where the caller does not want to, nothing has changed.
 #[test]
 fn a_call_that_would_wait_for_a_reader_gives_up_at_its_lock_timeout() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(ORDERS)?;
     settled(&cluster, PATIENCE)?;
     let before = Objects::of_all(&cluster)?;
@@ -203,7 +183,7 @@ fn a_call_that_would_wait_for_a_reader_gives_up_at_its_lock_timeout() -> Result<
 /// Locks taken in an order of their own on several servers would wait for each other for ever: no server sees the circle.
 #[test]
 fn a_change_and_a_reader_never_wait_for_each_other() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(ORDERS)?;
     client.batch_execute(r#"SELECT shard_add_partition('orders', '{"default": true}', 'n1')"#)?;
     client.batch_execute("SET lock_timeout = 0; SET statement_timeout = 0")?;

@@ -1,12 +1,11 @@
 //! The coordinator dumped and restored, and the extension dropped: tables work, the catalog too, and nodes are left alone.
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::objects::settled;
 use pg_test::server::DATABASE;
 use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, Objects, Options, PATIENCE, Server, eventually};
+use pg_test::{Cluster, Objects, Options, PATIENCE, Server, eventually, visited};
 use postgres::Client;
 
 const TABLES: &str = r#"
@@ -108,7 +107,7 @@ fn a_restored_coordinator_has_all_definitions_and_a_catalog_that_works() -> Resu
     eventually("settled", PATIENCE, || {
         let mut count: i64 = restored.query_one("SELECT count(*) FROM shardkeeper.transactions", &[])?.get(0);
         for node in cluster.nodes() {
-            count += node.value::<i64>("SELECT count(*) FROM shardkeeper.journal")?;
+            count += node.count("shardkeeper.journal")?;
         }
         Ok(count == 0)
     })
@@ -122,28 +121,20 @@ fn a_restored_coordinator_does_nothing_to_the_nodes_by_itself() -> Result<()> {
     // Left on the nodes: a drop whose commit is not settled, and trash.
     client.batch_execute("SELECT shard_drop_partition('sales.\"Orders_2025\"')")?;
     settled(&cluster, PATIENCE)?;
-    server.configure(&[("shardkeeper.heal_interval", "10min")])?;
-    server.reload()?;
-    eventually("the setting is read", PATIENCE, || {
-        Ok(server.value::<String>("SHOW shardkeeper.heal_interval")? == "10min")
-    })?;
-    // The worker's present pause may end once more.
-    std::thread::sleep(Duration::from_secs(3));
+    server.run("CREATE DATABASE restored OWNER app")?;
+    let worker = format!(
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker' AND datname = '{DATABASE}'"
+    );
+    server.freeze_process(server.value(&worker)?)?;
     client.batch_execute("SELECT shard_drop_partition('sales.\"Orders_2024\"')")?;
     let on_nodes = || -> Result<Vec<Objects>> { cluster.nodes().iter().map(Objects::of).collect() };
     let before = on_nodes()?;
     assert!(before.iter().any(|node| !node.with(&["row of shardkeeper.journal"]).is_empty()), "it is settled already");
-    server.run("CREATE DATABASE restored OWNER app")?;
     copy_to(server, "restored")?;
-    // Its worker starts with a call and looks at the nodes at once.
     let mut restored = server.client_in("restored")?;
     restored.batch_execute("SELECT count(*) FROM shard_check(); SELECT * FROM shard_nodes; GRANT SELECT ON person TO app; REVOKE SELECT ON person FROM app")?;
-    eventually("the copy has its worker", Duration::from_secs(90), || {
-        server.value(
-            "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type LIKE 'shardkeeper%' AND datname = 'restored'",
-        )
-    })?;
-    std::thread::sleep(Duration::from_secs(3));
+    // Its worker starts with a call. What the copy itself left on the nodes, it settles.
+    cluster.nodes().iter().try_for_each(|node| visited(server, "restored", node))?;
     for (now, then) in on_nodes()?.iter().zip(&before) {
         assert_eq!(now.changes_since(then), [""; 0]);
     }

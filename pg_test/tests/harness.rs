@@ -133,11 +133,11 @@ fn a_stalled_network_goes_on_where_it_stopped() -> Result<()> {
         answer
     });
     assert!(receiver.recv_timeout(SOON).is_err(), "it answered while stalled");
-    assert!(!exists(&cluster, "stalled")?);
+    assert!(!cluster.node(1).has("stalled")?);
     proxy.resume();
     receiver.recv_timeout(PATIENCE)?;
     waiting.join().expect("no panic")?;
-    assert!(exists(&cluster, "stalled")?);
+    assert!(cluster.node(1).has("stalled")?);
     Ok(())
 }
 
@@ -145,7 +145,7 @@ fn a_stalled_network_goes_on_where_it_stopped() -> Result<()> {
 fn a_commit_can_be_caught_before_the_server_sees_it() -> Result<()> {
     let cluster = plain(1)?;
     commit_while(&cluster, Then::Cut)?;
-    assert!(!exists(&cluster, "caught")?);
+    assert!(!cluster.node(1).has("caught")?);
     cluster.proxy(1).resume();
     client_at(cluster.proxy(1).port())?;
     Ok(())
@@ -155,7 +155,7 @@ fn a_commit_can_be_caught_before_the_server_sees_it() -> Result<()> {
 fn a_commit_can_happen_with_its_answer_lost() -> Result<()> {
     let cluster = plain(1)?;
     commit_while(&cluster, Then::CutAnswer)?;
-    eventually("the commit is seen", PATIENCE, || exists(&cluster, "caught"))
+    eventually("the commit is seen", PATIENCE, || cluster.node(1).has("caught"))
 }
 
 /// A transaction that creates the table `caught`, with a fault at its commit.
@@ -211,10 +211,6 @@ fn servers_of_a_killed_test_end_too() -> Result<()> {
     child.kill()?;
     child.wait()?;
     eventually("servers and files are gone", PATIENCE, || Ok(processes_below(&directory)? == 0 && !directory.exists()))
-}
-
-fn exists(cluster: &Cluster, table: &str) -> Result<bool> {
-    cluster.node(1).value(&format!("SELECT to_regclass('{table}') IS NOT NULL"))
 }
 
 fn processes_below(directory: &Path) -> Result<usize> {

@@ -2,21 +2,25 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pg_test::{Cluster, Options, PATIENCE, Then, eventually};
+use pg_test::objects::{settled, unsettled};
+use pg_test::server::DATABASE;
+use pg_test::sql::column;
+use pg_test::visits::{SIGNATURE, TIMELINE};
+use pg_test::{Cluster, PATIENCE, Server, Then, eventually, visited};
 use postgres::Client;
 
 /// The promise: all servers agree that long after they are up.
 const HEALED: Duration = Duration::from_secs(10);
 
-const SIGNATURE: &str = "(SELECT system_identifier FROM pg_control_system()) || '/' ||
-    (SELECT oid FROM pg_database WHERE datname = current_database())";
-
+/// The role of the nodes may create tables there.
 fn cluster(nodes: usize) -> Result<Cluster> {
-    let cluster = Cluster::with(Options { nodes, ..Options::default() })?;
+    let cluster = Cluster::start(nodes)?;
     cluster.add_nodes_by_proxy()?;
+    cluster.nodes().iter().try_for_each(|node| node.run("GRANT CREATE ON SCHEMA public TO app"))?;
     Ok(cluster)
 }
 
@@ -34,8 +38,7 @@ fn send(client: &mut Client, node: &str, command: &str, inverse: &str) -> Result
     client.execute(
         &format!(
             "INSERT INTO shardkeeper_nodes.{node} (command, inverse, coordinator, timeline, lsn, transaction, xid)
-             SELECT $1, $2, {SIGNATURE}, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,
-                    pg_current_wal_flush_lsn()::text, $3, pg_current_xact_id()::text"
+             SELECT $1, $2, {SIGNATURE}, {TIMELINE}, pg_current_wal_flush_lsn()::text, $3, pg_current_xact_id()::text"
         ),
         &[&command, &inverse, &id],
     )?;
@@ -47,27 +50,45 @@ fn create_on(client: &mut Client, node: &str) -> Result<()> {
 }
 
 fn made_on(cluster: &Cluster, number: usize) -> Result<bool> {
-    cluster.node(number).value("SELECT to_regclass('public.made') IS NOT NULL")
+    cluster.node(number).has("public.made")
 }
 
 fn journal(cluster: &Cluster, number: usize) -> Result<i64> {
-    cluster.node(number).value("SELECT count(*) FROM shardkeeper.journal")
+    cluster.node(number).count("shardkeeper.journal")
 }
 
-fn prepare(cluster: &Cluster) -> Result<()> {
-    cluster.nodes().iter().try_for_each(|node| node.run("GRANT CREATE ON SCHEMA public TO app"))
+/// A transaction that has created the table `made` on all nodes.
+fn create_everywhere(cluster: &Cluster) -> Result<Client> {
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute("BEGIN")?;
+    cluster.nodes().iter().try_for_each(|node| create_on(&mut client, &node.name))?;
+    Ok(client)
+}
+
+/// Commits, up to the moment when the COMMIT of node `number` passes its proxy and `then` happens.
+fn commit_up_to(cluster: &Cluster, mut client: Client, number: usize, then: Then) -> Result<JoinHandle<Result<()>>> {
+    let hit = cluster.proxy(number).on(b"COMMIT TRANSACTION", then);
+    let commit = std::thread::spawn(move || Ok(client.batch_execute("COMMIT")?));
+    hit.wait_until_hit(PATIENCE)?;
+    Ok(commit)
+}
+
+fn must_fail(commit: JoinHandle<Result<()>>) -> Result<()> {
+    ensure!(commit.join().expect("no panic").is_err(), "the commit must fail");
+    Ok(())
+}
+
+/// The worker has settled all that is in the journal of node `number`, and leaves alone what is still there.
+fn visit(cluster: &Cluster, number: usize) -> Result<()> {
+    visited(&cluster.coordinator, DATABASE, cluster.node(number))
 }
 
 /// Everything that the transaction did is gone everywhere, and nothing is left to settle.
 fn agrees_that_nothing_happened(cluster: &Cluster) -> Result<()> {
     let start = Instant::now();
     eventually("healed", HEALED, || {
-        for number in 1..=cluster.nodes().len() {
-            if made_on(cluster, number)? || journal(cluster, number)? > 0 {
-                return Ok(false);
-            }
-        }
-        Ok(cluster.coordinator.value::<i64>("SELECT count(*) FROM shardkeeper.transactions")? == 0)
+        let made = cluster.nodes().iter().map(|node| node.has("public.made")).collect::<Result<Vec<_>>>()?;
+        Ok(!made.contains(&true) && unsettled(cluster)? == 0)
     })?;
     println!("healed after {:?}", start.elapsed());
     Ok(())
@@ -76,14 +97,10 @@ fn agrees_that_nothing_happened(cluster: &Cluster) -> Result<()> {
 #[test]
 fn a_commit_that_fails_on_the_second_node_is_undone_on_the_first() -> Result<()> {
     let cluster = cluster(2)?;
-    prepare(&cluster)?;
     cluster.node(2).run(
         "CREATE TABLE public.picky (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); GRANT ALL ON public.picky TO app",
     )?;
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("BEGIN")?;
-    create_on(&mut client, "n1")?;
-    create_on(&mut client, "n2")?;
+    let mut client = create_everywhere(&cluster)?;
     client.batch_execute(
         "INSERT INTO shardkeeper_nodes.n2 (command) VALUES ('INSERT INTO public.picky VALUES (1), (1)')",
     )?;
@@ -95,18 +112,12 @@ fn a_commit_that_fails_on_the_second_node_is_undone_on_the_first() -> Result<()>
 #[test]
 fn what_both_committed_is_forgotten_and_stays() -> Result<()> {
     let cluster = cluster(2)?;
-    prepare(&cluster)?;
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("BEGIN")?;
-    create_on(&mut client, "n1")?;
-    create_on(&mut client, "n2")?;
+    let mut client = create_everywhere(&cluster)?;
     // A visit while the transaction runs must leave it alone.
-    std::thread::sleep(Duration::from_secs(3));
+    visit(&cluster, 1)?;
+    visit(&cluster, 2)?;
     client.batch_execute("COMMIT")?;
-    eventually("forgotten", HEALED, || {
-        let here: i64 = cluster.coordinator.value("SELECT count(*) FROM shardkeeper.transactions")?;
-        Ok(here + journal(&cluster, 1)? + journal(&cluster, 2)? == 0)
-    })?;
+    settled(&cluster, HEALED)?;
     assert!(made_on(&cluster, 1)? && made_on(&cluster, 2)?);
     Ok(())
 }
@@ -116,17 +127,10 @@ fn what_both_committed_is_forgotten_and_stays() -> Result<()> {
 fn a_coordinator_killed_between_the_commits_agrees_with_its_nodes_after_the_restart() -> Result<()> {
     for then in [Then::StallAnswer, Then::Stall] {
         let cluster = cluster(2)?;
-        prepare(&cluster)?;
-        let mut client = cluster.coordinator.client()?;
-        client.batch_execute("BEGIN")?;
-        create_on(&mut client, "n1")?;
-        create_on(&mut client, "n2")?;
-        let hit = cluster.proxy(2).on(b"COMMIT TRANSACTION", then);
-        let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
-        hit.wait_until_hit(PATIENCE)?;
+        let commit = commit_up_to(&cluster, create_everywhere(&cluster)?, 2, then)?;
         eventually("the first node has committed", PATIENCE, || made_on(&cluster, 1))?;
         cluster.coordinator.kill9()?;
-        ensure!(commit.join().expect("no panic").is_err(), "the client got an answer");
+        must_fail(commit)?;
         cluster.proxy(2).resume();
         cluster.coordinator.start()?;
         agrees_that_nothing_happened(&cluster)?;
@@ -137,18 +141,11 @@ fn a_coordinator_killed_between_the_commits_agrees_with_its_nodes_after_the_rest
 #[test]
 fn a_node_killed_at_its_commit_makes_all_roll_back() -> Result<()> {
     let cluster = cluster(2)?;
-    prepare(&cluster)?;
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("BEGIN")?;
-    create_on(&mut client, "n1")?;
-    create_on(&mut client, "n2")?;
-    let hit = cluster.proxy(2).on(b"COMMIT TRANSACTION", Then::StallAnswer);
-    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
-    hit.wait_until_hit(PATIENCE)?;
+    let commit = commit_up_to(&cluster, create_everywhere(&cluster)?, 2, Then::StallAnswer)?;
     eventually("the second node has committed", PATIENCE, || made_on(&cluster, 2))?;
     cluster.node(2).kill9()?;
     cluster.proxy(2).cut();
-    ensure!(commit.join().expect("no panic").is_err(), "the commit must fail");
+    must_fail(commit)?;
     cluster.node(2).start()?;
     cluster.proxy(2).resume();
     agrees_that_nothing_happened(&cluster)
@@ -157,13 +154,10 @@ fn a_node_killed_at_its_commit_makes_all_roll_back() -> Result<()> {
 #[test]
 fn a_frozen_node_does_not_hold_up_the_others() -> Result<()> {
     let cluster = cluster(2)?;
-    prepare(&cluster)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute("BEGIN")?;
     create_on(&mut client, "n1")?;
-    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::CutAnswer);
-    ensure!(client.batch_execute("COMMIT").is_err(), "the commit must fail");
-    hit.wait_until_hit(PATIENCE)?;
+    must_fail(commit_up_to(&cluster, client, 1, Then::CutAnswer)?)?;
     cluster.node(2).freeze()?;
     cluster.proxy(1).resume();
     eventually("the first node is healed", HEALED, || Ok(!made_on(&cluster, 1)? && journal(&cluster, 1)? == 0))?;
@@ -184,15 +178,12 @@ fn rows_of_another_history_are_reported_and_left_alone() -> Result<()> {
     };
     insert(&signature, 9)?;
     insert("17/5", 1)?;
-    std::thread::sleep(Duration::from_secs(5));
+    visit(&cluster, 1)?;
     assert_eq!(journal(&cluster, 1)?, 2);
-    let found: Vec<String> = cluster
-        .coordinator
-        .client()?
-        .query("SELECT finding FROM shard_check() WHERE node = 'n1' AND severity = 'warning' ORDER BY 1", &[])?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
+    let found = column(
+        &mut cluster.coordinator.client()?,
+        "SELECT finding FROM shard_check() WHERE node = 'n1' AND severity = 'warning' ORDER BY 1",
+    )?;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(
         found.iter().any(|text| text.contains("of timeline 9, which this coordinator, on 1, does not know")),
@@ -206,13 +197,7 @@ fn rows_of_another_history_are_reported_and_left_alone() -> Result<()> {
 #[test]
 fn an_inverse_that_fails_is_tried_again_until_it_can_run() -> Result<()> {
     let cluster = cluster(1)?;
-    prepare(&cluster)?;
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("BEGIN")?;
-    create_on(&mut client, "n1")?;
-    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::CutAnswer);
-    ensure!(client.batch_execute("COMMIT").is_err(), "the commit must fail");
-    hit.wait_until_hit(PATIENCE)?;
+    must_fail(commit_up_to(&cluster, create_everywhere(&cluster)?, 1, Then::CutAnswer)?)?;
     cluster.node(1).run("CREATE VIEW public.on_it AS SELECT * FROM public.made")?;
     cluster.proxy(1).resume();
     eventually("the trouble is logged", PATIENCE, || {
@@ -226,7 +211,6 @@ fn an_inverse_that_fails_is_tried_again_until_it_can_run() -> Result<()> {
 #[test]
 fn the_trash_is_emptied_after_its_keep_time_and_not_before() -> Result<()> {
     let cluster = cluster(1)?;
-    prepare(&cluster)?;
     let node = cluster.node(1);
     let mut app = node.client_as("app", "app", "app")?;
     app.batch_execute(
@@ -237,9 +221,9 @@ fn the_trash_is_emptied_after_its_keep_time_and_not_before() -> Result<()> {
         Ok(node.value::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = 'shardkeeper_trash'::regnamespace")?
             == 1)
     })?;
-    assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
+    assert_eq!(node.count("shardkeeper.trash")?, 1);
     app.batch_execute("SELECT shardkeeper.restore('public', 'long')")?;
-    assert_eq!(node.value::<i64>("SELECT count(*) FROM public.long")?, 0);
+    assert_eq!(node.count("public.long")?, 0);
     Ok(())
 }
 
@@ -247,7 +231,6 @@ fn the_trash_is_emptied_after_its_keep_time_and_not_before() -> Result<()> {
 #[test]
 fn a_dropped_table_is_not_destroyed_before_the_drop_is_settled() -> Result<()> {
     let cluster = cluster(2)?;
-    prepare(&cluster)?;
     let node = cluster.node(1);
     node.client_as("app", "app", "app")?.batch_execute("CREATE TABLE public.kept AS SELECT 7 AS i")?;
     let mut client = cluster.coordinator.client()?;
@@ -259,18 +242,16 @@ fn a_dropped_table_is_not_destroyed_before_the_drop_is_settled() -> Result<()> {
         "DO 'BEGIN PERFORM shardkeeper.restore(''public'', ''kept''); END'",
     )?;
     create_on(&mut client, "n2")?;
-    let hit = cluster.proxy(2).on(b"COMMIT TRANSACTION", Then::StallAnswer);
-    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
-    hit.wait_until_hit(PATIENCE)?;
+    let commit = commit_up_to(&cluster, client, 2, Then::StallAnswer)?;
     eventually("the first node has committed", PATIENCE, || Ok(journal(&cluster, 1)? == 1))?;
     // The first node is visited meanwhile: the transaction still runs, so its drop may yet be undone.
-    std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?, 1);
+    visit(&cluster, 1)?;
+    assert_eq!(node.count("shardkeeper.trash")?, 1);
     cluster.coordinator.kill9()?;
     let _ = commit.join();
     cluster.proxy(2).resume();
     cluster.coordinator.start()?;
-    eventually("the table is back", HEALED, || node.value("SELECT to_regclass('public.kept') IS NOT NULL"))?;
+    eventually("the table is back", HEALED, || node.has("public.kept"))?;
     assert_eq!(node.value::<i32>("SELECT i FROM public.kept")?, 7);
     Ok(())
 }
@@ -279,17 +260,19 @@ fn a_dropped_table_is_not_destroyed_before_the_drop_is_settled() -> Result<()> {
 #[test]
 fn a_promoted_standby_carries_on_with_what_its_predecessor_left() -> Result<()> {
     let cluster = cluster(1)?;
-    prepare(&cluster)?;
     leave_split(&cluster)?;
     fs::write(cluster.coordinator.data_dir().join("standby.signal"), "")?;
     cluster.proxy(1).resume();
     cluster.coordinator.start()?;
-    std::thread::sleep(Duration::from_secs(3));
-    assert!(made_on(&cluster, 1)?, "a standby must not settle anything");
+    start_background_workers(&cluster.coordinator)?;
     let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'shardkeeper%'";
     assert_eq!(cluster.coordinator.value::<i64>(workers)?, 0);
+    assert!(made_on(&cluster, 1)?, "a standby must not settle anything");
     cluster.coordinator.run("SELECT pg_promote()")?;
     agrees_that_nothing_happened(&cluster)?;
+    let log = cluster.coordinator.log();
+    let at = |text: &str| log.find(text).with_context(|| format!("not in the log: {text}"));
+    assert!(at("archive recovery complete")? < at("node \"n1\": undid 1 transactions")?, "{log}");
     // And once more on the new timeline.
     leave_split(&cluster)?;
     cluster.proxy(1).resume();
@@ -301,19 +284,13 @@ fn a_promoted_standby_carries_on_with_what_its_predecessor_left() -> Result<()> 
 #[test]
 fn a_restored_coordinator_reports_what_it_does_not_remember() -> Result<()> {
     let cluster = cluster(1)?;
-    prepare(&cluster)?;
     let server = &cluster.coordinator;
     server.stop()?;
     let (data, backup) = (server.data_dir(), server.data_dir().with_extension("backup"));
     copy(&data, &backup)?;
     server.start()?;
-    let mut client = server.client()?;
-    client.batch_execute("BEGIN")?;
-    create_on(&mut client, "n1")?;
     // The node commits, the coordinator too; only the worker has no chance to settle it.
-    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::StallAnswer);
-    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
-    hit.wait_until_hit(PATIENCE)?;
+    let commit = commit_up_to(&cluster, create_everywhere(&cluster)?, 1, Then::StallAnswer)?;
     eventually("the node has committed", PATIENCE, || Ok(journal(&cluster, 1)? == 1))?;
     server.kill9()?;
     let _ = commit.join();
@@ -323,8 +300,10 @@ fn a_restored_coordinator_reports_what_it_does_not_remember() -> Result<()> {
     cluster.proxy(1).resume();
     server.start()?;
     server.run("SELECT pg_promote()")?;
-    std::thread::sleep(Duration::from_secs(11));
+    visit(&cluster, 1)?;
     assert!(made_on(&cluster, 1)? && journal(&cluster, 1)? == 1);
+    // Reported is what has been there for a while.
+    cluster.node(1).run("UPDATE shardkeeper.journal SET done_at = done_at - interval '1 hour'")?;
     let finding: String =
         server.value("SELECT finding FROM shard_check() WHERE node = 'n1' AND severity = 'warning'")?;
     assert!(finding.contains("of timeline 1, which this coordinator, on 2, does not know"), "{finding}");
@@ -333,18 +312,24 @@ fn a_restored_coordinator_reports_what_it_does_not_remember() -> Result<()> {
 
 /// The node committed, and the coordinator was killed before it did; it is not running any more.
 fn leave_split(cluster: &Cluster) -> Result<()> {
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("BEGIN")?;
-    create_on(&mut client, "n1")?;
-    let hit = cluster.proxy(1).on(b"COMMIT TRANSACTION", Then::StallAnswer);
-    let commit = std::thread::spawn(move || client.batch_execute("COMMIT"));
-    hit.wait_until_hit(PATIENCE)?;
+    let commit = commit_up_to(cluster, create_everywhere(cluster)?, 1, Then::StallAnswer)?;
     eventually("the node has committed", PATIENCE, || made_on(cluster, 1))?;
     // The log reaches the disk beyond what the transaction wrote, as a standby would have it.
     cluster.coordinator.run("CREATE TABLE after_it (); DROP TABLE after_it")?;
     cluster.coordinator.kill9()?;
-    ensure!(commit.join().expect("no panic").is_err(), "the client got an answer");
-    Ok(())
+    must_fail(commit)
+}
+
+/// All background workers that the server may have now are running: a parallel query got one, and they start together.
+fn start_background_workers(server: &Server) -> Result<()> {
+    let mut client = server.client()?;
+    client.batch_execute(
+        "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0",
+    )?;
+    eventually("a background worker has started", PATIENCE, || {
+        let plan = column(&mut client, "EXPLAIN (ANALYZE) SELECT count(*) FROM pg_attribute")?;
+        Ok(plan.iter().any(|line| line.contains("Workers Launched: ") && !line.ends_with(" 0")))
+    })
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -3,39 +3,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pg_test::objects::settled;
-use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, Objects, PATIENCE, Server, eventually};
-use postgres::Client;
-
-fn cluster() -> Result<(Cluster, Client)> {
-    let cluster = Cluster::start(3)?;
-    cluster.add_nodes()?;
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("SET lock_timeout = '5s'; SET statement_timeout = '20s'")?;
-    Ok((cluster, client))
-}
-
-/// Leaves with their bounds and nodes.
-fn leaves(client: &mut Client, parent: &str) -> Result<Vec<String>> {
-    let sql = format!(
-        "SELECT concat_ws(' ', partition, bounds, node) FROM shard_partitions WHERE parent = '{parent}'::regclass AND is_leaf
-         ORDER BY partition::text"
-    );
-    column(client, &sql)
-}
-
-fn count(server: &Server, table: &str) -> Result<i64> {
-    server.value(&format!("SELECT count(*) FROM {table}"))
-}
-
-fn exists(server: &Server, table: &str) -> Result<bool> {
-    server.value(&format!("SELECT to_regclass('{table}') IS NOT NULL"))
-}
-
-/// SQLSTATE of the error that `sql` must end in.
-fn code(client: &mut Client, sql: &str) -> Result<String> {
-    Ok(refused(client, sql)?.code().code().to_owned())
-}
+use pg_test::sql::{code, column, leaves, refused, rows};
+use pg_test::{Cluster, Objects, PATIENCE, Snapshot, eventually};
 
 const REGIONS: &str = r#"
     CREATE TABLE orders (id int, region text, total int, PRIMARY KEY (id, region));
@@ -45,7 +14,7 @@ const REGIONS: &str = r#"
 
 #[test]
 fn a_detached_partition_keeps_its_rows_and_goes_on_as_a_table() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(REGIONS)?;
     client.batch_execute("SELECT shard_detach_partition('orders_eu'); SELECT shard_detach_partition('orders_cn')")?;
     assert_eq!(rows(&mut client, "SELECT count(*), sum(total) FROM orders")?, [["10", "55"]]);
@@ -66,7 +35,7 @@ fn a_detached_partition_keeps_its_rows_and_goes_on_as_a_table() -> Result<()> {
             "{table}"
         );
     }
-    assert_eq!(count(cluster.node(2), "orders_eu")?, 20);
+    assert_eq!(cluster.node(2).count("orders_eu")?, 20);
     assert_eq!(code(&mut client, "INSERT INTO orders VALUES (1, 'EU', 1)")?, "23514");
     assert_eq!(leaves(&mut client, "orders")?, ["orders_us FOR VALUES IN ('US') n1"]);
     for call in ["shard_detach_partition('orders_eu')", "shard_drop_partition('orders_cn')"] {
@@ -88,14 +57,14 @@ fn a_detached_partition_keeps_its_rows_and_goes_on_as_a_table() -> Result<()> {
 
 #[test]
 fn a_dropped_partition_is_in_the_trash_and_can_be_taken_out_by_hand() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(REGIONS)?;
     client.batch_execute("SELECT shard_drop_partition('orders_us'); SELECT shard_drop_partition('orders_cn')")?;
     assert_eq!(column(&mut client, "SELECT count(*) FROM orders")?, ["20"]);
     assert!(
-        !exists(cluster.node(1), "orders_us")?
-            && !exists(&cluster.coordinator, "orders_us")?
-            && !exists(&cluster.coordinator, "orders_cn")?
+        !cluster.node(1).has("orders_us")?
+            && !cluster.coordinator.has("orders_us")?
+            && !cluster.coordinator.has("orders_cn")?
     );
     // The place is free.
     client.batch_execute(r#"SELECT shard_add_partition('orders', '{"in": ["US"], "label": "us"}', 'n1'); INSERT INTO orders VALUES (1, 'US', 7)"#)?;
@@ -125,13 +94,13 @@ fn a_dropped_partition_is_in_the_trash_and_can_be_taken_out_by_hand() -> Result<
 
 #[test]
 fn the_trash_is_emptied_when_nothing_is_to_be_kept() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(REGIONS)?;
     client.batch_execute("SELECT shard_drop_partition('orders_eu'); SET shardkeeper.trash_keep = 0; SELECT shard_drop_partition('orders_us'); SELECT shard_drop_partition('orders_cn')")?;
     let trash = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('shardkeeper_trash')";
     for server in [cluster.node(1), &cluster.coordinator] {
         eventually(&format!("the trash of {} is emptied", server.name), Duration::from_secs(10), || {
-            Ok(server.value::<i64>(trash)? + count(server, "shardkeeper.trash")? == 0)
+            Ok(server.value::<i64>(trash)? + server.count("shardkeeper.trash")? == 0)
         })?;
     }
     assert!(cluster.node(2).value::<i64>(trash)? > 0);
@@ -144,7 +113,7 @@ fn the_trash_is_emptied_when_nothing_is_to_be_kept() -> Result<()> {
 
 #[test]
 fn a_released_parent_is_an_ordinary_partitioned_table_on_all_servers() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(REGIONS)?;
     settled(&cluster, PATIENCE)?;
     let before = Objects::of_all(&cluster)?;
@@ -171,10 +140,10 @@ fn a_released_parent_is_an_ordinary_partitioned_table_on_all_servers() -> Result
 
 #[test]
 fn what_depends_on_a_partition_keeps_it_from_being_dropped() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(REGIONS)?;
     client.batch_execute("CREATE VIEW us AS SELECT * FROM orders_us; CREATE VIEW cn AS SELECT * FROM orders_cn")?;
-    let before = Objects::of_all(&cluster)?;
+    let before = Snapshot::take(&cluster)?;
     for call in
         ["shard_drop_partition('orders_us')", "shard_drop_partition('orders_cn')", "shard_drop_parent('orders')"]
     {
@@ -182,7 +151,7 @@ fn what_depends_on_a_partition_keeps_it_from_being_dropped() -> Result<()> {
         assert_eq!(error.code().code(), "2BP01", "{call}");
         assert!(error.detail().is_some_and(|detail| detail.contains("view")), "{error:?}");
     }
-    assert_eq!(Objects::of_all(&cluster)?.changes_since(&before), [""; 0]);
+    before.is_unchanged(&cluster)?;
     // It may stand on its own.
     client.batch_execute(
         "SELECT shard_detach_partition('orders_us'); DROP VIEW us, cn; SELECT shard_drop_partition('orders_cn')",
@@ -192,6 +161,6 @@ fn what_depends_on_a_partition_keeps_it_from_being_dropped() -> Result<()> {
     client
         .batch_execute("SELECT shard_drop_partition('orders_eu')")
         .context("a view on a node follows its table into the trash")?;
-    assert_eq!(count(cluster.node(2), "eu")?, 20);
+    assert_eq!(cluster.node(2).count("eu")?, 20);
     Ok(())
 }

@@ -2,31 +2,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pg_test::sql::refused;
 use pg_test::{Cluster, Install, Options, PATIENCE, eventually};
-use postgres::Client;
-use postgres::error::DbError;
 
 const SECRET: &str = "Tr0ub4dor&3's \\ secret";
-
-fn cluster(nodes: usize) -> Result<Cluster> {
-    Cluster::with(Options { nodes, ..Options::default() })
-}
-
-fn refused(client: &mut Client, sql: &str) -> Result<DbError> {
-    match client.batch_execute(sql) {
-        Ok(()) => anyhow::bail!("was accepted: {sql}"),
-        Err(error) => error.as_db_error().cloned().with_context(|| format!("no answer to {sql}: {error}")),
-    }
-}
-
-fn add(cluster: &Cluster, number: usize, more: &str) -> String {
-    let node = cluster.node(number);
-    format!(
-        "SELECT * FROM shard_add_node('{}', host => '127.0.0.1', port => {}, dbname => 'app', username => 'app' {more})",
-        node.name,
-        node.port()
-    )
-}
 
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -42,14 +21,14 @@ fn a_password_is_shown_nowhere() -> Result<()> {
     })?;
     let mut client = cluster.coordinator.client()?;
     let wrong = format!(", password => {}", quoted(SECRET));
-    let error = refused(&mut client, &add(&cluster, 1, &wrong))?;
+    let error = refused(&mut client, &cluster.call_to_add(1, &wrong))?;
     assert_eq!((error.code().code(), error.message()), ("28P01", "node \"n1\" rejects the password"));
     let told = format!("{error:?}");
     cluster.node(1).run(&format!("SET log_statement = none; ALTER ROLE app PASSWORD {}", quoted(SECRET)))?;
-    client.batch_execute(&add(&cluster, 1, &wrong))?;
+    client.batch_execute(&cluster.call_to_add(1, &wrong))?;
     // What pg_stat_activity shows while the call runs: the last statement of this session.
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-    client.batch_execute(&add(&cluster, 2, ", password => 'app'"))?;
+    client.batch_execute(&cluster.call_to_add(2, ", password => 'app'"))?;
     let shown: String = cluster.coordinator.value(&format!("SELECT query FROM pg_stat_activity WHERE pid = {pid}"))?;
     assert!(shown.contains("password => '***'"), "{shown}");
     client.batch_execute(&format!("SELECT shard_alter_node('n1', password => {})", quoted(SECRET)))?;
@@ -85,7 +64,7 @@ fn a_node_is_reached_by_tls_with_its_certificate_verified() -> Result<()> {
     let cluster = Cluster::with(Options { nodes: 1, tls: true, ..Options::default() })?;
     let authority = cluster.tls().context("there is an authority")?.certificate();
     let mut client = cluster.coordinator.client()?;
-    let options = |json: String| add(&cluster, 1, &format!(", password => 'app', options => '{json}'"));
+    let options = |json: String| cluster.call_to_add(1, &format!(", password => 'app', options => '{json}'"));
     let error = refused(&mut client, &options("{\"sslmode\": \"verify-full\"}".into()))?;
     assert!(error.detail().is_some_and(|detail| detail.contains("sslrootcert is not set")), "{error:?}");
     let verify = format!("{{\"sslmode\": \"verify-full\", \"sslrootcert\": \"{}\"}}", authority.display());
@@ -106,7 +85,7 @@ fn a_node_is_reached_by_tls_with_its_certificate_verified() -> Result<()> {
 
 #[test]
 fn of_several_hosts_the_one_that_can_be_written_is_used() -> Result<()> {
-    let cluster = cluster(2)?;
+    let cluster = Cluster::start(2)?;
     let mut client = cluster.coordinator.client()?;
     cluster.node(1).configure(&[("default_transaction_read_only", "on")])?;
     cluster.node(1).reload()?;
@@ -135,13 +114,13 @@ fn of_several_hosts_the_one_that_can_be_written_is_used() -> Result<()> {
 
 #[test]
 fn another_encoding_is_refused_and_another_collation_is_told() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let mut client = cluster.coordinator.client()?;
     let node = cluster.node(1);
     node.run("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0 OWNER app")?;
     node.run("CREATE DATABASE plain LOCALE 'C' TEMPLATE template0 OWNER app")?;
     let to = |database: &str| {
-        add(&cluster, 1, ", password => 'app'").replace("dbname => 'app'", &format!("dbname => '{database}'"))
+        cluster.call_to_add(1, ", password => 'app'").replace("dbname => 'app'", &format!("dbname => '{database}'"))
     };
     let error = refused(&mut client, &to("latin"))?;
     assert_eq!(
@@ -160,7 +139,7 @@ fn another_encoding_is_refused_and_another_collation_is_told() -> Result<()> {
 
 #[test]
 fn the_coordinator_itself_and_one_database_twice_are_refused() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute("GRANT CREATE ON DATABASE app TO app")?;
     let own = format!(
@@ -169,10 +148,10 @@ fn the_coordinator_itself_and_one_database_twice_are_refused() -> Result<()> {
     );
     let error = refused(&mut client, &own)?;
     assert_eq!((error.code().code(), error.message()), ("22023", "node \"me\" is the coordinator's own database"));
-    client.batch_execute(&add(&cluster, 1, ", password => 'app'"))?;
-    let error = refused(&mut client, &add(&cluster, 1, ", password => 'app'"))?;
+    client.batch_execute(&cluster.call_to_add(1, ", password => 'app'"))?;
+    let error = refused(&mut client, &cluster.call_to_add(1, ", password => 'app'"))?;
     assert_eq!((error.code().code(), error.message()), ("42710", "node \"n1\" exists already"));
-    let error = refused(&mut client, &add(&cluster, 1, ", password => 'app'").replace("'n1'", "'twin'"))?;
+    let error = refused(&mut client, &cluster.call_to_add(1, ", password => 'app'").replace("'n1'", "'twin'"))?;
     assert_eq!((error.code().code(), error.message()), ("42710", "node \"twin\" is the same database as node \"n1\""));
     Ok(())
 }
@@ -185,7 +164,7 @@ fn what_later_features_need_is_a_warning() -> Result<()> {
         ..Options::default()
     })?;
     cluster.node(1).run("ALTER ROLE app NOREPLICATION")?;
-    let rows = cluster.coordinator.client()?.query(&add(&cluster, 1, ", password => 'app'"), &[])?;
+    let rows = cluster.coordinator.client()?.query(&cluster.call_to_add(1, ", password => 'app'"), &[])?;
     let warnings: Vec<String> =
         rows.iter().filter(|row| row.get::<_, &str>(0) == "warning").map(|row| row.get(1)).collect();
     assert_eq!(warnings.len(), 3, "{warnings:?}");
@@ -196,21 +175,21 @@ fn what_later_features_need_is_a_warning() -> Result<()> {
 /// A role that is no superuser: needs the right to add nodes, a password, and a node that asks for it.
 #[test]
 fn an_ordinary_role_gets_no_further_than_its_password() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let server = &cluster.coordinator;
     let mut app = server.client_as("app", "app", "app")?;
-    let error = refused(&mut app, &add(&cluster, 1, ", password => 'app'"))?;
+    let error = refused(&mut app, &cluster.call_to_add(1, ", password => 'app'"))?;
     assert_eq!((error.code().code(), error.message()), ("42501", "permission denied to add a node"));
     server
         .run("CREATE EXTENSION IF NOT EXISTS postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO app")?;
-    let error = refused(&mut app, &add(&cluster, 1, ""))?;
+    let error = refused(&mut app, &cluster.call_to_add(1, ""))?;
     assert_eq!((error.code().code(), error.message()), ("2F003", "password is required"));
     // The node would let anybody in who comes from the coordinator's machine.
     let socket = cluster.node(1).socket_dir().display().to_string();
-    let trusted = add(&cluster, 1, ", password => 'anything'").replace("127.0.0.1", &socket);
+    let trusted = cluster.call_to_add(1, ", password => 'anything'").replace("127.0.0.1", &socket);
     let error = refused(&mut app, &trusted)?;
     assert_eq!((error.code().code(), error.message()), ("2F003", "node \"n1\" did not ask for the password"));
-    app.batch_execute(&add(&cluster, 1, ", password => 'app'"))?;
+    app.batch_execute(&cluster.call_to_add(1, ", password => 'app'"))?;
     let ok: bool = app.query_one("SELECT ok FROM shard_run_on_nodes('SELECT 1')", &[])?.get(0);
     assert!(ok);
     server.run("SELECT shard_run_on_nodes('SELECT 1')")?;
@@ -221,7 +200,7 @@ fn an_ordinary_role_gets_no_further_than_its_password() -> Result<()> {
 
 #[test]
 fn a_granted_role_works_with_its_own_rights_on_the_node() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     cluster.add_nodes()?;
     cluster.node(1).run("CREATE ROLE guest LOGIN PASSWORD 'guest'; CREATE TABLE public.owned (i int); ALTER TABLE public.owned OWNER TO app")?;
     cluster.coordinator.run("CREATE ROLE guest LOGIN PASSWORD 'guest'")?;
@@ -247,7 +226,7 @@ fn a_granted_role_works_with_its_own_rights_on_the_node() -> Result<()> {
 
 #[test]
 fn cancel_and_timeouts_end_the_statement_on_the_node_too() -> Result<()> {
-    let cluster = cluster(2)?;
+    let cluster = Cluster::start(2)?;
     cluster.add_nodes()?;
     let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(100)%' AND state = 'active' AND pid <> pg_backend_pid()";
     let sleeping = |expected: i64| {
@@ -282,7 +261,7 @@ fn cancel_and_timeouts_end_the_statement_on_the_node_too() -> Result<()> {
 
 #[test]
 fn one_node_down_is_one_row_and_the_others_answer() -> Result<()> {
-    let cluster = cluster(3)?;
+    let cluster = Cluster::start(3)?;
     cluster.add_nodes()?;
     cluster.node(2).freeze()?;
     let start = Instant::now();
@@ -305,8 +284,8 @@ fn one_node_down_is_one_row_and_the_others_answer() -> Result<()> {
 
 #[test]
 fn an_altered_node_is_tried_first_and_must_hold_the_same_leaves() -> Result<()> {
-    let cluster = cluster(2)?;
-    cluster.coordinator.run(&add(&cluster, 1, ", password => 'app'"))?;
+    let cluster = Cluster::start(2)?;
+    cluster.coordinator.run(&cluster.call_to_add(1, ", password => 'app'"))?;
     cluster.node(1).run("CREATE TABLE public.leaf (i int); GRANT ALL ON public.leaf TO app")?;
     cluster.coordinator.run("CREATE FOREIGN TABLE public.leaf (i int) SERVER n1")?;
     let mut client = cluster.coordinator.client()?;
@@ -325,15 +304,20 @@ fn an_altered_node_is_tried_first_and_must_hold_the_same_leaves() -> Result<()> 
     assert!(options.contains("fetch_size=5") && !options.contains("batch_size"), "{options}");
     client.batch_execute("SELECT * FROM public.leaf")?;
     let error = refused(&mut client, "SELECT shard_drop_node('n1')")?;
-    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 partitions"));
-    assert_eq!(error.hint(), Some("Run SELECT shard_drain_node('n1'); then drop it again."));
+    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 partition"));
+    assert_eq!(
+        error.hint(),
+        Some(
+            "Drop or detach its partitions, or drop the parents, and drop the node again; shard_drain_node, which moves them away, comes with the data movement calls."
+        )
+    );
     client.batch_execute("DROP FOREIGN TABLE public.leaf; SELECT shard_drop_node('n1')")?;
     let left: i64 = cluster
         .coordinator
         .value("SELECT (SELECT count(*) FROM pg_foreign_server) + (SELECT count(*) FROM pg_foreign_table)")?;
     assert_eq!(left, 0);
     // A node that is gone for good can be dropped too.
-    client.batch_execute(&add(&cluster, 2, ", password => 'app'"))?;
+    client.batch_execute(&cluster.call_to_add(2, ", password => 'app'"))?;
     cluster.node(2).stop()?;
     client.batch_execute("SELECT shard_drop_node('n2')")?;
     Ok(())
@@ -341,16 +325,16 @@ fn an_altered_node_is_tried_first_and_must_hold_the_same_leaves() -> Result<()> 
 
 #[test]
 fn a_rolled_back_add_leaves_the_coordinator_as_it_was() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute("BEGIN")?;
-    client.batch_execute(&add(&cluster, 1, ", password => 'app'"))?;
+    client.batch_execute(&cluster.call_to_add(1, ", password => 'app'"))?;
     client.batch_execute("ROLLBACK")?;
     let left: i64 = cluster
         .coordinator
         .value("SELECT (SELECT count(*) FROM pg_foreign_server) + (SELECT count(*) FROM shardkeeper.nodes)")?;
     assert_eq!(left, 0);
-    client.batch_execute(&add(&cluster, 1, ", password => 'app'"))?;
+    client.batch_execute(&cluster.call_to_add(1, ", password => 'app'"))?;
     client.batch_execute("DROP EXTENSION shardkeeper")?;
     let node: String = cluster
         .coordinator
@@ -361,11 +345,11 @@ fn a_rolled_back_add_leaves_the_coordinator_as_it_was() -> Result<()> {
 
 #[test]
 fn two_coordinators_can_share_a_node_and_make_it_ready_at_once() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let server = &cluster.coordinator;
     server.run("CREATE DATABASE second")?;
     server.client_in("second")?.batch_execute("CREATE EXTENSION shardkeeper CASCADE")?;
-    let call = add(&cluster, 1, ", password => 'app'");
+    let call = cluster.call_to_add(1, ", password => 'app'");
     std::thread::scope(|scope| {
         let calls: Vec<_> = ["app", "second"]
             .map(|database| {

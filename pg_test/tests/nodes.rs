@@ -2,36 +2,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pg_test::{Cluster, Options, PATIENCE, eventually};
-use postgres::Client;
-use postgres::error::DbError;
-
-fn cluster(nodes: usize) -> Result<Cluster> {
-    Cluster::with(Options { nodes, ..Options::default() })
-}
-
-/// The error that `sql` must end in.
-fn refused(client: &mut Client, sql: &str) -> Result<DbError> {
-    match client.batch_execute(sql) {
-        Ok(()) => anyhow::bail!("was accepted: {sql}"),
-        Err(error) => error.as_db_error().cloned().with_context(|| format!("no answer to {sql}: {error}")),
-    }
-}
-
-fn add(cluster: &Cluster, number: usize, more: &str) -> String {
-    let node = cluster.node(number);
-    format!(
-        "SELECT * FROM shard_add_node('{}', host => '127.0.0.1', port => {}, dbname => 'app', username => 'app' {more})",
-        node.name,
-        node.port()
-    )
-}
+use pg_test::sql::refused;
+use pg_test::{Cluster, PATIENCE, eventually};
 
 #[test]
 fn an_added_node_is_ready_and_healthy() -> Result<()> {
-    let cluster = cluster(2)?;
+    let cluster = Cluster::start(2)?;
     let mut client = cluster.coordinator.client()?;
-    let rows = client.query(&add(&cluster, 1, ", password => 'app', region => 'eu'"), &[])?;
+    let rows = client.query(&cluster.call_to_add(1, ", password => 'app', region => 'eu'"), &[])?;
     let said: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(said[0].0, "ok");
@@ -55,9 +33,9 @@ fn unhealthy(cluster: &Cluster) -> Result<Vec<String>> {
 
 #[test]
 fn wrong_arguments_are_refused_before_anything_happens() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let mut client = cluster.coordinator.client()?;
-    let options = |json: &str| add(&cluster, 1, &format!(", password => 'app', options => '{json}'"));
+    let options = |json: &str| cluster.call_to_add(1, &format!(", password => 'app', options => '{json}'"));
     let cases: Vec<(String, &str, &str)> = vec![
         ("SELECT shard_add_node('local', 'h')".into(), "42939", "node name \"local\" is reserved"),
         ("SELECT shard_add_node('', 'h')".into(), "42602", "node name must have 1 to 63 bytes"),
@@ -100,7 +78,7 @@ fn assert_nothing_was_added(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn a_name_may_hold_anything_that_an_identifier_may() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let mut client = cluster.coordinator.client()?;
     let long = "ü".repeat(31);
     for name in ["Mixed \"Case\".x", "'; DROP TABLE shardkeeper.nodes; --", "a.b", "select", long.as_str()] {
@@ -119,18 +97,18 @@ fn a_name_may_hold_anything_that_an_identifier_may() -> Result<()> {
 
 #[test]
 fn a_node_that_is_down_or_frozen_is_told_within_the_deadline() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = Cluster::start(1)?;
     let mut client = cluster.coordinator.client()?;
     cluster.node(1).freeze()?;
     let start = Instant::now();
-    let error = refused(&mut client, &add(&cluster, 1, ", password => 'app'"))?;
+    let error = refused(&mut client, &cluster.call_to_add(1, ", password => 'app'"))?;
     let took = start.elapsed();
     assert_eq!((error.code().code(), error.message()), ("08001", "node \"n1\" cannot be reached"));
     assert!(error.detail().is_some_and(|detail| detail.contains("no answer within 2 s")), "{error:?}");
     assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(4), "{took:?}");
     cluster.node(1).thaw()?;
     cluster.node(1).stop()?;
-    let error = refused(&mut client, &add(&cluster, 1, ", password => 'app'"))?;
+    let error = refused(&mut client, &cluster.call_to_add(1, ", password => 'app'"))?;
     assert_eq!(error.code().code(), "08001");
     assert!(error.detail().is_some_and(|detail| detail.contains("refused")), "{error:?}");
     assert_nothing_was_added(&cluster)

@@ -1,39 +1,8 @@
 //! Single partitions added to a hierarchy, wherever they and their siblings live.
 use anyhow::{Context, Result};
 use pg_test::objects::settled;
-use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, Objects, PATIENCE, Server};
-use postgres::Client;
-
-fn cluster() -> Result<(Cluster, Client)> {
-    let cluster = Cluster::start(3)?;
-    cluster.add_nodes()?;
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute("SET lock_timeout = '5s'; SET statement_timeout = '20s'")?;
-    Ok((cluster, client))
-}
-
-/// Leaves with their bounds and nodes.
-fn leaves(client: &mut Client, parent: &str) -> Result<Vec<String>> {
-    let sql = format!(
-        "SELECT concat_ws(' ', partition, bounds, node) FROM shard_partitions WHERE parent = '{parent}'::regclass AND is_leaf
-         ORDER BY partition::text"
-    );
-    column(client, &sql)
-}
-
-fn count(server: &Server, table: &str) -> Result<i64> {
-    server.value(&format!("SELECT count(*) FROM {table}"))
-}
-
-fn exists(server: &Server, table: &str) -> Result<bool> {
-    server.value(&format!("SELECT to_regclass('{table}') IS NOT NULL"))
-}
-
-/// SQLSTATE of the error that `sql` must end in.
-fn code(client: &mut Client, sql: &str) -> Result<String> {
-    Ok(refused(client, sql)?.code().code().to_owned())
-}
+use pg_test::sql::{code, column, leaves, rows};
+use pg_test::{Cluster, Objects, PATIENCE, Snapshot};
 
 const EVENTS: &str = r#"
     CREATE TABLE events (id int, at date, note text, PRIMARY KEY (id, at));
@@ -43,7 +12,7 @@ const EVENTS: &str = r#"
 
 #[test]
 fn a_month_is_added_to_a_range() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(EVENTS)?;
     assert_eq!(code(&mut client, "INSERT INTO events VALUES (1, '2024-03-15')")?, "23514");
     let made =
@@ -65,14 +34,14 @@ fn a_month_is_added_to_a_range() -> Result<()> {
             "events_q2 FOR VALUES FROM ('2024-04-01') TO ('2024-07-01') n3",
         ]
     );
-    assert_eq!(count(cluster.node(1), "events")?, 62);
-    assert_eq!(count(cluster.node(3), "events_q2")?, 79);
+    assert_eq!(cluster.node(1).count("events")?, 62);
+    assert_eq!(cluster.node(3).count("events_q2")?, 79);
     // The key and the index are there, as on the others.
     for server in [cluster.node(1), cluster.node(3)] {
         let keys = "SELECT count(DISTINCT i.inhparent) FROM pg_inherits i JOIN pg_index x ON indexrelid = inhrelid AND indisvalid";
         assert_eq!(server.value::<i64>(keys)?, 2, "{}", server.name);
     }
-    let before = Objects::of_all(&cluster)?;
+    let before = Snapshot::take(&cluster)?;
     for (bounds, expected) in [
         (r#"{"from": "2024-03-10", "to": "2024-03-20"}"#, "42P17"),
         (r#"{"from": "2024-12-01", "to": "2024-11-01"}"#, "22023"),
@@ -102,13 +71,13 @@ fn a_month_is_added_to_a_range() -> Result<()> {
         code(&mut client, r#"SELECT shard_add_partition('pg_class', '{"from": "2025-01-01", "to": "2025-02-01"}')"#)?,
         "42P01"
     );
-    assert_eq!(Objects::of_all(&cluster)?.changes_since(&before), [""; 0]);
+    before.is_unchanged(&cluster)?;
     Ok(())
 }
 
 #[test]
 fn a_node_that_had_no_leaf_gets_the_same_mirror_as_the_others() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(
         r#"CREATE TABLE orders (id int, region text COLLATE "C" NOT NULL, total numeric(10, 2) DEFAULT 1.5 CHECK (total > 0),
                tax numeric GENERATED ALWAYS AS (total * 0.2) STORED, note text, PRIMARY KEY (id, region), UNIQUE (id, region, note));
@@ -137,13 +106,13 @@ fn a_node_that_had_no_leaf_gets_the_same_mirror_as_the_others() -> Result<()> {
     assert!(shape(1, "us")?.len() > 50);
     assert_eq!(shape(2, "jp")?, shape(1, "us")?);
     client.batch_execute("INSERT INTO orders (id, region, note) SELECT i, r, i FROM generate_series(1, 20) i, unnest('{US,JP}'::text[]) r")?;
-    assert_eq!((count(cluster.node(1), "orders")?, count(cluster.node(2), "orders")?), (20, 20));
+    assert_eq!((cluster.node(1).count("orders")?, cluster.node(2).count("orders")?), (20, 20));
     Ok(())
 }
 
 #[test]
 fn a_partition_is_added_below_a_partition() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(
         r#"CREATE TABLE orders (id int, at date, region text, PRIMARY KEY (id, at, region));
            SELECT shard_create_parent('orders', '{"method": "range", "key": "at", "interval": "1 year", "start": "2024-01-01", "end": "2026-01-01",
@@ -171,8 +140,8 @@ fn a_partition_is_added_below_a_partition() -> Result<()> {
         ["40", "30"]
     );
     client.batch_execute("INSERT INTO orders_2024 VALUES (11, '2024-01-01', 'EU')")?;
-    assert!(!exists(cluster.node(3), "orders")?, "a table without leaves is left behind");
-    assert_eq!(count(cluster.node(3), "orders_2024")?, 10);
+    assert!(!cluster.node(3).has("orders")?, "a table without leaves is left behind");
+    assert_eq!(cluster.node(3).count("orders_2024")?, 10);
     client.batch_execute("SELECT shard_drop_partition('orders_2025_us')")?;
     assert_eq!(column(&mut client, "SELECT count(*) FROM orders")?, ["30"]);
     for hash in ["shard_drop_partition('orders_2025_eu_0')", "shard_detach_partition('orders_2025_eu_1')"] {
@@ -183,7 +152,7 @@ fn a_partition_is_added_below_a_partition() -> Result<()> {
         r#"SELECT shard_add_partition('orders_2025', '{"in": ["US"], "label": "us"}', 'n3');
            INSERT INTO orders VALUES (1, '2025-01-01', 'US')"#,
     )?;
-    assert_eq!(count(cluster.node(3), "orders_2025")?, 1);
+    assert_eq!(cluster.node(3).count("orders_2025")?, 1);
     Ok(())
 }
 
@@ -193,7 +162,7 @@ const PLACES: [(&str, &str); 6] =
 
 #[test]
 fn rows_of_the_default_partition_that_belong_to_a_new_one_are_refused() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     for (default, new) in PLACES {
         let case = format!("default on {default}, new on {new}");
         client.batch_execute(&format!(
@@ -246,11 +215,11 @@ fn rows_of_the_default_partition_that_belong_to_a_new_one_are_refused() -> Resul
 
 #[test]
 fn a_default_partition_comes_and_goes() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(EVENTS)?;
     client.batch_execute(r#"SELECT shard_add_partition('events', '{"default": true}', 'n3')"#)?;
     client.batch_execute("INSERT INTO events VALUES (1, '2024-01-15'), (2, '2030-01-01')")?;
-    assert_eq!(count(cluster.node(3), "events_default")?, 1);
+    assert_eq!(cluster.node(3).count("events_default")?, 1);
     let mut there = cluster.node(3).client()?;
     assert_eq!(code(&mut there, "INSERT INTO events VALUES (3, '2024-01-15')")?, "23514");
     assert_eq!(
@@ -278,7 +247,7 @@ fn a_default_partition_comes_and_goes() -> Result<()> {
 
 #[test]
 fn the_first_leaf_on_another_server_moves_the_keys_of_the_parent_to_its_leaves() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     client.batch_execute(
         r#"CREATE TABLE orders (id int, region text, code text, PRIMARY KEY (id, region), UNIQUE (code, region));
            CREATE UNIQUE INDEX orders_lower ON orders (id, region, lower(code));
@@ -311,7 +280,7 @@ fn the_first_leaf_on_another_server_moves_the_keys_of_the_parent_to_its_leaves()
 
 #[test]
 fn a_parent_whose_last_remote_leaf_is_gone_gets_new_ones_with_the_keys() -> Result<()> {
-    let (cluster, mut client) = cluster()?;
+    let (cluster, mut client) = Cluster::joined(3)?;
     for node in ["n1", "local"] {
         client.batch_execute(&format!(
             r#"CREATE TABLE orders (id int, region text, PRIMARY KEY (id, region));

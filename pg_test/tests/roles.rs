@@ -1,7 +1,7 @@
 //! Ordinary roles: what they can do with parents, on nodes too, and what they cannot.
 use anyhow::{Context, Result};
-use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, Objects, Options};
+use pg_test::sql::{code, column, refused, rows};
+use pg_test::{Cluster, Objects, Options, Snapshot};
 use postgres::Client;
 
 /// The owner is the role `app` here and there; `reader` and `writer` have user mappings of their own; `stranger` has nothing.
@@ -49,11 +49,6 @@ const PEOPLE: &str = "
     GRANT SELECT, INSERT, UPDATE, DELETE ON people TO writer;
     SELECT shard_create_parent('people', 'hash', 'id', modulus => 3, nodes => '{n1, n2, local}');
     INSERT INTO people SELECT i, 'person ' || i, 1000 + i FROM generate_series(1, 90) i";
-
-/// SQLSTATE of the error that `sql` must end in.
-fn code(client: &mut Client, sql: &str) -> Result<String> {
-    Ok(refused(client, sql)?.code().code().to_owned())
-}
 
 #[test]
 fn an_owner_without_superuser_makes_and_changes_its_own_parent() -> Result<()> {
@@ -172,7 +167,7 @@ fn a_role_can_do_no_more_on_a_node_than_its_mapped_role_may() -> Result<()> {
     let mut setting = setting()?;
     setting.owner.batch_execute(PEOPLE)?;
     setting.cluster.node(1).run("CREATE TABLE secrets AS SELECT 7 AS number")?;
-    let before = Objects::of_all(&setting.cluster)?;
+    let before = Snapshot::take(&setting.cluster)?;
     let mut writer = setting.client("writer")?;
     for command in [
         "SELECT number FROM public.secrets",
@@ -194,7 +189,7 @@ fn a_role_can_do_no_more_on_a_node_than_its_mapped_role_may() -> Result<()> {
         let found = code(&mut writer, &sql)?;
         assert!(["42501", "22012"].contains(&&*found), "{command}: {found}");
     }
-    assert_eq!(Objects::of_all(&setting.cluster)?.changes_since(&before), [""; 0]);
+    before.is_unchanged(&setting.cluster)?;
     Ok(())
 }
 
@@ -274,7 +269,7 @@ fn a_role_cannot_make_the_worker_act_for_another() -> Result<()> {
                   VALUES ('1/1', 1, '0/1', gen_random_uuid(), '3', 'app', '', 'DROP TABLE public.people CASCADE')";
     assert_eq!(code(&mut writer, forged)?, "42501");
     // What the owner dropped is neither seen, destroyed earlier, nor hidden from him.
-    let trash = node.value::<i64>("SELECT count(*) FROM shardkeeper.trash")?;
+    let trash = node.count("shardkeeper.trash")?;
     assert!(trash > 0);
     for attempt in [
         "UPDATE shardkeeper.trash SET keep = '0'",
@@ -302,7 +297,7 @@ fn a_role_without_rights_gets_nowhere() -> Result<()> {
     let mut setting = setting()?;
     setting.owner.batch_execute(PEOPLE)?;
     setting.owner.batch_execute("CREATE TABLE plain (id int)")?;
-    let before = Objects::of_all(&setting.cluster)?;
+    let before = Snapshot::take(&setting.cluster)?;
     for role in ["stranger", "reader"] {
         let mut client = setting.client(role)?;
         for call in [
@@ -338,8 +333,7 @@ fn a_role_without_rights_gets_nowhere() -> Result<()> {
     }
     let answers = rows(&mut stranger, "SELECT node, ok FROM shard_run_on_nodes('SELECT 1')");
     assert!(answers.map_or(true, |rows| rows.iter().all(|row| row[1] == "f")));
-    assert_eq!(Objects::of_all(&setting.cluster)?.changes_since(&before), [""; 0]);
-    Ok(())
+    before.is_unchanged(&setting.cluster)
 }
 
 #[test]

@@ -1,6 +1,4 @@
 //! Calls as parts of the caller's transaction: on all servers at once, with savepoints, and entirely undone.
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use pg_test::objects::settled;
 use pg_test::sql::{column, refused, rows};
@@ -211,9 +209,11 @@ fn a_call_that_is_cancelled_while_a_node_does_not_answer_leaves_nothing() -> Res
         if then.is_none() {
             cluster.node(2).freeze()?;
         }
+        let given_up = || cluster.coordinator.log().matches("canceling statement due to user request").count();
+        let before_it = given_up();
         cluster.coordinator.run(&format!("SELECT pg_cancel_backend({pid})"))?;
         // It cannot tell the node that all is off before that can be reached.
-        std::thread::sleep(Duration::from_millis(500));
+        eventually("the call is given up", PATIENCE, || Ok(given_up() > before_it))?;
         if then.is_none() {
             cluster.node(2).thaw()?;
         }

@@ -4,10 +4,22 @@ use std::time::Duration;
 use anyhow::Result;
 use pg_test::{Cluster, Options, PATIENCE, eventually};
 
+const WORKERS: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker'";
+
 fn workers(cluster: &Cluster, database: &str) -> Result<i64> {
-    cluster.coordinator.value(&format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker' AND datname = '{database}'"
-    ))
+    cluster.coordinator.value(&format!("SELECT count(*) FROM ({WORKERS} AND datname = '{database}') w"))
+}
+
+/// Transactions that somebody has finished there: in a database to which nobody connects, the workers that looked into it.
+fn looks(cluster: &Cluster, database: &str) -> Result<i64> {
+    let sql = "SELECT xact_commit FROM pg_stat_database WHERE datname = $1";
+    Ok(cluster.coordinator.client_in("postgres")?.query_one(sql, &[&database])?.get(0))
+}
+
+/// Waits until the launcher has looked at all databases: a worker of its has been in a new one.
+fn launcher_has_looked(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.coordinator.client_in("postgres")?.batch_execute(&format!("CREATE DATABASE {name}"))?;
+    eventually("the launcher has found the new database", PATIENCE, || Ok(looks(cluster, name)? > 0))
 }
 
 fn with_worker(options: Options) -> Result<Cluster> {
@@ -23,12 +35,11 @@ fn every_database_with_the_extension_has_one_worker_and_no_other_has() -> Result
     cluster.coordinator.run("CREATE DATABASE second")?;
     cluster.coordinator.run("CREATE DATABASE third")?;
     cluster.coordinator.client_in("second")?.batch_execute("CREATE EXTENSION shardkeeper CASCADE")?;
+    let before = looks(&cluster, "third")?;
     cluster.coordinator.restart()?;
     eventually("both have one", PATIENCE, || Ok(workers(&cluster, "app")? == 1 && workers(&cluster, "second")? == 1))?;
-    std::thread::sleep(Duration::from_secs(3));
-    let all: i64 =
-        cluster.coordinator.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker'")?;
-    assert_eq!(all, 2);
+    eventually("the launcher has tried another", PATIENCE, || Ok(looks(&cluster, "third")? > before))?;
+    eventually("no other stays", PATIENCE, || Ok(cluster.coordinator.client()?.query(WORKERS, &[])?.len() == 2))?;
     cluster.coordinator.client_in("second")?.batch_execute("DROP EXTENSION shardkeeper")?;
     eventually("it left with the extension", PATIENCE, || Ok(workers(&cluster, "second")? == 0))
 }
@@ -38,9 +49,17 @@ fn a_database_can_be_dropped_and_copied_while_its_worker_runs() -> Result<()> {
     let cluster = with_worker(Options::default())?;
     cluster.coordinator.client_in("postgres")?.batch_execute("CREATE DATABASE copied TEMPLATE app")?;
     eventually("the worker is back", PATIENCE, || Ok(workers(&cluster, "app")? == 1))?;
-    cluster.coordinator.client_in("postgres")?.batch_execute("DROP DATABASE app")?;
-    std::thread::sleep(Duration::from_secs(4));
-    assert!(!cluster.coordinator.log().contains("database \"app\" does not exist"), "{}", cluster.coordinator.log());
+    eventually("the copy has one too", PATIENCE, || Ok(workers(&cluster, "copied")? == 1))?;
+    launcher_has_looked(&cluster, "second_look")?;
+    let mut client = cluster.coordinator.client_in("postgres")?;
+    let dropped: u32 = client.query_one("SELECT oid FROM pg_database WHERE datname = 'app'", &[])?.get(0);
+    client.batch_execute("DROP DATABASE app")?;
+    // The launcher is no earlier with another worker that ended after that of the dropped database.
+    client.batch_execute(&format!("SELECT pg_terminate_backend(pid, 3000) FROM ({WORKERS}) w"))?;
+    eventually("the copy has a worker again", PATIENCE, || Ok(client.query(WORKERS, &[])?.len() == 1))?;
+    launcher_has_looked(&cluster, "third_look")?;
+    let log = cluster.coordinator.log();
+    assert!(!log.contains(&format!("database {dropped} does not exist")), "{log}");
     Ok(())
 }
 
@@ -74,12 +93,10 @@ fn the_worker_is_back_after_a_crash_and_heeds_the_kill_switch() -> Result<()> {
 #[test]
 fn a_terminated_worker_ends_at_once_and_another_takes_its_place() -> Result<()> {
     let cluster = with_worker(Options::default())?;
-    // Old enough that it is not taken for one that found nothing to do.
-    std::thread::sleep(Duration::from_secs(6));
-    let pid = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker'";
-    let old: i32 = cluster.coordinator.value(pid)?;
+    launcher_has_looked(&cluster, "first_look")?;
+    let old: i32 = cluster.coordinator.value(WORKERS)?;
     cluster.coordinator.run(&format!("SELECT pg_terminate_backend({old}, 3000)"))?;
-    let successor = format!("SELECT EXISTS ({pid} AND pid <> {old})");
+    let successor = format!("SELECT EXISTS ({WORKERS} AND pid <> {old})");
     eventually("another runs", PATIENCE, || cluster.coordinator.value(&successor))?;
     let start = std::time::Instant::now();
     cluster.coordinator.stop()?;

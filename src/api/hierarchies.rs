@@ -20,6 +20,14 @@ pub(super) fn given<T>(name: &str, argument: Option<T>) -> Result<T> {
     }
 }
 
+/// The names of nodes in an array argument.
+///
+/// Errors: 22004 one of them is NULL.
+pub(super) fn node_names(argument: &str, nodes: Vec<Option<String>>) -> Result<Vec<String>> {
+    let named = |(at, node): (usize, Option<String>)| given(&format!("{argument}[{at}]: the name of a node"), node);
+    nodes.into_iter().enumerate().map(named).collect()
+}
+
 /// Makes `parent` the root of the hierarchy in `spec`. Returns an operation id when data has to move, else NULL.
 ///
 /// Errors: 42501 not the owner; 42809 not a table that can be partitioned; 22023 a mistake in the spec, with its JSON
@@ -54,8 +62,7 @@ fn shard_create_parent_short(
     epoch: default!(Option<&str>, "NULL"),
 ) -> Result<Option<i64>, ErrorReport> {
     let (parent, method, key) = (given("parent", parent)?, given("method", method)?, given("key", key)?);
-    let nodes =
-        nodes.map(|nodes| nodes.into_iter().map(|node| given("nodes", node)).collect::<Result<_>>()).transpose()?;
+    let nodes = nodes.map(|nodes| node_names("nodes", nodes)).transpose()?;
     let level = Level::short_form(ShortForm {
         method: Some(method.to_string()),
         key: Some(key::split(parent.0, key)?),
@@ -63,16 +70,14 @@ fn shard_create_parent_short(
         interval: interval.map(str::to_string),
         step: step.map(str::to_string),
         start: start.map(str::to_string),
-        end: until.map(str::to_string),
+        until: until.map(str::to_string),
         premake: premake.map(i64::from),
         timezone: timezone.map(str::to_string),
         epoch: epoch.map(str::to_string),
         lists: lists.map(|json| json.0),
         bounds: bounds.map(|json| json.0),
         nodes,
-        name: None,
         default_partition: default_partition.filter(|wanted| *wanted),
-        partitions: None,
     })
     .map_err(Error::from)?;
     create::create(parent.0, &level)?;

@@ -1,5 +1,6 @@
 //! SQL functions about nodes.
 
+use super::hierarchies::node_names;
 use crate::error::Report;
 use crate::node::change::{self, Changes};
 use crate::node::facts::Finding;
@@ -84,7 +85,7 @@ fn shard_grant_node(
 #[allow(clippy::type_complexity)]
 fn shard_run_on_nodes(
     sql: &str,
-    nodes: default!(Option<Vec<String>>, "NULL"),
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -102,6 +103,7 @@ fn shard_run_on_nodes(
         Ok((rows, result)) => (answer.node, true, Some(rows), result.map(JsonB), None),
         Err(error) => (answer.node, false, None, None, Some(Report::from(error).one_line())),
     };
+    let nodes = nodes.map(|nodes| node_names("nodes", nodes)).transpose()?;
     Ok(TableIterator::new(fanout::run(sql, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
 }
 

@@ -10,8 +10,12 @@ use super::members::Member;
 use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
+<<<<<<< HEAD
 use super::way::Way;
 use super::{defaults, grants, validate};
+=======
+use super::{defaults, grants, overlap, validate};
+>>>>>>> main
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident};
@@ -44,20 +48,22 @@ pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Resul
     };
     let new = plan::parse_bound(&site, bounds, &input)?;
     let (partition, dealt) = plan::expand_one(&site, &new, node, &input)?;
-    add_planned(&managed, relation, &labels, &partition, &dealt)
+    add_planned(&managed, relation, &labels, &partition, &new.place, &dealt)
 }
 
-/// Adds a partition that was planned already to `relation`, which `labels` lead to.
+/// Adds a partition that was planned already to `relation`, which `labels` lead to; its bound was written at `place`.
 pub fn add_planned(
     managed: &Managed,
     relation: Oid,
     labels: &[String],
     partition: &Partition,
+    place: &str,
     dealt: &BTreeMap<String, u64>,
 ) -> Result<Oid> {
     let above = managed.member(relation)?;
     let Some(site) = managed.level.at(labels) else { return parent::not_managed(relation) };
     let keys = managed.keys()?;
+    overlap::none(managed, above, &keys.types(&site.level.key), &partition.bound, place)?;
     let addition = Addition { managed, above, site: &site, labels, partition };
     let nodes = remote_nodes(leaves(partition));
     if !nodes.is_empty() {

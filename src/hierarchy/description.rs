@@ -58,6 +58,7 @@ pub struct Column {
     /// With its modifier, qualified unless built in.
     #[serde(rename = "type")]
     pub data_type: String,
+    pub type_oid: u32,
     /// Of a domain, what it is a domain over; else the type itself.
     pub base_type: String,
     pub builtin_type: bool,

@@ -49,7 +49,7 @@ pub fn extend(oid: Oid, table: &Description, level: &Level) -> Result<()> {
     parent::add_partitions(oid, &table.name.schema, &labels)?;
     for planned in &plan.tree.partitions {
         if !bounds.iter().any(|(_, bound)| bound.as_ref() == Some(&planned.bound)) {
-            add::add_planned(&Managed::read(oid)?, oid, &[], planned, &plan.dealt)?;
+            add::add_planned(&Managed::read(oid)?, oid, &[], planned, &planned.path, &plan.dealt)?;
         }
     }
     Ok(())

@@ -2,14 +2,14 @@
 
 use super::description::{Column, Description};
 use crate::error::{Report, Result};
-use crate::name::{QualifiedName, ident};
-use crate::pg::{parse, sql};
+use crate::name::{QualifiedName, ident, literal};
+use crate::pg::{parse, sql, types};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
 use shardkeeper_core::KeyKind;
 use shardkeeper_core::plan::Method;
-use shardkeeper_core::spec::{Level, Own, Ranges, Rule, Sub};
+use shardkeeper_core::spec::Level;
 use std::collections::BTreeMap;
 
 /// The keys of all levels of a spec, resolved against the table.
@@ -25,23 +25,45 @@ struct Part {
     column: Option<String>,
     kind: KeyKind,
     is_enum: bool,
+    data_type: KeyType,
     /// Equal values have equal bytes, so that their hash is the same on all servers.
     deterministic: bool,
+}
+
+/// What values of a key are in SQL.
+#[derive(Debug, Clone, Deserialize)]
+pub struct KeyType {
+    #[serde(rename = "type")]
+    name: String,
+    /// Set when it is not the type's own.
+    collation: Option<String>,
+    #[serde(rename = "type_oid")]
+    oid: u32,
+}
+
+impl KeyType {
+    /// The value, as the key has it.
+    pub fn literal(&self, value: &str) -> String {
+        let value = format!("CAST({} AS {})", literal(value), self.name);
+        self.collation.as_ref().map_or(value.clone(), |collation| format!("{value} COLLATE {collation}"))
+    }
+
+    pub fn oid(&self) -> Oid {
+        Oid::from(self.oid)
+    }
 }
 
 impl Keys {
     /// Resolves and checks the key of every level, each with Postgres's own limits in our words.
     pub fn resolve(level: &Level, table: &Description) -> Result<Self> {
         let mut keys = Keys::default();
-        for (level, path) in levels(level) {
-            for (at, text) in level.key.iter().enumerate() {
-                let path = if level.key.len() == 1 { format!("{path}.key") } else { format!("{path}.key[{at}]") };
-                let part = resolve_one(text, table, &path)?;
-                if level.method() == Method::Hash {
-                    hash_key(&part, &path)?;
-                }
-                keys.parts.insert(text.clone(), part);
+        for entry in level.key_entries() {
+            let part = resolve_one(entry.text, table, &entry.place)?;
+            match entry.level.method() {
+                Method::Hash => hash_key(&part, &entry.place)?,
+                method @ (Method::Range | Method::List) => ordered_key(&part, method, &entry.place)?,
             }
+            keys.parts.insert(entry.text.to_string(), part);
         }
         Ok(keys)
     }
@@ -55,42 +77,15 @@ impl Keys {
         key.iter().map(|text| self.parts.get(text).map_or_else(|| ident(text), |part| part.sql.clone())).collect()
     }
 
+    /// The types of the key of one level, entry by entry.
+    pub fn types(&self, key: &[String]) -> Vec<&KeyType> {
+        key.iter().filter_map(|text| self.parts.get(text)).map(|part| &part.data_type).collect()
+    }
+
     /// Columns of all levels; an expression is `Err` with its text.
     pub fn columns(&self) -> impl Iterator<Item = std::result::Result<&str, &str>> {
         self.parts.iter().map(|(text, part)| part.column.as_deref().ok_or(text.as_str()))
     }
-}
-
-/// Every level of a spec with its path, the shared ones and those of single partitions.
-fn levels(level: &Level) -> Vec<(&Level, String)> {
-    let mut found = Vec::new();
-    let mut pending = vec![(level, "$".to_string())];
-    while let Some((level, path)) = pending.pop() {
-        for (part, part_path) in parts(level, &path) {
-            if let Sub::Own(sub) = &part.partitions {
-                pending.push((sub.as_ref(), format!("{part_path}.partitions")));
-            }
-        }
-        if let Some(sub) = &level.partitions {
-            pending.push((sub.as_ref(), format!("{path}.partitions")));
-        }
-        found.push((level, path));
-    }
-    found
-}
-
-/// What single partitions of a level say for themselves, with their paths.
-fn parts<'a>(level: &'a Level, path: &str) -> Vec<(&'a Own, String)> {
-    let mut found: Vec<(&Own, String)> = match &level.rule {
-        Rule::List(parts) => parts.iter().map(|p| (&p.own, format!("{path}.values.{}", p.label))).collect(),
-        Rule::Bounds(rule) => match &rule.ranges {
-            Ranges::Labelled(parts) => parts.iter().map(|p| (&p.own, format!("{path}.bounds.{}", p.label))).collect(),
-            Ranges::Points(_) => Vec::new(),
-        },
-        Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => Vec::new(),
-    };
-    found.extend(level.default.iter().map(|default| (&default.own, format!("{path}.default"))));
-    found
 }
 
 fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
@@ -119,8 +114,15 @@ fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
     let Some(found) = expression_type(&sql, &table.name)? else {
         return Report::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, format!("{path}: the key has no type")).into();
     };
-    let kind = kind_of(&found.data_type, if found.kind == 'd' { 'o' } else { found.kind });
-    Ok(Part { kind, sql, column: None, is_enum: found.kind == 'e', deterministic: found.deterministic })
+    let kind = kind_of(&found.data_type.name, if found.kind == 'd' { 'o' } else { found.kind });
+    Ok(Part {
+        kind,
+        sql,
+        column: None,
+        is_enum: types::is_enum(found.data_type.oid()),
+        data_type: found.data_type,
+        deterministic: found.deterministic,
+    })
 }
 
 /// A column may stand in parentheses, as in `PARTITION BY`.
@@ -144,7 +146,12 @@ fn column_key(column: &Column, path: &str) -> Result<Part> {
     Ok(Part {
         sql: ident(&column.name),
         column: Some(column.name.clone()),
-        is_enum: column.type_kind == 'e',
+        is_enum: types::is_enum(Oid::from(column.type_oid)),
+        data_type: KeyType {
+            name: column.data_type.clone(),
+            collation: column.collation.clone(),
+            oid: column.type_oid,
+        },
         deterministic: column.deterministic,
         kind: kind_of(&column.base_type, if column.type_kind == 'd' { 'b' } else { column.type_kind }),
     })
@@ -157,10 +164,13 @@ fn hash_key(part: &Part, path: &str) -> Result<()> {
             .hint(hint)
             .into()
     };
-    let what = if part.column.is_some() { "column" } else { "expression" };
+    let what = part.what();
     if part.is_enum {
         let why = "The hash of an enum value is computed from its object identifier, which differs between servers and after a restore.";
         return refuse(&format!("enum {what}"), why, "Use a list level, or a key of another type.");
+    }
+    if !types::can_hash(part.data_type.oid()) {
+        return part.unfit(Method::Hash, "hash", path);
     }
     if !part.deterministic {
         let why = "With a nondeterministic collation, its hash depends on the version of the collation library, which may differ between servers.";
@@ -169,9 +179,32 @@ fn hash_key(part: &Part, path: &str) -> Result<()> {
     Ok(())
 }
 
+fn ordered_key(part: &Part, method: Method, path: &str) -> Result<()> {
+    match types::order(part.data_type.oid()) {
+        Some(_) => Ok(()),
+        None => part.unfit(method, "btree", path),
+    }
+}
+
+impl Part {
+    fn what(&self) -> &'static str {
+        if self.column.is_some() { "column" } else { "expression" }
+    }
+
+    /// Values of its type cannot be compared as the method has to.
+    fn unfit(&self, method: Method, access_method: &str, path: &str) -> Result<()> {
+        let (what, name) = (self.what(), &self.data_type.name);
+        Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("{path}: {what} {} cannot be a {method} key", self.sql))
+            .detail(format!("Type {name} has no default operator class for access method {access_method}."))
+            .hint("Use a column of another type, or an expression that takes one value out of it.")
+            .into()
+    }
+}
+
 #[derive(Deserialize)]
 struct ExpressionType {
-    data_type: String,
+    #[serde(flatten)]
+    data_type: KeyType,
     kind: char,
     deterministic: bool,
 }
@@ -179,7 +212,8 @@ struct ExpressionType {
 fn expression_type(expression: &str, table: &QualifiedName) -> Result<Option<ExpressionType>> {
     sql::document(
         &format!(
-            "SELECT pg_catalog.json_build_object('data_type', t.oid::pg_catalog.regtype::text, 'kind', t.typtype,
+            "SELECT pg_catalog.json_build_object('type', pg_catalog.format_type(t.oid, -1), 'type_oid', t.oid::pg_catalog.int8, 'kind', t.typtype,
+                'collation', CASE WHEN t.typcollation <> 0 THEN pg_catalog.pg_collation_for(q.e) END,
                 'deterministic', CASE WHEN t.typcollation = 0 THEN true ELSE
                     coalesce((SELECT collisdeterministic FROM pg_catalog.pg_collation
                               WHERE oid = pg_catalog.pg_collation_for(q.e)::pg_catalog.regcollation), true) END)::text
@@ -201,7 +235,7 @@ fn kind_of(data_type: &str, type_kind: char) -> KeyKind {
         ('b', "numeric") => KeyKind::Numeric,
         ('b', "real" | "double precision") => KeyKind::Float,
         ('b', "boolean") => KeyKind::Bool,
-        ('b', "text" | "character varying" | "character") => KeyKind::Text,
+        ('b', "text" | "character varying" | "character" | "bpchar") => KeyKind::Text,
         ('b', "timestamp" | "timestamp without time zone") if !data_type.ends_with("with time zone") => {
             KeyKind::Timestamp
         }

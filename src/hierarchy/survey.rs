@@ -57,7 +57,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
     if let Some(name) = survey.existing.first() {
         let name = QualifiedName::new(table.name.schema.clone(), name.clone());
         return Report::new(Code::ERRCODE_DUPLICATE_TABLE, format!("relation {name} already exists on node {node}"))
-            .detail(format!("{} of the names to be used are taken there.", survey.existing.len()))
+            .detail(format!("Names to be used that are taken there: {}.", survey.existing.len()))
             .hint("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself.")
             .into();
     }
@@ -100,7 +100,7 @@ pub fn check_local(table: &Description, new_tables: &[String], load: Load, mixed
             Code::ERRCODE_DUPLICATE_TABLE,
             format!("relation {} already exists", table.name.sibling(name.clone())),
         )
-        .detail(format!("{} of the partitions' names are taken.", survey.existing.len()))
+        .detail(format!("Names of partitions that are taken: {}.", survey.existing.len()))
         .hint("Rename it, or give the partitions other names with \"name\" in the spec.")
         .into();
     }

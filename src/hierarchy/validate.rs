@@ -32,7 +32,8 @@ pub fn suitable(table: &Description) -> Result<()> {
     let object = Code::ERRCODE_WRONG_OBJECT_TYPE;
     match table.kind {
         'r' | 'p' => {}
-        'v' | 'm' => return wrong(object, "is a view", "Make a parent of the table below it."),
+        'v' => return wrong(object, "is a view", "Make a parent of the table below it."),
+        'm' => return wrong(object, "is a materialized view", "Make a parent of the table below it."),
         'f' => {
             return wrong(
                 object,

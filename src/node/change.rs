@@ -13,6 +13,7 @@ use crate::pg::{fdw, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
+use shardkeeper_core::words::count;
 
 /// What `shard_alter_node` is told; what is absent stays as it is.
 pub struct Changes<'a> {
@@ -214,9 +215,9 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
         Some(first) => {
             Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("node \"{node}\" would lose its partitions"))
                 .detail(format!(
-                    "{} of {} tables are missing at the new address, first {first}.",
+                    "Missing at the new address: {} of {}, first {first}.",
                     missing.len(),
-                    names.len()
+                    count(names.len(), "table", "tables")
                 ))
                 .hint("Give the address of the same database, or drop or detach the partitions first.")
                 .into()
@@ -225,12 +226,12 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
 }
 
 fn check_empty(node: &str) -> Result<()> {
-    let count = leaves(node)?.len();
+    let stored = leaves(node)?.len();
     let drain = "Drop or detach its partitions, or drop the parents, and drop the node again; shard_drain_node, which moves them away, comes with the data movement calls.";
-    if count > 0 {
+    if stored > 0 {
         return Report::new(
             Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            format!("node \"{node}\" still stores {count} partitions"),
+            format!("node \"{node}\" still stores {}", count(stored, "partition", "partitions")),
         )
         .hint(drain)
         .into();
@@ -240,9 +241,9 @@ fn check_empty(node: &str) -> Result<()> {
     })?;
     match mirrors {
         None | Some(0) => Ok(()),
-        Some(count) => Report::new(
+        Some(parents) => Report::new(
             Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            format!("node \"{node}\" still has the mirrors of {count} parents"),
+            format!("node \"{node}\" still has the mirrors of {}", count(parents, "parent", "parents")),
         )
         .hint(drain)
         .into(),
@@ -259,8 +260,9 @@ fn check_settled(node: &str) -> Result<()> {
     });
     match pending {
         Ok(None | Some(0)) => Ok(()),
-        Ok(Some(count)) => {
-            Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("node \"{node}\" has {count} commands to settle"))
+        Ok(Some(pending)) => {
+            let commands = count(pending, "command", "commands");
+            Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("node \"{node}\" has {commands} to settle"))
                 .detail("They belong to transactions that ended differently there, or to this one.")
                 .hint("The worker settles them within seconds; see SELECT * FROM shard_check().")
                 .into()

@@ -11,6 +11,7 @@ use crate::name::literal;
 use crate::pg::{role, sql};
 use crate::worker;
 use pgrx::pg_sys::Oid;
+use shardkeeper_core::words::count;
 
 /// One row of `shard_check`.
 pub struct Row {
@@ -175,9 +176,9 @@ async fn check_journal(session: &mut Session, coordinator: &Coordinator) -> Resu
     let finding = |row: &tokio_postgres::Row| {
         let (signature, timeline): (String, i32) = (row.get(0), row.get(1));
         let lsn = parse_lsn(row.get(2)).unwrap_or(u64::MAX);
-        let (xid, role, count, age): (String, String, i64, f64) = (row.get(3), row.get(4), row.get(5), row.get(6));
-        let what =
-            format!("{count} commands of transaction {xid} by role \"{role}\" wait for {age:.0} s to be settled");
+        let (xid, role, pending, age): (String, String, i64, f64) = (row.get(3), row.get(4), row.get(5), row.get(6));
+        let commands = count(pending, "command", "commands");
+        let what = format!("{commands} of transaction {xid} by role \"{role}\" still to be settled after {age:.0} s");
         if signature != coordinator.signature {
             let text = format!("{what}; they are of another coordinator, {signature}");
             let hint = "Its own worker settles them. Where it no longer exists, look at shardkeeper.journal there: undo by hand what should not be, and delete the rows.";
@@ -223,13 +224,14 @@ fn check_local_trash() -> Result<Option<Row>> {
         .map(|finding| Row::new("trash", None, None, finding)))
 }
 
-fn trash_finding(count: i64, size: String, late: i64) -> Option<Finding> {
-    match (count, late) {
+fn trash_finding(held: i64, size: String, late: i64) -> Option<Finding> {
+    let tables = count(held, "table", "tables");
+    match (held, late) {
         (0, _) => None,
-        (_, 0) => Some(Finding::new(Severity::Ok, format!("{count} tables are in the trash, {size}"), None)),
+        (_, 0) => Some(Finding::new(Severity::Ok, format!("{tables} in the trash, {size}"), None)),
         _ => Some(Finding::new(
             Severity::Warning,
-            format!("{late} of {count} tables in the trash, {size} in all, should be gone by now"),
+            format!("{late} of {tables} in the trash, {size} in all, should be gone by now"),
             Some("The coordinator's log says why they cannot be dropped; an object outside may depend on one."),
         )),
     }

@@ -1,6 +1,12 @@
 //! The only module with `unsafe`: safe wrappers over what Postgres offers in C.
 
+mod attribute;
 pub mod bounds;
+mod context;
+pub mod copy_from;
+pub mod copy_to;
+pub mod deadline;
+mod expression;
 pub mod fdw;
 pub mod foreign;
 pub mod interrupt;
@@ -8,15 +14,18 @@ pub mod latest;
 pub mod lock;
 pub mod managed;
 pub mod parse;
+mod partition;
 pub mod process;
 pub mod regclass;
 pub mod regrole;
 pub mod relation;
 pub mod role;
 pub mod route;
+pub mod router;
 pub mod secret;
 pub mod sql;
 pub mod subtransaction;
 pub mod transaction;
+pub mod types;
 pub mod wal;
 pub mod worker;

@@ -7,6 +7,7 @@ use crate::node::own::{Limits, Session, Target};
 use crate::node::trash;
 use crate::pg::transaction;
 use pgrx::PgSqlErrorCode as Code;
+use shardkeeper_core::words::count;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -81,7 +82,10 @@ impl Node {
                 if undone > 0 {
                     self.log.note(
                         &subject,
-                        format!("undid {undone} transactions that were rolled back on the coordinator"),
+                        format!(
+                            "undid {}, rolled back on the coordinator",
+                            count(undone, "transaction", "transactions")
+                        ),
                     );
                 }
                 self.log.fine(&subject);

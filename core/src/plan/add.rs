@@ -1,14 +1,16 @@
 //! A single partition that is added later, with everything below it.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::parts::{self, Draft, Name, Resolver};
 use super::{Bound, Method, Partition, PlanInput, build, count, label, overlap};
 use crate::error::{Result, SpecError};
-use crate::path::Path;
+use crate::path::{Form, Path};
 use crate::series::Series;
-use crate::spec::{DEFAULT_LABEL, MAX_MODULUS, Object, OneOrMany, Rule, Site, explain, limits};
+use crate::spec::{self, DEFAULT_LABEL, Limits, MAX_MODULUS, Object, Rule, Site, ends, explain, present, some_values};
 use crate::{Scalar, Zone, name};
 
 /// The bounds that `shard_add_partition` takes, read for one level.
@@ -18,6 +20,8 @@ pub struct NewPartition {
     pub label: String,
     /// The whole name, instead of the level's template.
     pub name: Option<String>,
+    /// JSON path of the bound; of a list, that of its values.
+    pub place: String,
 }
 
 /// `{"from": …, "to": …}`, `{"in": […]}`, `{"modulus": …, "remainder": …}` or `{"default": true}`, with an optional
@@ -25,12 +29,16 @@ pub struct NewPartition {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "an object with the bounds of a partition")]
 struct Document {
-    from: Option<OneOrMany<Scalar>>,
-    to: Option<OneOrMany<Scalar>>,
-    #[serde(rename = "in")]
+    #[serde(deserialize_with = "present")]
+    from: Limits,
+    #[serde(deserialize_with = "present")]
+    to: Limits,
+    #[serde(rename = "in", deserialize_with = "present")]
     values: Option<Vec<Scalar>>,
-    modulus: Option<u32>,
-    remainder: Option<u32>,
+    #[serde(deserialize_with = "present")]
+    modulus: Option<Scalar>,
+    #[serde(deserialize_with = "present")]
+    remainder: Option<Scalar>,
     default: Option<bool>,
     name: Option<String>,
     label: Option<String>,
@@ -45,14 +53,14 @@ enum Kind {
 
 /// Reads the bounds of a partition to be added to the level at `site`.
 pub fn parse_bound(site: &Site<'_>, doc: &Value, input: &PlanInput<'_>) -> Result<NewPartition> {
+    let root = Path::root(Form::Document);
     let Object(document): Object<Document> =
-        serde_path_to_error::deserialize(doc).map_err(|error| explain(doc, &error))?;
-    let root = Path::root();
+        serde_path_to_error::deserialize(doc).map_err(|error| explain(doc, &error, &root))?;
     let method = site.level.method();
     let (bound, label) = match kind(&document, method, &root)? {
         Kind::Default => (Bound::Default, DEFAULT_LABEL.to_owned()),
         Kind::Bound(Method::Range) => range(site, document.from, document.to, input, &root)?,
-        Kind::Bound(Method::List) => list(site, document.values.unwrap_or_default(), input, &root)?,
+        Kind::Bound(Method::List) => list(site, &document.values.unwrap_or_default(), input, &root.field("in"))?,
         Kind::Bound(Method::Hash) => hash(document.modulus, document.remainder, &root)?,
     };
     for (field, text) in [("name", &document.name), ("label", &document.label)] {
@@ -68,7 +76,12 @@ pub fn parse_bound(site: &Site<'_>, doc: &Value, input: &PlanInput<'_>) -> Resul
         )));
     }
     let label = if bound == Bound::Default { label } else { document.label.unwrap_or(label) };
-    Ok(NewPartition { bound, label, name: document.name })
+    let place = match &bound {
+        Bound::List { .. } => root.field("in"),
+        Bound::Default => root.field("default"),
+        Bound::Range { .. } | Bound::Hash { .. } => root,
+    };
+    Ok(NewPartition { bound, label, name: document.name, place: place.to_string() })
 }
 
 /// The new partition of the table `input.root`, which the level at `site` partitions, and the counters after it. With
@@ -78,7 +91,7 @@ pub fn expand_one(
     new: &NewPartition,
     node: Option<&str>,
     input: &PlanInput<'_>,
-) -> Result<(Partition, std::collections::BTreeMap<String, u64>)> {
+) -> Result<(Partition, BTreeMap<String, u64>)> {
     let part = site.level.part(&new.label, &site.path);
     let template = match (&new.bound, &site.level.default) {
         (Bound::Default, Some(default)) => default.name.as_ref().unwrap_or(&site.level.name),
@@ -123,8 +136,6 @@ fn kind(document: &Document, method: Method, root: &Path) -> Result<Kind> {
     }
 }
 
-type Limits = Option<OneOrMany<Scalar>>;
-
 fn range(site: &Site<'_>, from: Limits, to: Limits, input: &PlanInput<'_>, root: &Path) -> Result<(Bound, String)> {
     let kinds: Vec<_> = site.level.key.iter().map(|key| (input.kind)(key)).collect();
     let utc = Zone::utc();
@@ -133,14 +144,8 @@ fn range(site: &Site<'_>, from: Limits, to: Limits, input: &PlanInput<'_>, root:
         Rule::Bounds(rule) => &rule.timezone,
         Rule::Step(_) | Rule::List(_) | Rule::Hash { .. } => &utc,
     };
-    let edge = |values: Limits, field| {
-        let path = root.field(field);
-        let values = values.ok_or_else(|| SpecError::new(root, format!("\"{field}\" is missing")))?;
-        let values = limits(values, kinds.len(), &path)?;
-        overlap::Edge::read(&values, &kinds, zone, &path)
-    };
-    let range = overlap::Range { from: edge(from, "from")?, to: edge(to, "to")?, path: root.clone() };
-    range.not_empty()?;
+    let (from, to) = ends(from, to, kinds.len(), root)?;
+    let range = overlap::Range::read((&from, &to), &kinds, zone, root)?;
     let limits = range.from.limits();
     let series = Series::new(site, kinds.first().copied().flatten())?;
     let label = match (series, &limits[..]) {
@@ -150,34 +155,22 @@ fn range(site: &Site<'_>, from: Limits, to: Limits, input: &PlanInput<'_>, root:
     Ok((Bound::Range { from: limits, to: range.to.limits() }, label))
 }
 
-fn list(site: &Site<'_>, values: Vec<Scalar>, input: &PlanInput<'_>, root: &Path) -> Result<(Bound, String)> {
-    let path = root.field("in");
-    if values.is_empty() {
-        return Err(SpecError::new(path, "a list partition needs at least one value"));
-    }
+fn list(site: &Site<'_>, values: &[Scalar], input: &PlanInput<'_>, path: &Path) -> Result<(Bound, String)> {
+    some_values(values, path)?;
     let kind = site.level.key.first().and_then(|key| (input.kind)(key));
-    let value =
-        |(at, value)| parts::list_value(value, kind, &path.index(at)).map(|parsed| parsed.map(|parsed| parsed.literal));
-    let texts: Vec<Option<String>> = values.iter().enumerate().map(value).collect::<Result<_>>()?;
-    if let Some(at) = (1..texts.len()).find(|at| texts[..*at].contains(&texts[*at])) {
-        return Err(SpecError::new(path.index(at), "the value is listed twice"));
-    }
-    Ok((Bound::List { values: texts }, label::of_values(&values)))
+    let texts = parts::list_values(values, kind, path, &mut HashMap::new())?;
+    Ok((Bound::List { values: texts }, label::of_values(values)))
 }
 
-fn hash(modulus: Option<u32>, remainder: Option<u32>, root: &Path) -> Result<(Bound, String)> {
+fn hash(modulus: Option<Scalar>, remainder: Option<Scalar>, root: &Path) -> Result<(Bound, String)> {
     let (Some(modulus), Some(remainder)) = (modulus, remainder) else {
         return Err(SpecError::new(root, "a hash partition needs \"modulus\" and \"remainder\""));
     };
-    if !(1..=MAX_MODULUS).contains(&modulus) {
-        return Err(SpecError::new(
-            root.field("modulus"),
-            format!("modulus must be a whole number from 1 to {MAX_MODULUS}"),
-        )
-        .detail(format!("It is {modulus}.")));
-    }
+    let modulus = spec::modulus(&modulus, root)?;
+    let path = root.field("remainder");
+    let remainder = spec::whole_number(&remainder, 0, MAX_MODULUS, &path, "remainder")?;
     if remainder >= modulus {
-        return Err(SpecError::new(root.field("remainder"), "the remainder is not less than the modulus")
+        return Err(SpecError::new(path, "the remainder is not less than the modulus")
             .detail(format!("The remainder is {remainder}, the modulus {modulus}.")));
     }
     Ok((Bound::Hash { modulus, remainder }, remainder.to_string()))

@@ -76,7 +76,7 @@ impl<'i> Builder<'i> {
         let Some(Nodes { list, path }) = nodes.filter(|nodes| !nodes.list.is_empty()) else {
             return (LOCAL.to_owned(), String::new());
         };
-        let path = path.to_string();
+        let path = path.as_str().to_owned();
         let count = self.dealt.entry(path.clone()).or_default();
         let turn = (*count % list.len() as u64) as usize;
         *count = count.wrapping_add(1);

@@ -4,7 +4,7 @@ use super::PlanInput;
 use crate::error::{Result, SpecError};
 use crate::path::Path;
 use crate::series::Series;
-use crate::spec::{Level, Own, Ranges, Rule};
+use crate::spec::{Level, Ranges, Rule};
 
 /// Refuses a level of more leaves than the input allows.
 pub(super) fn within_limit(level: &Level, path: &Path, input: &PlanInput<'_>) -> Result<()> {
@@ -17,7 +17,7 @@ pub(super) fn within_limit(level: &Level, path: &Path, input: &PlanInput<'_>) ->
 }
 
 fn leaves(level: &Level, path: &Path, input: &PlanInput<'_>) -> Result<u128> {
-    let mut named: Vec<(&Own, Path)> = Vec::new();
+    let named = level.parts(path);
     let mut alike = 0u128;
     match &level.rule {
         Rule::Interval(_) | Rule::Step(_) => {
@@ -26,20 +26,14 @@ fn leaves(level: &Level, path: &Path, input: &PlanInput<'_>) -> Result<u128> {
                 alike = series.count(input.now)?;
             }
         }
-        Rule::Bounds(rule) => match &rule.ranges {
-            Ranges::Points(points) => alike = points.len().saturating_sub(1) as u128,
-            Ranges::Labelled(parts) => {
-                let place = path.field("bounds");
-                named.extend(parts.iter().map(|part| (&part.own, place.field(&part.label))));
+        Rule::Bounds(rule) => {
+            if let Ranges::Points(points) = &rule.ranges {
+                alike = points.len().saturating_sub(1) as u128;
             }
-        },
-        Rule::List(parts) => {
-            let place = path.field("values");
-            named.extend(parts.iter().map(|part| (&part.own, place.field(&part.label))));
         }
+        Rule::List(_) => {}
         Rule::Hash { modulus } => alike = u128::from(*modulus),
     }
-    named.extend(level.default.iter().map(|part| (&part.own, path.field("default"))));
     let mut total = 0u128;
     for (own, part) in &named {
         // Those that share the level below are counted together, so that each level is counted once.

@@ -89,7 +89,22 @@ impl std::fmt::Display for Edge {
 }
 
 impl Range {
-    pub(super) fn not_empty(&self) -> Result<()> {
+    pub(super) fn read(
+        (from, to): (&[Scalar], &[Scalar]),
+        kinds: &[Option<KeyKind>],
+        zone: &Zone,
+        path: &Path,
+    ) -> Result<Self> {
+        let range = Self {
+            from: Edge::read(from, kinds, zone, &path.field("from"))?,
+            to: Edge::read(to, kinds, zone, &path.field("to"))?,
+            path: path.clone(),
+        };
+        range.not_empty()?;
+        Ok(range)
+    }
+
+    fn not_empty(&self) -> Result<()> {
         match self.from.compare(&self.to) {
             Some(Ordering::Less) | None => Ok(()),
             Some(_) => Err(SpecError::new(&self.path, "the range is empty")

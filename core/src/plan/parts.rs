@@ -128,16 +128,7 @@ fn list<'a>(parts: &'a [ListPart], level: &'a Level, path: &Path, input: &PlanIn
     let mut drafts = Vec::new();
     for part in parts {
         let path = path.field("values").field(&part.label);
-        let mut values = Vec::new();
-        for (at, value) in part.values.iter().enumerate() {
-            let here = path.index(at);
-            let parsed = list_value(value, kind, &here)?;
-            let same = parsed.as_ref().map(value::canonical);
-            if let Some(first) = seen.insert(same, here.clone()) {
-                return Err(duplicate(value, &first, &here));
-            }
-            values.push(parsed.map(|parsed| parsed.literal));
-        }
+        let values = list_values(&part.values, kind, &path, &mut seen)?;
         drafts.push(Draft {
             label: part.label.clone(),
             bound: Bound::List { values },
@@ -149,8 +140,28 @@ fn list<'a>(parts: &'a [ListPart], level: &'a Level, path: &Path, input: &PlanIn
     Ok(drafts)
 }
 
+/// The values of one partition, none of which is among those `seen`.
+pub(super) fn list_values(
+    values: &[Scalar],
+    kind: Option<KeyKind>,
+    path: &Path,
+    seen: &mut HashMap<Option<String>, Path>,
+) -> Result<Vec<Option<String>>> {
+    let mut texts = Vec::with_capacity(values.len());
+    for (at, value) in values.iter().enumerate() {
+        let here = path.index(at);
+        let parsed = list_value(value, kind, &here)?;
+        let same = parsed.as_ref().map(value::canonical);
+        if let Some(first) = seen.insert(same, here.clone()) {
+            return Err(duplicate(value, &first, &here));
+        }
+        texts.push(parsed.map(|parsed| parsed.literal));
+    }
+    Ok(texts)
+}
+
 /// `None` for NULL.
-pub(super) fn list_value(value: &Scalar, kind: Option<KeyKind>, path: &Path) -> Result<Option<Parsed>> {
+fn list_value(value: &Scalar, kind: Option<KeyKind>, path: &Path) -> Result<Option<Parsed>> {
     match value {
         Scalar::Null => Ok(None),
         // Times of a list have no level time zone; without an offset they are in UTC.
@@ -166,11 +177,13 @@ pub(super) fn parse(value: &Scalar, kind: Option<KeyKind>, zone: &Zone, path: &P
 
 fn bounds<'a>(rule: &'a BoundsRule, level: &'a Level, path: &Path, input: &PlanInput<'_>) -> Result<Vec<Draft<'a>>> {
     let kinds: Vec<_> = level.key.iter().map(|key| (input.kind)(key)).collect();
-    let edge = |values: &[Scalar], path: &Path| overlap::Edge::read(values, &kinds, &rule.timezone, path);
     let place = path.field("bounds");
     let drafts = match &rule.ranges {
         Ranges::Points(points) => {
-            let edges = points.iter().enumerate().map(|(at, point)| edge(point, &place.index(at)));
+            let edge = |(at, point): (usize, &Vec<Scalar>)| {
+                overlap::Edge::read(point, &kinds, &rule.timezone, &place.index(at))
+            };
+            let edges = points.iter().enumerate().map(edge);
             let edges = edges.collect::<Result<Vec<_>>>()?;
             overlap::increasing(&edges, &place)?;
             let pair = |(at, pair): (usize, &[overlap::Edge])| Draft {
@@ -187,12 +200,7 @@ fn bounds<'a>(rule: &'a BoundsRule, level: &'a Level, path: &Path, input: &PlanI
             let mut drafts = Vec::new();
             for RangePart { label, from, to, own } in parts {
                 let path = place.field(label);
-                let range = overlap::Range {
-                    from: edge(from, &path.field("from"))?,
-                    to: edge(to, &path.field("to"))?,
-                    path: path.clone(),
-                };
-                range.not_empty()?;
+                let range = overlap::Range::read((from, to), &kinds, &rule.timezone, &path)?;
                 drafts.push(Draft {
                     label: label.clone(),
                     bound: Bound::Range { from: range.from.limits(), to: range.to.limits() },

@@ -9,6 +9,7 @@ use crate::interval::DAY;
 use crate::path::Path;
 use crate::spec::{Epoch, IntervalRule};
 use crate::value::{Moment, civil_from_micros, civil_micros, fits, uuid_bits, uuid_literal};
+use crate::words::a;
 use crate::zone::civil_literal;
 use crate::{Interval, KeyKind, Scalar, Zone};
 
@@ -318,7 +319,7 @@ fn shape(rule: &IntervalRule, key: &str, kind: Option<KeyKind>, path: &Path) -> 
     let no_epoch = |shape| match rule.epoch {
         None => Ok(shape),
         Some(_) => Err(SpecError::new(path.field("epoch"), "\"epoch\" is for integer and numeric keys")
-            .detail(format!("The key \"{key}\" is a {}.", kind.describe()))),
+            .detail(format!("The key \"{key}\" is {}.", a(kind.describe())))),
     };
     match kind {
         KeyKind::Date => no_epoch(Shape::Date),
@@ -329,7 +330,7 @@ fn shape(rule: &IntervalRule, key: &str, kind: Option<KeyKind>, path: &Path) -> 
             let bits = if let KeyKind::Integer { bits } = kind { Some(bits) } else { None };
             rule.epoch.map(|unit| Shape::Epoch(unit, bits)).ok_or_else(|| {
                 SpecError::new(path.field("interval"), "an interval on a number needs \"epoch\"")
-                    .detail(format!("The key \"{key}\" is a {}.", kind.describe()))
+                    .detail(format!("The key \"{key}\" is {}.", a(kind.describe())))
                     .hint(
                         "Say what the number counts with \"epoch\": \"s\", \"ms\", \"us\" or \"ns\"; or use \"step\".",
                     )
@@ -337,7 +338,7 @@ fn shape(rule: &IntervalRule, key: &str, kind: Option<KeyKind>, path: &Path) -> 
         }
         KeyKind::Float | KeyKind::Text | KeyKind::Bool | KeyKind::Other => {
             Err(SpecError::new(path.field("interval"), "an interval needs a key that is a time")
-                .detail(format!("The key \"{key}\" is a {}.", kind.describe()))
+                .detail(format!("The key \"{key}\" is {}.", a(kind.describe())))
                 .hint("Times are date, timestamp, timestamptz, uuid of version 7, and numbers with \"epoch\"."))
         }
     }

@@ -5,6 +5,7 @@ use crate::error::{Result, SpecError};
 use crate::path::Path;
 use crate::spec::StepRule;
 use crate::value::fits;
+use crate::words::a;
 use crate::{Decimal, KeyKind, Scalar};
 
 /// Boundary `n` is `start + n × step`.
@@ -26,7 +27,7 @@ impl Steps {
             KeyKind::Numeric => None,
             other => {
                 return Err(SpecError::new(path.field("step"), "a step needs an integer or numeric key")
-                    .detail(format!("The key \"{key}\" is a {}.", other.describe())));
+                    .detail(format!("The key \"{key}\" is {}.", a(other.describe()))));
             }
         };
         let start = rule.start.unwrap_or(Decimal::ZERO);

@@ -44,6 +44,7 @@ pub(super) fn level(mut doc: Document, path: &Path, depth: usize) -> Result<Leve
             Sub::Own(level) => Some(level),
             Sub::Inherit | Sub::Leaf => None,
         },
+        form: path.form(),
     })
 }
 
@@ -66,7 +67,7 @@ fn method(doc: &Document, path: &Path) -> Result<Method> {
 }
 
 pub(super) fn missing(path: &Path, name: &str) -> SpecError {
-    SpecError::new(path, format!("\"{name}\" is missing"))
+    SpecError::new(path, format!("\"{}\" is missing", path.member(name).unwrap_or(name)))
 }
 
 /// A member that exists, but for another method.
@@ -89,7 +90,7 @@ fn only_members_of(method: Method, doc: &Document, path: &Path) -> Result<()> {
     ];
     let valid = members(Some(method.as_str()));
     match present.iter().find(|(name, is)| *is && !valid.contains(name)) {
-        Some((name, _)) => Err(unknown(&path.field(name), name, &format!("a {method} level"), &valid)),
+        Some((name, _)) => Err(unknown(path, name, &format!("a {method} level"), &valid)),
         None => Ok(()),
     }
 }
@@ -132,9 +133,7 @@ fn list(values: Option<Labelled<Values>>, path: &Path, depth: usize) -> Result<R
             Values::Long(part) => (part.values, own(part.nodes, part.partitions, &path, depth)?, path.field("in")),
         };
         let values = values.ok_or_else(|| missing(&path, "in"))?;
-        if values.is_empty() {
-            return Err(SpecError::new(within, "a list partition needs at least one value"));
-        }
+        some_values(&values, &within)?;
         for (at, value) in values.iter().enumerate() {
             let here = within.index(at);
             if let Some(first) = seen.insert(value.text(), here.clone()) {
@@ -146,13 +145,20 @@ fn list(values: Option<Labelled<Values>>, path: &Path, depth: usize) -> Result<R
     Ok(Rule::List(parts))
 }
 
+pub(crate) fn some_values(values: &[Scalar], path: &Path) -> Result<()> {
+    match values {
+        [] => Err(SpecError::new(path, "a list partition needs at least one value")),
+        _ => Ok(()),
+    }
+}
+
 /// Two places of a list level hold one value.
 pub(crate) fn duplicate(value: &Scalar, first: &Path, second: &Path) -> SpecError {
     SpecError::new(second, format!("the value {value} is listed twice"))
         .detail(format!("It is at {first} and at {second}."))
 }
 
-pub(super) fn whole_number(value: &Scalar, least: u32, most: u32, path: &Path, what: &str) -> Result<u32> {
+pub(crate) fn whole_number(value: &Scalar, least: u32, most: u32, path: &Path, what: &str) -> Result<u32> {
     let number = match value {
         Scalar::Number(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=most).contains(n)),
         _ => None,
@@ -165,8 +171,12 @@ pub(super) fn whole_number(value: &Scalar, least: u32, most: u32, path: &Path, w
 
 fn hash(modulus: Option<Scalar>, path: &Path) -> Result<Rule> {
     let modulus = modulus.ok_or_else(|| missing(path, "modulus"))?;
-    let modulus = whole_number(&modulus, 1, MAX_MODULUS, &path.field("modulus"), "modulus")?;
-    Ok(Rule::Hash { modulus })
+    Ok(Rule::Hash { modulus: self::modulus(&modulus, path)? })
+}
+
+/// The modulus of the object at `path`.
+pub(crate) fn modulus(modulus: &Scalar, path: &Path) -> Result<u32> {
+    whole_number(modulus, 1, MAX_MODULUS, &path.field("modulus"), "modulus")
 }
 
 fn default(default: Option<Default_>, method: Method, path: &Path, depth: usize) -> Result<Option<DefaultPart>> {

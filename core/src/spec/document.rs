@@ -53,7 +53,7 @@ pub(super) struct Document {
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "an array of values or an object with \"in\"")]
 pub(super) struct ListObject {
-    #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "in", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<Scalar>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<String>>,
@@ -88,7 +88,7 @@ pub(super) struct DefaultObject {
 }
 
 /// A null here is a value, not an absence, so that the error can be about it.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 

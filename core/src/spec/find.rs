@@ -1,6 +1,6 @@
 //! Which level governs a table of the hierarchy: the labels on the way to it lead there.
 
-use super::{DEFAULT_LABEL, Level, Own, Ranges, Rule, Sub};
+use super::{BoundsRule, DEFAULT_LABEL, Level, Own, Ranges, Rule, Sub};
 use crate::path::Path;
 
 /// A level and where it stands: what its partitions inherit, and under which path they are counted.
@@ -50,6 +50,15 @@ impl<'a> Site<'a> {
     }
 }
 
+/// One entry of the key of a level.
+#[derive(Clone, Debug)]
+pub struct KeyEntry<'a> {
+    pub level: &'a Level,
+    pub text: &'a str,
+    /// Where it is written, as errors tell it.
+    pub place: String,
+}
+
 /// What the spec says about one partition, and where.
 pub(crate) struct Part<'a> {
     pub own: Option<&'a Own>,
@@ -59,7 +68,7 @@ pub(crate) struct Part<'a> {
 impl Level {
     /// The site of the root.
     pub fn site(&self) -> Site<'_> {
-        let path = Path::root();
+        let path = Path::root(self.form);
         let nodes = Nodes::nearer(self.nodes.as_ref(), &path, None);
         Site { level: self, path, nodes }
     }
@@ -72,6 +81,7 @@ impl Level {
         labels.iter().try_fold(self.site(), |site, label| site.below(label.as_ref()))
     }
 
+<<<<<<< HEAD
     /// Puts `level` in the place where these labels lead, for that branch alone. `false`, and nothing is changed, where
     /// the spec has no place of its own for the branch: a period, for example, shares its level with all others.
     pub fn replace_at<L: AsRef<str>>(&mut self, labels: &[L], level: Level) -> bool {
@@ -105,6 +115,42 @@ impl Level {
             },
             Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => None,
         }
+=======
+    /// The keys of this level and of all below it, each as often as it is written.
+    pub fn key_entries(&self) -> Vec<KeyEntry<'_>> {
+        let mut found = Vec::new();
+        let mut pending = vec![(self, Path::root(self.form))];
+        while let Some((level, path)) = pending.pop() {
+            let key = path.field("key");
+            let one = level.key.len() == 1;
+            let place = |at| if one { key.to_string() } else { key.index(at).to_string() };
+            found.extend(level.key.iter().enumerate().map(|(at, text)| KeyEntry { level, text, place: place(at) }));
+            for (own, part) in level.parts(&path) {
+                if let Sub::Own(sub) = &own.partitions {
+                    pending.push((sub.as_ref(), part.field("partitions")));
+                }
+            }
+            pending.extend(level.partitions.as_deref().map(|sub| (sub, path.field("partitions"))));
+        }
+        found
+    }
+
+    /// What single partitions say for themselves, and where.
+    pub(crate) fn parts(&self, path: &Path) -> Vec<(&Own, Path)> {
+        let mut found: Vec<(&Own, Path)> = match &self.rule {
+            Rule::List(parts) => {
+                let place = path.field("values");
+                parts.iter().map(|part| (&part.own, place.field(&part.label))).collect()
+            }
+            Rule::Bounds(BoundsRule { ranges: Ranges::Labelled(parts), .. }) => {
+                let place = path.field("bounds");
+                parts.iter().map(|part| (&part.own, place.field(&part.label))).collect()
+            }
+            Rule::Bounds(_) | Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => Vec::new(),
+        };
+        found.extend(self.default.iter().map(|part| (&part.own, path.field("default"))));
+        found
+>>>>>>> main
     }
 
     pub(crate) fn part(&self, label: &str, path: &Path) -> Part<'_> {

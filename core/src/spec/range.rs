@@ -6,6 +6,7 @@ use super::unknown::enumerate;
 use super::{BoundsRule, DEFAULT_PREMAKE, Epoch, IntervalRule, RangePart, Ranges, Rule, StepRule};
 use crate::error::{Result, SpecError};
 use crate::path::Path;
+use crate::words::count;
 use crate::{Decimal, Interval, Scalar, Zone};
 
 pub(super) fn range(doc: &mut Document, key: &[String], path: &Path, depth: usize) -> Result<Rule> {
@@ -29,7 +30,8 @@ pub(super) fn range(doc: &mut Document, key: &[String], path: &Path, depth: usiz
         ],
     };
     if let Some((name, _)) = foreign.iter().find(|(_, is)| *is) {
-        return Err(SpecError::new(path.field(name), format!("\"{name}\" has no meaning with \"{way}\"")));
+        let called = path.member(name).unwrap_or(name);
+        return Err(SpecError::new(path.field(name), format!("\"{called}\" has no meaning with \"{way}\"")));
     }
     if way == "bounds" {
         return bounds(doc.bounds.take(), doc.timezone.take(), key.len(), path, depth);
@@ -116,7 +118,7 @@ fn bounds(bounds: Option<Bounds>, tz: Option<String>, columns: usize, path: &Pat
         None => return Err(missing(path, "bounds")),
         Some(Bounds::Points(points)) if points.len() < 2 => {
             return Err(SpecError::new(place, "bounds need at least two points")
-                .detail(format!("There are {}.", points.len()))
+                .detail(format!("Given: {}.", count(points.len(), "point", "points")))
                 .hint("n points make n - 1 partitions."));
         }
         Some(Bounds::Points(points)) => {
@@ -134,19 +136,21 @@ fn bounds(bounds: Option<Bounds>, tz: Option<String>, columns: usize, path: &Pat
 
 fn range_part(name: String, part: RangeObject, columns: usize, place: &Path, depth: usize) -> Result<RangePart> {
     let path = place.field(&name);
-    let limit = |value: Option<OneOrMany<Scalar>>, which| {
-        limits(value.ok_or_else(|| missing(&path, which))?, columns, &path.field(which))
-    };
-    Ok(RangePart {
-        from: limit(part.from, "from")?,
-        to: limit(part.to, "to")?,
-        own: own(part.nodes, part.partitions, &path, depth)?,
-        label: label(name, &path)?,
-    })
+    let (from, to) = ends(part.from, part.to, columns, &path)?;
+    Ok(RangePart { from, to, own: own(part.nodes, part.partitions, &path, depth)?, label: label(name, &path)? })
+}
+
+/// An end of a range as it is written; `None` if it is not.
+pub(crate) type Limits = Option<OneOrMany<Scalar>>;
+
+/// Both ends of the range that is the object at `path`.
+pub(crate) fn ends(from: Limits, to: Limits, columns: usize, path: &Path) -> Result<(Vec<Scalar>, Vec<Scalar>)> {
+    let end = |value: Limits, which| limits(value.ok_or_else(|| missing(path, which))?, columns, &path.field(which));
+    Ok((end(from, "from")?, end(to, "to")?))
 }
 
 /// One limit of a range: a value per key column.
-pub(crate) fn limits(values: OneOrMany<Scalar>, columns: usize, path: &Path) -> Result<Vec<Scalar>> {
+fn limits(values: OneOrMany<Scalar>, columns: usize, path: &Path) -> Result<Vec<Scalar>> {
     let values = values.into_vec();
     if values.contains(&Scalar::Null) {
         return Err(SpecError::new(path, "NULL cannot be a range bound")

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::Level;
-use crate::error::{Result, SpecError};
+use crate::error::Result;
+use crate::path::Form;
 
 /// The arguments of the short form of `shard_create_parent`; what is `None` was not given.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,7 +15,7 @@ pub struct ShortForm {
     pub interval: Option<String>,
     pub step: Option<String>,
     pub start: Option<String>,
-    pub end: Option<String>,
+    pub until: Option<String>,
     pub premake: Option<i64>,
     pub timezone: Option<String>,
     pub epoch: Option<String>,
@@ -22,14 +23,8 @@ pub struct ShortForm {
     pub lists: Option<Value>,
     pub bounds: Option<Value>,
     pub nodes: Option<Vec<String>>,
-    pub name: Option<String>,
     pub default_partition: Option<bool>,
-    /// A whole document for the level below.
-    pub partitions: Option<Value>,
 }
-
-/// Members of the document that the arguments call differently.
-const RENAMED: &[(&str, &str)] = &[("values", "lists"), ("default", "default_partition")];
 
 impl ShortForm {
     pub fn to_json(self) -> Value {
@@ -40,16 +35,14 @@ impl ShortForm {
             ("interval", self.interval.map(Value::from)),
             ("step", self.step.map(Value::from)),
             ("start", self.start.map(Value::from)),
-            ("end", self.end.map(Value::from)),
+            ("end", self.until.map(Value::from)),
             ("premake", self.premake.map(Value::from)),
             ("timezone", self.timezone.map(Value::from)),
             ("epoch", self.epoch.map(Value::from)),
             ("values", self.lists),
             ("bounds", self.bounds),
             ("nodes", self.nodes.map(Value::from)),
-            ("name", self.name.map(Value::from)),
             ("default", self.default_partition.map(Value::from)),
-            ("partitions", self.partitions),
         ];
         let given = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Value::Object(given.collect::<Map<_, _>>())
@@ -57,16 +50,8 @@ impl ShortForm {
 }
 
 impl Level {
-    /// The level that the short form describes. Errors name arguments instead of JSON paths.
+    /// The level that the short form describes. Errors, the later ones too, name arguments instead of JSON paths.
     pub fn short_form(form: ShortForm) -> Result<Level> {
-        super::parse(&form.to_json()).map_err(|error| SpecError { path: argument(&error.path), ..error })
+        super::read(&form.to_json(), Form::Arguments)
     }
-}
-
-fn argument(path: &str) -> String {
-    let Some(member) = path.strip_prefix("$.") else { return path.to_owned() };
-    let end = member.find(['.', '[']).unwrap_or(member.len());
-    let (name, rest) = member.split_at(end);
-    let name = RENAMED.iter().find(|(document, _)| *document == name).map_or(name, |(_, argument)| *argument);
-    format!("{name}{rest}")
 }

@@ -22,9 +22,16 @@ pub(super) fn members(method: Option<&str>) -> Vec<&'static str> {
     COMMON.iter().chain(own.into_iter().flatten()).copied().collect()
 }
 
-/// A member that this kind of object does not have.
+/// A member that this kind of object, at `path`, does not have.
 pub(super) fn unknown(path: &Path, name: &str, of: &str, valid: &[&str]) -> SpecError {
-    let error = SpecError::new(path, format!("unknown field \"{name}\""))
+    let place = path.field(name);
+    if path.is_call() {
+        let name = path.member(name).unwrap_or(name);
+        let valid: Vec<&str> = valid.iter().filter_map(|name| path.member(name)).collect();
+        return SpecError::new(place, format!("{of} has no argument \"{name}\""))
+            .detail(format!("Its arguments are {}.", enumerate(&valid)));
+    }
+    let error = SpecError::new(place, format!("unknown field \"{name}\""))
         .detail(format!("The fields of {of} are {}.", enumerate(valid)));
     match nearest(name, valid) {
         Some(near) => error.hint(format!("Perhaps you mean \"{near}\".")),
@@ -32,13 +39,13 @@ pub(super) fn unknown(path: &Path, name: &str, of: &str, valid: &[&str]) -> Spec
     }
 }
 
-/// The report for an error that serde raised while it read `doc`.
-pub(crate) fn explain(doc: &Value, error: &serde_path_to_error::Error<serde_json::Error>) -> SpecError {
-    let mut path = Path::root();
+/// The report for an error that serde raised while it read `doc`, which stands at `root`.
+pub(crate) fn explain(doc: &Value, error: &serde_path_to_error::Error<serde_json::Error>, root: &Path) -> SpecError {
+    let mut path = root.clone();
     let mut at = Some(doc);
-    let mut parent = None;
+    let (mut parent, mut object) = (None, root.clone());
     for segment in error.path() {
-        parent = at;
+        (parent, object) = (at, path.clone());
         match segment {
             Segment::Map { key } => {
                 path = path.field(key);
@@ -58,14 +65,14 @@ pub(crate) fn explain(doc: &Value, error: &serde_path_to_error::Error<serde_json
         let name = names.next().unwrap_or_default();
         let valid: Vec<&str> = names.collect();
         if !valid.contains(&"method") {
-            return unknown(&path, name, "this object", &valid);
+            return unknown(&object, name, "this object", &valid);
         }
         let method = parent.and_then(|p| p.get("method")).and_then(Value::as_str);
         let of = match method.map(str::to_ascii_lowercase).as_deref() {
             Some(known @ ("range" | "list" | "hash")) => format!("a {known} level"),
             _ => "a level".into(),
         };
-        return unknown(&path, name, &of, &members(method));
+        return unknown(&object, name, &of, &members(method));
     }
     SpecError::new(path, plain(&text))
 }

@@ -110,7 +110,7 @@ fn most_children(root: &TreeNode) -> usize {
 }
 
 fn amount(sum: &Sum) -> Option<String> {
-    let rows = sum.rows.map(|rows| format!("{} rows", units::short_count(rows)));
+    let rows = sum.rows.map(|rows| units::rows(&units::short_count(rows)));
     Some(join([rows, sum.bytes.map(units::size)])).filter(|text| !text.is_empty())
 }
 

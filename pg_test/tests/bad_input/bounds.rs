@@ -35,14 +35,14 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
         (
             "SELECT shard_add_partition('r', '{\"from\": 15, \"to\": 30}')",
             "42P17",
-            "partition \"r_15\" would overlap partition \"r_b\"",
-            "",
+            "$: the range overlaps with partition public.r_b",
+            "leave out those of the other partitions of public.r",
         ),
         (
             "SELECT shard_add_partition('r', '{\"from\": 15, \"to\": 30}', 'n1')",
             "42P17",
-            "partition \"r_15\" would overlap partition \"r_b\"",
-            "",
+            "$: the range overlaps with partition public.r_b",
+            "leave out those of the other partitions of public.r",
         ),
         (
             "SELECT shard_add_partition('r', '{\"from\": 20, \"to\": 30, \"name\": \"r_a\"}')",
@@ -78,14 +78,14 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
         (
             "SELECT shard_add_partition('l', '{\"in\": [\"b\", \"c\"]}')",
             "42P17",
-            "partition \"l_b_c\" would overlap partition \"l_a\"",
-            "",
+            "$.in[0]: the value belongs to partition public.l_a already",
+            "leave out",
         ),
         (
             "SELECT shard_add_partition('l', '{\"default\": true}')",
-            "42P07",
-            "relation public.l_default already exists",
-            "Rename it",
+            "42P17",
+            "$.default: public.l has a default partition already",
+            "detach or drop that one first",
         ),
         (
             "SELECT shard_add_partition('h', '{\"modulus\": 0, \"remainder\": 0}')",
@@ -102,8 +102,8 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
         (
             "SELECT shard_add_partition('h', '{\"modulus\": 4, \"remainder\": 3}')",
             "42P17",
-            "partition \"h_3\" would overlap partition \"h_1\"",
-            "",
+            "$: the remainder overlaps with partition public.h_1",
+            "leave out",
         ),
         (
             "SELECT shard_add_partition('h', '{\"default\": true}')",
@@ -192,6 +192,43 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
     ])?;
     assert_eq!(pg_test::sql::column(&mut scene.client, "SELECT count(*) FROM l")?, ["3"]);
     Ok(())
+}
+
+#[test]
+fn bounds_of_one_more_partition_are_read_like_those_of_a_spec() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute(
+        "CREATE TABLE r (id int); SELECT shard_create_parent('r', 'range', 'id', bounds => '[0, 10]');
+         CREATE TABLE l (id int); SELECT shard_create_parent('l', 'list', 'id', lists => '{\"a\": [1]}');
+         CREATE TABLE h (id int); SELECT shard_create_parent('h', 'hash', 'id', modulus => 2)",
+    )?;
+    scene.refuses(&[
+        (
+            "SELECT shard_add_partition('r', '{\"from\": null, \"to\": 30}')",
+            "22023",
+            "$.from: NULL cannot be a range bound",
+            "default partition",
+        ),
+        ("SELECT shard_add_partition('l', '{\"in\": [2, 2]}')", "22023", "$.in[1]: the value 2 is listed twice", ""),
+        (
+            "SELECT shard_add_partition('l', '{\"in\": null}')",
+            "22023",
+            "$.in: invalid type: null, expected an array",
+            "",
+        ),
+        (
+            "SELECT shard_add_partition('h', '{\"modulus\": -4, \"remainder\": 3}')",
+            "22023",
+            "$.modulus: modulus must be a whole number from 1 to 2147483647",
+            "",
+        ),
+        (
+            "SELECT shard_add_partition('h', '{\"modulus\": 4, \"remainder\": -3}')",
+            "22023",
+            "$.remainder: remainder must be a whole number from 0 to 2147483647",
+            "",
+        ),
+    ])
 }
 
 /// No answer looks like success: a missing document is an error.

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pg_test::sql::refused;
-use pg_test::{PATIENCE, eventually};
+use pg_test::{PATIENCE, eventually, matrix};
 use postgres::Client;
 
 use crate::{Held, Scene};
@@ -68,4 +68,28 @@ fn a_call_that_waits_on_the_coordinator_can_be_cancelled() -> Result<()> {
     ensure!(took < Duration::from_secs(5), "the cancel took {took:?}");
     scene.client.batch_execute("ROLLBACK")?;
     nothing_is_left(&before, &scene)
+}
+
+/// A node that never gets a command, or never answers it, cannot be told to stop: postgres_fdw waits 30 seconds for the
+/// answer to its cancel and 30 more for that to its ABORT, and nothing shortens that. The call ends then, and cleanly.
+#[test]
+fn a_call_that_asks_a_silent_node_is_cancelled_within_a_minute() -> Result<()> {
+    for needle in matrix::take(1, &["server_version_num", "PARTITION BY HASH"]) {
+        let mut scene = Scene::new(2)?;
+        for number in [1, 2] {
+            let port = scene.cluster.proxy(number).port();
+            scene.client.batch_execute(&format!("SELECT shard_alter_node('n{number}', port => {port})"))?;
+        }
+        scene.client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text)")?;
+        let before = scene.held()?;
+        let hit = scene.cluster.proxy(2).stall_on(needle.as_bytes());
+        let took = cancelled(scene.cluster.coordinator.client()?, CREATE, || hit.wait_until_hit(PATIENCE))?;
+        ensure!(took < Duration::from_secs(75), "{needle}: the cancel took {took:?}");
+        scene.cluster.proxy(2).resume();
+        nothing_is_left(&before, &scene)?;
+        let mut client = scene.cluster.coordinator.client()?;
+        client.batch_execute(CREATE)?;
+        client.batch_execute("INSERT INTO t VALUES (1)")?;
+    }
+    Ok(())
 }

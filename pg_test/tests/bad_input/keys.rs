@@ -52,6 +52,43 @@ fn a_key_is_a_column_that_all_servers_can_compute() -> Result<()> {
     scene.refuses(&cases)
 }
 
+/// Planning refuses what making would.
+#[test]
+fn a_key_has_a_type_that_postgres_can_compare() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene
+        .client
+        .batch_execute("CREATE TABLE t (id int, doc json, docs json[], place point, amount money, day date)")?;
+    let hint = "Use a column of another type";
+    let specs = [
+        (r#"{"method": "hash", "key": "doc", "modulus": 2}"#, "column doc cannot be a hash key"),
+        (r#"{"method": "hash", "key": "docs", "modulus": 2}"#, "column docs cannot be a hash key"),
+        (r#"{"method": "hash", "key": "amount", "modulus": 2}"#, "column amount cannot be a hash key"),
+        (r#"{"method": "hash", "key": "doc -> 0", "modulus": 2}"#, "expression (doc -> 0) cannot be a hash key"),
+        (r#"{"method": "range", "key": "place", "bounds": ["(1,1)", "(2,2)"]}"#, "column place cannot be a range key"),
+        (r#"{"method": "list", "key": "doc", "values": {"a": ["{}"]}}"#, "column doc cannot be a list key"),
+    ];
+    for function in ["create", "plan"] {
+        for (spec, message) in specs {
+            let call = format!("SELECT shard_{function}_parent('t', '{spec}')");
+            scene.refuses(&[(&call, "42704", &format!("$.key: {message}"), hint)])?;
+        }
+    }
+    // Only what cannot be compared is refused.
+    for (key, method) in [
+        ("amount", r#""list", "values": {"a": ["1.00"]}"#),
+        ("day", r#""hash", "modulus": 2"#),
+        ("doc ->> 'a'", r#""hash", "modulus": 2"#),
+        ("docs::text[]", r#""hash", "modulus": 2"#),
+    ] {
+        let key = key.replace('\'', "''");
+        scene
+            .client
+            .batch_execute(&format!(r#"SELECT shard_plan_parent('t', '{{"key": "{key}", "method": {method}}}')"#))?;
+    }
+    Ok(())
+}
+
 /// An expression can be as wrong a hash key as a column.
 #[test]
 fn an_enum_is_no_hash_key_in_any_writing() -> Result<()> {
@@ -62,6 +99,14 @@ fn an_enum_is_no_hash_key_in_any_writing() -> Result<()> {
         let call = create(&format!(r#"{{"method": "hash", "key": "{key}", "modulus": 2, "nodes": ["local", "n1"]}}"#));
         let error = refused(&mut scene.client, &call)?;
         assert_eq!(error.code().code(), "0A000", "{key}: {error:?}");
+    }
+    // Nor in another type that hashes it.
+    scene.client.batch_execute("CREATE DOMAIN good AS mood; CREATE TABLE d (id int, mine good, all_of_it good[])")?;
+    for column in ["mine", "all_of_it"] {
+        let call =
+            format!("SELECT shard_plan_parent('d', '{{\"method\": \"hash\", \"key\": \"{column}\", \"modulus\": 2}}')");
+        let message = format!("$.key: enum column {column} cannot be a hash key");
+        scene.refuses(&[(&call, "0A000", &message, "list level")])?;
     }
     Ok(())
 }

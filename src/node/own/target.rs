@@ -7,6 +7,7 @@ use crate::node::channel::unknown_node;
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use shardkeeper_core::words::count;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -165,10 +166,12 @@ fn hosts(node: &str, options: &Options) -> Result<Vec<Host>> {
         .unwrap_or_else(|| if addresses.is_empty() { vec![SOCKETS.to_string()] } else { addresses.clone() });
     let ports = list("port").unwrap_or_default();
     if !addresses.is_empty() && addresses.len() != names.len() {
-        return wrong(node, format!("hostaddr lists {} addresses for {} hosts", addresses.len(), names.len())).into();
+        let addresses = count(addresses.len(), "address", "addresses");
+        return wrong(node, format!("hostaddr lists {addresses} for {}", count(names.len(), "host", "hosts"))).into();
     }
     if ports.len() > 1 && ports.len() != names.len() {
-        return wrong(node, format!("port lists {} ports for {} hosts", ports.len(), names.len())).into();
+        let ports = count(ports.len(), "port", "ports");
+        return wrong(node, format!("port lists {ports} for {}", count(names.len(), "host", "hosts"))).into();
     }
     let port = |place: usize| ports.get(place).or(ports.first()).map(String::as_str);
     names

@@ -123,7 +123,7 @@ fn stroke(rect: Rect) -> String {
 /// Size and rows, or the size alone.
 fn amount(sum: &Sum, room: f64) -> Option<String> {
     let size = sum.bytes.map(units::size);
-    let rows = sum.rows.map(|rows| format!("{} rows", units::short_count(rows)));
+    let rows = sum.rows.map(|rows| units::rows(&units::short_count(rows)));
     let both = match (&size, &rows) {
         (Some(size), Some(rows)) => PLAIN.whole(&format!("{size} · {rows}"), room),
         _ => None,
@@ -141,7 +141,7 @@ fn tooltip(table: &TreeNode) -> String {
         true => lines.push(format!("node {}", table.node())),
         false => lines.push(units::plural(sum.leaves, "leaf", "leaves")),
     }
-    lines.extend(sum.rows.map(|rows| format!("{} rows", units::count(rows))));
+    lines.extend(sum.rows.map(|rows| units::rows(&units::count(rows))));
     lines.extend(sum.bytes.map(units::size));
     lines.join("\n")
 }

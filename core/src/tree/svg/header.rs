@@ -51,7 +51,7 @@ pub(super) fn draw(
     let title = TITLE.beginning(&root.name, width * 0.6).unwrap_or_default();
     svg.text(MARGIN, MARGIN + 18.0, TITLE, &title);
     let mut facts = vec![units::plural(whole.leaves, "leaf", "leaves"), units::plural(nodes.len(), "node", "nodes")];
-    facts.extend(whole.rows.map(|rows| format!("{} rows", units::short_count(rows))));
+    facts.extend(whole.rows.map(|rows| units::rows(&units::short_count(rows))));
     facts.extend(whole.bytes.map(units::size));
     svg.text_before(MARGIN + width, MARGIN + 18.0, SMALL, &facts.join(" · "));
 
