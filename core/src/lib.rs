@@ -1,11 +1,8 @@
 //! The decisions of shardkeeper, without I/O: what a spec means, which partitions it makes, where they live.
 
-<<<<<<< HEAD
 pub mod apply;
-pub mod copy;
-=======
 pub mod balance;
->>>>>>> d
+pub mod copy;
 mod decimal;
 mod error;
 mod interval;

@@ -10,12 +10,8 @@ use super::members::Member;
 use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
-<<<<<<< HEAD
 use super::way::Way;
-use super::{defaults, grants, validate};
-=======
 use super::{defaults, grants, overlap, validate};
->>>>>>> main
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident};

@@ -1,10 +1,6 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
-<<<<<<< HEAD
-//! `description`, `key`, `members` and `managed` read what is there, `validate` and `survey` refuse what will not work, `rebuild`, `way`,
-=======
-//! `description`, `key`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `rebuild`,
->>>>>>> main
+//! `description`, `key`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `rebuild`, `way`,
 //! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `add`, `detach` and `remove` are the
 //! calls that change, `locate`, `sizes`, `picture` and `health` those that look.
 
@@ -21,14 +17,9 @@ pub mod grants;
 pub mod health;
 pub mod key;
 pub mod locate;
-<<<<<<< HEAD
 pub mod managed;
 pub mod members;
-=======
-mod managed;
-mod members;
 mod overlap;
->>>>>>> main
 pub mod picture;
 pub mod rebuild;
 pub mod remove;

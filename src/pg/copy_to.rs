@@ -15,26 +15,43 @@ const CHUNK: usize = 128 * 1024;
 /// A buffer that a huge row has blown up to more than this is given back.
 const KEEP: usize = 4 * 1024 * 1024;
 
-/// Hands all rows of exactly this table, under the active snapshot, to `sink` in chunks of whole rows, and returns their
-/// number. They are rows of the binary format without its header and trailer, with text in this process's client
-/// encoding. Without `columns`: all that are not generated, as in COPY. Privileges and row security are not looked at.
-pub fn copy_out(relation: Oid, columns: &[String], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
-    let context = Context::new(c"shardkeeper copy");
-    let functions = Context::new(c"shardkeeper send functions");
-    let mut scan = functions.within(|| Scan::begin(relation, columns, &functions))?;
-    let mut chunk = Vec::with_capacity(CHUNK + CHUNK / 4);
-    let mut rows = 0;
-    loop {
+/// All rows of exactly one table, under the snapshot that is active when it is opened, in chunks of whole rows: those of
+/// the binary format without its header and trailer, with text in this process's client encoding. Privileges and row
+/// security are not looked at. It lives within one transaction.
+pub struct Reader {
+    scan: Scan,
+    chunk: Vec<u8>,
+    rows: u64,
+    context: Context,
+    /// The send functions live here.
+    _functions: Context,
+}
+
+impl Reader {
+    /// Without `columns`: all that are not generated, as in COPY.
+    ///
+    /// Errors: 42809 a relation without rows of its own; 42703 no such column.
+    pub fn open(relation: Oid, columns: &[String]) -> Result<Self> {
+        let functions = Context::new(c"shardkeeper send functions");
+        let scan = functions.within(|| Scan::begin(relation, columns, &functions))?;
+        Ok(Self {
+            scan,
+            chunk: Vec::with_capacity(CHUNK + CHUNK / 4),
+            rows: 0,
+            context: Context::new(c"shardkeeper copy"),
+            _functions: functions,
+        })
+    }
+
+    /// The next rows; the last chunk comes with `false`.
+    pub fn next(&mut self) -> (&[u8], bool) {
         interrupt::check();
-        let more = context.within(|| scan.fill(&mut chunk, &mut rows, &context));
-        if !chunk.is_empty() {
-            sink(&chunk)?;
-            chunk.clear();
-            chunk.shrink_to(KEEP);
-        }
-        if !more {
-            return Ok(rows);
-        }
+        self.chunk.clear();
+        self.chunk.shrink_to(KEEP);
+        let Self { scan, chunk, rows, context, .. } = self;
+        let more = context.within(|| scan.fill(chunk, rows, context));
+        context.reset();
+        (&self.chunk, more)
     }
 }
 

@@ -237,7 +237,7 @@ impl Pump<'_> {
         let Pump { inlet, router, outlets, rows, .. } = self;
         let more = match inlet {
             Inlet::Here(reader) => {
-                let (chunk, more) = reader.next()?;
+                let (chunk, more) = reader.next();
                 // Whole rows without header, as the splitter wants them with one.
                 let mut splitter = Splitter::new();
                 splitter.feed(&HEADER);

@@ -16,7 +16,7 @@ use crate::hierarchy::survey::{self, Load, Survey};
 use crate::hierarchy::way::Way;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
-use crate::pg::{role, sql, transaction};
+use crate::pg::{deadline, role, sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::plan::LOCAL;
@@ -216,7 +216,7 @@ fn publish(operation: &Operation, node: &str) -> Result<()> {
         // As the server's own superuser: the owner need not have REPLICATION.
         transaction::run(|| sql::run_quietly(&publication))?;
         transaction::run(|| {
-            let _deadline = transaction::deadline(SLOT_PATIENCE);
+            let _deadline = deadline::deadline(SLOT_PATIENCE);
             sql::run(&slot, &[]).map(|_| ())
         })
     } else {

@@ -81,7 +81,6 @@ impl Level {
         labels.iter().try_fold(self.site(), |site, label| site.below(label.as_ref()))
     }
 
-<<<<<<< HEAD
     /// Puts `level` in the place where these labels lead, for that branch alone. `false`, and nothing is changed, where
     /// the spec has no place of its own for the branch: a period, for example, shares its level with all others.
     pub fn replace_at<L: AsRef<str>>(&mut self, labels: &[L], level: Level) -> bool {
@@ -115,7 +114,8 @@ impl Level {
             },
             Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => None,
         }
-=======
+    }
+
     /// The keys of this level and of all below it, each as often as it is written.
     pub fn key_entries(&self) -> Vec<KeyEntry<'_>> {
         let mut found = Vec::new();
@@ -150,7 +150,6 @@ impl Level {
         };
         found.extend(self.default.iter().map(|part| (&part.own, path.field("default"))));
         found
->>>>>>> main
     }
 
     pub(crate) fn part(&self, label: &str, path: &Path) -> Part<'_> {
