@@ -4,6 +4,7 @@ pub mod docs;
 pub mod flights;
 mod home;
 pub mod install;
+pub mod ledger;
 pub mod matrix;
 pub mod objects;
 mod process;
@@ -18,6 +19,7 @@ pub mod wait;
 
 pub use cluster::{Cluster, Options, PATIENCE};
 pub use install::Install;
+pub use ledger::{Keys, Ledger, Tolerate, Workload};
 pub use objects::Objects;
 pub use proxy::{Proxy, Then};
 pub use server::Server;
