@@ -1,7 +1,7 @@
 //! SQL functions that move data, and those that steer what moves it.
 
 use super::hierarchies::given;
-use crate::error::{Error, Report, Result};
+use crate::error::{Report, Result};
 use crate::pg::regclass::Regclass;
 use crate::reshard::{control, plan};
 use pgrx::datum::Interval;

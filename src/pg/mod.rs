@@ -16,6 +16,7 @@ pub mod managed;
 pub mod parse;
 mod partition;
 pub mod process;
+pub mod progress;
 pub mod regclass;
 pub mod regrole;
 pub mod relation;

@@ -16,7 +16,7 @@ use crate::node::own::{self, Session, Target as Way};
 use crate::pg::copy_from::{self, Format};
 use crate::pg::copy_to::Reader;
 use crate::pg::router::Router;
-use crate::pg::{process, role, sql, transaction, worker};
+use crate::pg::{progress, role, sql, transaction, worker};
 use crate::reshard::place::LONG;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -181,7 +181,7 @@ fn open(
         let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[source.to_string().into()])? else {
             return Err(gone(source).into());
         };
-        return Ok((Inlet::Here(Reader::open(oid, columns)), snapshot));
+        return Ok((Inlet::Here(Reader::open(oid, columns)?), snapshot));
     }
     let mut session = match sessions.remove(node).flatten() {
         Some(session) => session,
@@ -219,7 +219,7 @@ impl Pump<'_> {
     fn step(&mut self) -> Step<bool> {
         if self.looked.elapsed() > LOOK {
             self.looked = Instant::now();
-            process::report_rows(self.rows);
+            progress::report_rows(self.rows);
             if operation::load(self.operation.id)?.is_none_or(|found| found.wish != Wish::Run) {
                 return Err(Trouble::Asked);
             }

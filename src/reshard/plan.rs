@@ -139,7 +139,7 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
     let mut targets = Vec::new();
     for remainder in 0..modulus {
         let new =
-            NewPartition { bound: Bound::Hash { modulus, remainder }, label: remainder.to_string(), name: None };
+            NewPartition { bound: Bound::Hash { modulus, remainder }, label: remainder.to_string(), name: None, place: String::new() };
         let (partition, dealt) = plan::expand_one(&new_site, &new, None, &input)?;
         input.dealt = dealt;
         targets.push(partition);

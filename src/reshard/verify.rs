@@ -93,13 +93,13 @@ fn compare(operation: &Operation) -> Step<bool> {
     let mut differences: HashMap<u32, (i64, i128)> = HashMap::new();
     for (leaf, node) in operation.plan.source_leaves() {
         let session = views.get_mut(node).and_then(|view| view.session.as_mut());
-        for bucket in ask(session, operation.role(), &expressions.buckets(leaf))? {
+        for bucket in ask::<Bucket>(session, operation.role(), &expressions.buckets(leaf))? {
             let entry = differences.entry(bucket.bucket).or_default();
             *entry = (entry.0 + bucket.rows, entry.1 + bucket.sum()?);
         }
     }
     for (leaf, node) in target_leaves(operation) {
-        for bucket in ask(session_of(&mut flow, &node)?, operation.role(), &expressions.buckets(&leaf))? {
+        for bucket in ask::<Bucket>(session_of(&mut flow, &node)?, operation.role(), &expressions.buckets(&leaf))? {
             let entry = differences.entry(bucket.bucket).or_default();
             *entry = (entry.0 - bucket.rows, entry.1 - bucket.sum()?);
         }
