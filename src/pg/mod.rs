@@ -1,6 +1,9 @@
 //! The only module with `unsafe`: safe wrappers over what Postgres offers in C.
 
+mod attribute;
 pub mod bounds;
+#[allow(dead_code, reason = "for the worker of an operation")]
+mod expression;
 pub mod fdw;
 pub mod foreign;
 pub mod interrupt;
@@ -8,6 +11,7 @@ pub mod latest;
 pub mod lock;
 pub mod managed;
 pub mod parse;
+mod partition;
 pub mod process;
 pub mod regclass;
 pub mod regrole;
