@@ -3,6 +3,8 @@
 mod attribute;
 pub mod bounds;
 #[allow(dead_code, reason = "for the worker of an operation")]
+mod context;
+#[allow(dead_code, reason = "for the worker of an operation")]
 mod expression;
 pub mod fdw;
 pub mod foreign;
@@ -18,6 +20,8 @@ pub mod regrole;
 pub mod relation;
 pub mod role;
 pub mod route;
+#[allow(dead_code, reason = "for the worker of an operation")]
+pub mod router;
 pub mod secret;
 pub mod sql;
 pub mod subtransaction;
