@@ -5,6 +5,10 @@ pub mod bounds;
 #[allow(dead_code, reason = "for the worker of an operation")]
 mod context;
 #[allow(dead_code, reason = "for the worker of an operation")]
+pub mod copy_from;
+#[allow(dead_code, reason = "for the worker of an operation")]
+pub mod copy_to;
+#[allow(dead_code, reason = "for the worker of an operation")]
 mod expression;
 pub mod fdw;
 pub mod foreign;

@@ -8,12 +8,26 @@ use std::panic::AssertUnwindSafe;
 
 /// Runs `work` in a transaction of its own: committed when it returns `Ok`, rolled back otherwise.
 pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_at(None, work)
+}
+
+/// The same, but all of `work` sees the database as it was when the transaction began.
+#[allow(dead_code, reason = "for the worker of an operation")]
+pub fn run_repeatable_read<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_at(Some(pg_sys::XACT_REPEATABLE_READ), work)
+}
+
+fn run_at<T>(isolation: Option<u32>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let attempt = AssertUnwindSafe(|| {
         // SAFETY: a worker is connected to its database and in no transaction when it calls this; a transaction is
-        // started before a snapshot is taken, and the snapshot leaves the stack before the commit.
+        // started before a snapshot is taken, and the snapshot leaves the stack before the commit. The isolation level
+        // may be set until the first snapshot, and the next transaction starts with the default again.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
+            if let Some(level) = isolation {
+                pg_sys::XactIsoLevel = level as i32;
+            }
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
         let value = work()?;
@@ -29,13 +43,20 @@ pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         .catch_rust_panic(|error| Err(report(error)))
         .execute();
     if outcome.is_err() {
-        // SAFETY: ends whatever state the failed transaction is in; harmless when none was started.
-        unsafe { pg_sys::AbortCurrentTransaction() }
+        // SAFETY: ends whatever state the failed transaction is in; harmless when none was started. A slot that it was
+        // making or reading is let go then, as a session's main loop does it.
+        unsafe {
+            pg_sys::AbortCurrentTransaction();
+            if !pg_sys::MyReplicationSlot.is_null() {
+                pg_sys::ReplicationSlotRelease();
+            }
+        }
     }
     outcome
 }
 
-fn report(error: CaughtError) -> Error {
+/// An error of Postgres, or one of ours that became one, as a value.
+pub(super) fn report(error: CaughtError) -> Error {
     match error {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
