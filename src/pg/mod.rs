@@ -9,6 +9,8 @@ pub mod copy_from;
 #[allow(dead_code, reason = "for the worker of an operation")]
 pub mod copy_to;
 #[allow(dead_code, reason = "for the worker of an operation")]
+pub mod deadline;
+#[allow(dead_code, reason = "for the worker of an operation")]
 mod expression;
 pub mod fdw;
 pub mod foreign;
