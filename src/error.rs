@@ -131,6 +131,7 @@ pub fn sql_state_text(code: Code) -> String {
 
 /// The code of five such characters.
 pub fn sql_state(text: &str) -> Code {
-    let packed = text.bytes().take(5).enumerate().map(|(at, byte)| i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * at));
+    let packed =
+        text.bytes().take(5).enumerate().map(|(at, byte)| i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * at));
     Code::from(packed.sum::<i32>() as isize)
 }

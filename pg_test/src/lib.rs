@@ -19,8 +19,8 @@ pub mod wait;
 
 pub use cluster::{Cluster, Options, PATIENCE};
 pub use install::Install;
-pub use objects::{Objects, Snapshot};
 pub use ledger::{Keys, Ledger, Tolerate, Workload};
+pub use objects::{Objects, Snapshot};
 pub use proxy::{Proxy, Then};
 pub use server::Server;
 pub use visits::visited;

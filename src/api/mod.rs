@@ -3,5 +3,5 @@
 mod check;
 mod hierarchies;
 mod look;
-mod nodes;
 mod movement;
+mod nodes;

@@ -55,7 +55,8 @@ fn shard_set_modulus(
     keep: default!(Option<Interval>, "'1 day'"),
 ) -> Result<i64, ErrorReport> {
     let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
-    let nodes = nodes.map(|nodes| nodes.into_iter().map(|node| given("nodes", node)).collect::<Result<_>>()).transpose()?;
+    let nodes =
+        nodes.map(|nodes| nodes.into_iter().map(|node| given("nodes", node)).collect::<Result<_>>()).transpose()?;
     Ok(plan::set_modulus(given("parent", parent)?.0, given("modulus", modulus)?, nodes)?.start(mode, &keep)?)
 }
 
@@ -67,10 +68,8 @@ fn shard_set_modulus(
 fn shard_wait(operation: Option<i64>, timeout: default!(Option<Interval>, "NULL")) -> Result<String, ErrorReport> {
     let limit = match timeout {
         Some(interval) => {
-            let seconds = crate::pg::sql::one::<f64>(
-                "SELECT extract(epoch FROM $1::interval)::float8",
-                &[interval.into()],
-            )?;
+            let seconds =
+                crate::pg::sql::one::<f64>("SELECT extract(epoch FROM $1::interval)::float8", &[interval.into()])?;
             Some(Duration::try_from_secs_f64(seconds.unwrap_or_default().max(0.0)).unwrap_or(Duration::MAX))
         }
         None => None,

@@ -1,4 +1,4 @@
 //! Typed rows in and out of the extension's own tables.
 
-pub mod parent;
 pub mod operation;
+pub mod parent;

@@ -49,8 +49,7 @@ impl Reader {
         self.chunk.clear();
         self.chunk.shrink_to(KEEP);
         let Self { scan, chunk, rows, context, .. } = self;
-        let more = context.within(|| scan.fill(chunk, rows, context));
-        context.reset();
+        let more = scan.fill(chunk, rows, context);
         (&self.chunk, more)
     }
 }
@@ -58,10 +57,10 @@ impl Reader {
 /// A column to send: where it is in the row, from 0, and how its bytes are made.
 struct Field {
     at: usize,
-    send: Send,
+    output: Output,
 }
 
-enum Send {
+enum Output {
     /// Values of a fixed size, made here as their send functions make them.
     Two,
     Four,
@@ -69,7 +68,7 @@ enum Send {
     Function(FmgrInfo),
 }
 
-impl Send {
+impl Output {
     fn of(column: &pg_sys::FormData_pg_attribute, context: &Context) -> Self {
         match column.atttypid {
             pg_sys::INT2OID => Self::Two,
@@ -139,7 +138,7 @@ impl Scan {
             for at in 0..count {
                 let number = (*(*numbers).elements.add(at)).int_value;
                 let column = attribute((*table).rd_att, number as pg_sys::AttrNumber);
-                fields.push(Field { at: number as usize - 1, send: Send::of(column, context) });
+                fields.push(Field { at: number as usize - 1, output: Output::of(column, context) });
             }
             let width = fields.iter().map(|field| field.at as c_int + 1).max().unwrap_or(0);
             let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
@@ -159,8 +158,9 @@ impl Scan {
         let count = (fields.len() as i16).to_be_bytes();
         // SAFETY: an error that Postgres raises jumps over the frame of this closure, which owns nothing that has to be
         // dropped. Scan, slot and functions are valid as `begin` made them; the slot has its first `width` values once
-        // they are taken out of the tuple, which stays pinned until the next one is asked for. `context` is the current
-        // one, and nothing in it is used once its row is appended.
+        // they are taken out of the tuple, which stays pinned until the next one is asked for. The memory context of rows
+        // is current only while a row is appended, and nothing in it is used afterwards; the boundary sets the context
+        // back after an error.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 while out.len() < CHUNK {
@@ -170,14 +170,17 @@ impl Scan {
                     if c_int::from((*slot).tts_nvalid) < width {
                         slot_getsomeattrs_int(slot, width);
                     }
+                    let before = pg_sys::CurrentMemoryContext;
+                    pg_sys::CurrentMemoryContext = row;
                     out.extend_from_slice(&count);
                     for field in fields.iter_mut() {
                         if *(*slot).tts_isnull.add(field.at) {
                             out.extend_from_slice(&(-1i32).to_be_bytes());
                         } else {
-                            field.send.append(*(*slot).tts_values.add(field.at), out);
+                            field.output.append(*(*slot).tts_values.add(field.at), out);
                         }
                     }
+                    pg_sys::CurrentMemoryContext = before;
                     *rows += 1;
                     // After each row, so that the same few cached pages serve all of them.
                     MemoryContextReset(row);
@@ -188,7 +191,7 @@ impl Scan {
     }
 }
 
-impl Send {
+impl Output {
     /// Length and bytes of a value.
     ///
     /// # Safety

@@ -31,6 +31,14 @@ pub fn one<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Re
     })
 }
 
+/// The same, but the transaction gets no id of its own by it. A logical slot can be made in such a transaction only.
+pub fn one_without_id<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
+    Spi::connect(|client| {
+        let table = client.select(sql, Some(1), args)?;
+        Ok(if table.is_empty() { None } else { table.first().get_one()? })
+    })
+}
+
 /// The first column of each row, NULLs left out.
 pub fn column<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
     Spi::connect_mut(|client| {

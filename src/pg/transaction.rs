@@ -6,12 +6,6 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use std::panic::AssertUnwindSafe;
 
-unsafe extern "C-unwind" {
-    // Not in the bindings.
-    static MyReplicationSlot: *mut std::ffi::c_void;
-    fn ReplicationSlotRelease();
-}
-
 /// Runs `work` in a transaction of its own: committed when it returns `Ok`, rolled back otherwise.
 pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     run_at(None, work)
@@ -52,8 +46,8 @@ fn run_at<T>(isolation: Option<u32>, work: impl FnOnce() -> Result<T>) -> Result
         // making or reading is let go then, as a session's main loop does it.
         unsafe {
             pg_sys::AbortCurrentTransaction();
-            if !MyReplicationSlot.is_null() {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| ReplicationSlotRelease());
+            if !pg_sys::MyReplicationSlot.is_null() {
+                pg_sys::ReplicationSlotRelease();
             }
         }
     }

@@ -83,9 +83,13 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
                 Code::ERRCODE_QUERY_CANCELED,
                 format!("operation {id} is not done within the time: it is {}", operation.state),
             );
-            return if why.message.is_empty() { report } else { report.detail(format!("The last error: {}", why.one_line())) }
-                .hint("It goes on. See the view shard_progress.")
-                .into();
+            return if why.message.is_empty() {
+                report
+            } else {
+                report.detail(format!("The last error: {}", why.one_line()))
+            }
+            .hint("It goes on. See the view shard_progress.")
+            .into();
         }
         worker::sleep(LOOK);
         interrupt::check();

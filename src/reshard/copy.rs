@@ -318,7 +318,9 @@ fn route(
 }
 
 fn wrong_bytes(error: shardkeeper_core::copy::CopyError) -> Error {
-    Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "the rows of a source cannot be read").detail(error.to_string()).into()
+    Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "the rows of a source cannot be read")
+        .detail(error.to_string())
+        .into()
 }
 
 /// Indexes that the copy went without, and statistics for the planner.

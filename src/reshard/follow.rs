@@ -230,7 +230,11 @@ impl Flow {
         let mut row = layout.row(new);
         let Some(old) = old else {
             let at = self.target_of(&row)?;
-            return if self.wants(at, layout, current, node) { self.identified(at, layout)?.update(None, row) } else { Ok(()) };
+            return if self.wants(at, layout, current, node) {
+                self.identified(at, layout)?.update(None, row)
+            } else {
+                Ok(())
+            };
         };
         let (before, old) = layout.old(old);
         if layout.full {
@@ -339,15 +343,17 @@ impl Layout {
     fn old(&self, old: Old) -> (Vec<Value>, Vec<Value>) {
         let (Old::Key(tuple) | Old::Full(tuple)) = old;
         let row = self.row(tuple);
-        let identity =
-            if self.full { row.clone() } else { self.key.iter().map(|at| row[*at].clone()).collect() };
+        let identity = if self.full { row.clone() } else { self.key.iter().map(|at| row[*at].clone()).collect() };
         (row, identity)
     }
 }
 
 fn known(relations: &HashMap<u32, Layout>, id: u32) -> Result<&Layout> {
     relations.get(&id).ok_or_else(|| {
-        Error::from(Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "the stream changes a table that it has not described"))
+        Error::from(Report::new(
+            Code::ERRCODE_PROTOCOL_VIOLATION,
+            "the stream changes a table that it has not described",
+        ))
     })
 }
 

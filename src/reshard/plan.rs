@@ -93,7 +93,8 @@ pub fn move_leaf(leaf: Oid, node: &str) -> Result<Decided> {
 /// node; 55000 nothing would change.
 pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Result<Decided> {
     let Some(modulus) = u32::try_from(modulus).ok().filter(|modulus| *modulus > 0) else {
-        return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "modulus must be a whole number of 1 or more").into();
+        return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "modulus must be a whole number of 1 or more")
+            .into();
     };
     let (managed, labels) = Managed::open(table)?;
     let above = managed.member(table)?;
@@ -138,8 +139,12 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
     input.dealt.retain(|path, _| !path.starts_with(&below));
     let mut targets = Vec::new();
     for remainder in 0..modulus {
-        let new =
-            NewPartition { bound: Bound::Hash { modulus, remainder }, label: remainder.to_string(), name: None, place: String::new() };
+        let new = NewPartition {
+            bound: Bound::Hash { modulus, remainder },
+            label: remainder.to_string(),
+            name: None,
+            place: String::new(),
+        };
         let (partition, dealt) = plan::expand_one(&new_site, &new, None, &input)?;
         input.dealt = dealt;
         targets.push(partition);

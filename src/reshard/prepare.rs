@@ -105,7 +105,9 @@ fn check_source(operation: &Operation, node: &str) -> Step {
             state,
             format!("{table} on {server} has no replica identity"),
             "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
-            format!("Give the parent a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there, or use mode => 'block_writes'."),
+            format!(
+                "Give the parent a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there, or use mode => 'block_writes'."
+            ),
         );
     }
     if facts.wal_level != "logical" {
@@ -211,13 +213,14 @@ fn publish(operation: &Operation, node: &str) -> Result<()> {
     let name = &operation.stage;
     let tables = leaves_on(operation, node).map(|leaf| leaf.to_string()).collect::<Vec<_>>().join(", ");
     let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}", ident(name));
-    let slot = format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')", literal(name));
+    let slot = format!("SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')", literal(name));
     let made = if node == LOCAL {
         // As the server's own superuser: the owner need not have REPLICATION.
         transaction::run(|| sql::run_quietly(&publication))?;
         transaction::run(|| {
             let _deadline = deadline::deadline(SLOT_PATIENCE);
-            sql::run(&slot, &[]).map(|_| ())
+            // Only a transaction without an id of its own can make a slot.
+            sql::one_without_id::<String>(&slot, &[]).map(|_| ())
         })
     } else {
         own::wait(async {

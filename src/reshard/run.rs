@@ -173,9 +173,12 @@ fn follow(operation: &Operation, near: i64) -> Step {
             })?;
             let Some(lag) = lag else {
                 return super::trouble::fail(
-                    Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the replication slot of a source is gone")
-                        .detail(format!("It was {} on node {node}.", operation.stage))
-                        .hint("What changed since is not known any more: call for the operation again."),
+                    Report::new(
+                        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                        "the replication slot of a source is gone",
+                    )
+                    .detail(format!("It was {} on node {node}.", operation.stage))
+                    .hint("What changed since is not known any more: call for the operation again."),
                 );
             };
             behind = behind.max(lag.behind);

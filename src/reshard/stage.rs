@@ -53,9 +53,8 @@ impl Stage {
     pub fn local_commands(&self) -> Vec<String> {
         let table = self.bare();
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
-        let mut commands = vec![
-            create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree)),
-        ];
+        let mut commands =
+            vec![create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree))];
         commands.extend(blueprint.local_tree(&table.name, &self.tree));
         commands.push(self.attach_checks());
         commands

@@ -33,15 +33,18 @@ pub fn read(
     let name = operation.stage.as_str();
     let mut take = |bytes: &[u8]| -> Step {
         let message = Message::parse(bytes).map_err(|error| {
-            Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "a message of the slot cannot be read").detail(error.to_string())
+            Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "a message of the slot cannot be read")
+                .detail(error.to_string())
         })?;
         each(message)
     };
     let Some(session) = session else { return read_here(name, limit, take) };
     let publication = crate::name::ident(name);
-    let rows = own::wait(
-        session.with(async |client| client.query_raw(PEEK, [&name as &(dyn tokio_postgres::types::ToSql + Sync), &limit, &publication.as_str()]).await),
-    )?;
+    let rows = own::wait(session.with(async |client| {
+        client
+            .query_raw(PEEK, [&name as &(dyn tokio_postgres::types::ToSql + Sync), &limit, &publication.as_str()])
+            .await
+    }))?;
     let mut rows = pin!(rows);
     loop {
         let chunk = own::wait(session.with(async |_| {
@@ -129,8 +132,7 @@ pub struct Lag {
 }
 
 pub fn parse(text: Option<String>) -> Result<Lsn> {
-    text.as_deref().and_then(|text| text.parse().ok()).map_or_else(
-        || Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no position of its log").into(),
-        Ok,
-    )
+    text.as_deref()
+        .and_then(|text| text.parse().ok())
+        .map_or_else(|| Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no position of its log").into(), Ok)
 }

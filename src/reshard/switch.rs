@@ -85,9 +85,9 @@ pub fn attempt(operation: &Operation) -> Step<bool> {
 fn not_now(error: Error) -> Step<bool> {
     let report = Report::from(error);
     match report.code {
-        Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED | Code::ERRCODE_T_R_SERIALIZATION_FAILURE => {
-            Ok(false)
-        }
+        Code::ERRCODE_LOCK_NOT_AVAILABLE
+        | Code::ERRCODE_T_R_DEADLOCK_DETECTED
+        | Code::ERRCODE_T_R_SERIALIZATION_FAILURE => Ok(false),
         _ => Err(Error::from(report).into()),
     }
 }
@@ -192,11 +192,7 @@ impl Swap<'_> {
                 continue;
             }
             commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
-            inverse.push(format!(
-                "ALTER TABLE {above} ATTACH PARTITION {} {}",
-                source.name,
-                for_values(&source.bound)
-            ));
+            inverse.push(format!("ALTER TABLE {above} ATTACH PARTITION {} {}", source.name, for_values(&source.bound)));
             for table in tables {
                 commands.push(format!("ALTER TABLE {table} SET SCHEMA {}", ident(&attic)));
                 let moved = QualifiedName::new(attic.clone(), table.name.clone());
@@ -323,7 +319,8 @@ fn tables_on<'a>(source: &'a Source, node: &str) -> Vec<&'a QualifiedName> {
         return Vec::new();
     }
     let here = |table: &&crate::catalog::operation::SourceTable| {
-        table.node.as_deref() == Some(node) || table.node.is_none() && table.nodes_below.iter().any(|below| below == node)
+        table.node.as_deref() == Some(node)
+            || table.node.is_none() && table.nodes_below.iter().any(|below| below == node)
     };
     source.tables.iter().filter(here).map(|table| &table.name).collect()
 }
@@ -337,7 +334,11 @@ fn below(target: &Partition) -> impl Iterator<Item = &Partition> {
 pub fn tidy(operation: &Operation) -> Result<()> {
     for node in operation.plan.target_nodes() {
         let tables = operation.plan.targets.iter().filter(|target| {
-            if node == LOCAL { target.sub.is_some() || target.node.as_deref() == Some(LOCAL) } else { lives_on(target, &node) }
+            if node == LOCAL {
+                target.sub.is_some() || target.node.as_deref() == Some(LOCAL)
+            } else {
+                lives_on(target, &node)
+            }
         });
         let above = &operation.plan.above;
         let drops: Vec<String> = tables

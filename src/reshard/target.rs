@@ -197,7 +197,10 @@ impl Target {
         match self.batch().update(old, row) {
             Err(ApplyError::NeedsOrder { old_key, new }) => {
                 self.flush()?;
-                self.patch(&old_key, new.into_iter().enumerate().filter(|(_, value)| *value != Value::Unchanged).collect())
+                self.patch(
+                    &old_key,
+                    new.into_iter().enumerate().filter(|(_, value)| *value != Value::Unchanged).collect(),
+                )
             }
             outcome => self.took(outcome),
         }

@@ -214,7 +214,9 @@ fn name_keys(
         }
     }
     for (leaf, node) in target_leaves(operation) {
-        for row in ask::<(String, String)>(session_of(flow, &node)?, operation.role(), &expressions.rows(&leaf, bucket))? {
+        for row in
+            ask::<(String, String)>(session_of(flow, &node)?, operation.role(), &expressions.rows(&leaf, bucket))?
+        {
             *wanted.entry(row).or_default() -= 1;
         }
     }
