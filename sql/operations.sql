@@ -30,6 +30,7 @@ CREATE TABLE shardkeeper.operations (
 );
 COMMENT ON TABLE shardkeeper.operations IS
     'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (wish), and what went wrong last (error)';
+GRANT SELECT ON shardkeeper.operations TO PUBLIC;
 CREATE UNIQUE INDEX operations_running ON shardkeeper.operations (parent)
     WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted');
 

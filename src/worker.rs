@@ -48,6 +48,15 @@ pub fn ensure_now() -> Result<()> {
     Ok(())
 }
 
+/// The same without a query, and so without a transaction id.
+pub fn ensure_quietly() {
+    let database = worker::my_database();
+    if process::may_write() && !lock::is_taken(Single::Worker, database) {
+        // Where there is no slot left, shard_check says so.
+        let _ = worker::start(database);
+    }
+}
+
 /// Whether this database has its worker now.
 pub fn is_running() -> Result<bool> {
     holds(Single::Worker, worker::my_database())

@@ -66,14 +66,12 @@ fn shard_set_modulus(
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_wait(operation: Option<i64>, timeout: default!(Option<Interval>, "NULL")) -> Result<String, ErrorReport> {
-    let limit = match timeout {
-        Some(interval) => {
-            let seconds =
-                crate::pg::sql::one::<f64>("SELECT extract(epoch FROM $1::interval)::float8", &[interval.into()])?;
-            Some(Duration::try_from_secs_f64(seconds.unwrap_or_default().max(0.0)).unwrap_or(Duration::MAX))
-        }
-        None => None,
-    };
+    let limit = timeout.map(|timeout| {
+        // Without a query, as what waits must not get a transaction id.
+        let days = i64::from(timeout.months()) * 30 + i64::from(timeout.days());
+        let micros = days.saturating_mul(86_400_000_000).saturating_add(timeout.micros());
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    });
     Ok(control::wait(given("operation", operation)?, limit)?.to_string())
 }
 

@@ -189,10 +189,14 @@ pub fn load(id: i64) -> Result<Option<Operation>> {
 pub fn require(id: i64) -> Result<Operation> {
     match role::as_extension_owner(|| load(id))? {
         Some(found) => Ok(found),
-        None => Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("operation {id} does not exist"))
-            .hint("See the view shard_operations.")
-            .into(),
+        None => unknown(id),
     }
+}
+
+pub fn unknown<T>(id: i64) -> Result<T> {
+    Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("operation {id} does not exist"))
+        .hint("See the view shard_operations.")
+        .into()
 }
 
 /// Operations that need a worker: those that are to be brought forward, or cleaned up after.

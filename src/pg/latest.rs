@@ -48,3 +48,9 @@ pub fn texts(query: &str, args: &[DatumWithOid<'_>]) -> Vec<String> {
     }
     found
 }
+
+/// The number of rows that the last statement through SPI touched.
+pub fn processed() -> u64 {
+    // SAFETY: a plain global of this backend, set by SPI_execute.
+    unsafe { pg_sys::SPI_processed }
+}

@@ -12,6 +12,14 @@ pub fn run(sql: &str, args: &[DatumWithOid<'_>]) -> Result<usize> {
     Spi::connect_mut(|client| Ok(client.update(sql, None, args)?.len()))
 }
 
+/// Runs one statement that changes rows, and returns how many.
+pub fn change(sql: &str, args: &[DatumWithOid<'_>]) -> Result<u64> {
+    Spi::connect_mut(|client| {
+        client.update(sql, None, args)?;
+        Ok(latest::processed())
+    })
+}
+
 /// Runs statements without their notices and warnings: those about tables that the caller did not name, such as a
 /// default partition on a node that is not scanned from here because its node checks it, would only puzzle.
 pub fn run_quietly(sql: &str) -> Result<()> {
@@ -58,7 +66,13 @@ pub fn documents<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> R
     texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
 }
 
-/// The first JSON document of such a query.
+/// The first JSON document of a query that only looks, as things are now. The transaction gets no id by it, so nobody waits
+/// for its end.
+pub fn glance<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
+    Ok(latest::texts(sql, args).first().map(|text| serde_json::from_str(text)).transpose()?)
+}
+
+/// The first JSON document of a query as `documents` takes it.
 pub fn document<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
     Ok(documents(sql, args)?.into_iter().next())
 }

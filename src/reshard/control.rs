@@ -1,9 +1,10 @@
 //! What people steer operations with.
 
 use crate::catalog::operation::{self, Operation};
-use crate::error::{Report, Result};
-use crate::pg::{interrupt, role, sql, worker};
+use crate::error::{Report, Result, sql_state};
+use crate::pg::{interrupt, sql, worker};
 use pgrx::PgSqlErrorCode as Code;
+use serde::Deserialize;
 use shardkeeper_core::operation::{State, Wish, allowed};
 use std::time::{Duration, Instant};
 
@@ -34,87 +35,84 @@ fn mine(id: i64) -> Result<Operation> {
 /// How often the row is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// An operation as those see it who wait for it.
+#[derive(Deserialize)]
+struct Glance {
+    state: State,
+    wish: Wish,
+    halted: bool,
+    /// It was called for in the current transaction.
+    own: bool,
+    error: Option<Failure>,
+}
+
+/// An error of the worker as it was written down.
+#[derive(Deserialize)]
+struct Failure {
+    code: String,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn report(self) -> Report {
+        Report { code: sql_state(&self.code), message: self.message, detail: self.detail, hint: self.hint }
+    }
+}
+
+/// Looks without getting a transaction id: the operation itself waits for the ends of transactions that have one.
+fn glance(id: i64) -> Result<Glance> {
+    let found = sql::glance(
+        "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', error,
+             'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
+         FROM shardkeeper.operations WHERE id = $1",
+        &[id.into()],
+    )?;
+    found.map_or_else(|| operation::unknown(id), Ok)
+}
+
 /// Waits until the operation has switched or is over. `None` waits for ever.
 ///
 /// Errors: 42704 no such operation; 57014 the time is over; 55000 it is paused, or waits for a person, or was called for in
 /// this same transaction; the operation's own error when it failed.
 pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
-    let first = operation::require(id)?;
-    let own = role::as_extension_owner(|| {
-        sql::one::<bool>(
-            "SELECT xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid FROM shardkeeper.operations WHERE id = $1",
-            &[id.into()],
-        )
-    })?;
-    if own == Some(true) && first.state == State::Planned {
-        return Report::new(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("operation {id} was called for in this transaction"),
-        )
-        .detail("It begins when the transaction commits.")
-        .hint("Commit first, and wait then.")
-        .into();
+    let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    let first = glance(id)?;
+    if first.own && first.state == State::Planned {
+        return Report::new(state, format!("operation {id} was called for in this transaction"))
+            .detail("It begins when the transaction commits.")
+            .hint("Commit first, and wait then.")
+            .into();
     }
-    crate::worker::ensure_now()?;
+    crate::worker::ensure_quietly();
     let start = Instant::now();
     loop {
-        let operation = operation::require(id)?;
-        if operation.state == State::Failed {
-            return Err(failure(&operation)?.into());
+        let Glance { state: now, wish, halted, error, .. } = glance(id)?;
+        let error = error.map(Failure::report);
+        if now == State::Failed {
+            return Err(error.unwrap_or_else(|| Report::new(state, format!("operation {id} has failed"))).into());
         }
-        if operation.state == State::Switched || operation.state.is_final() {
-            return Ok(operation.state);
+        if now == State::Switched || now.is_final() {
+            return Ok(now);
         }
-        if operation.halted || operation.wish == Wish::Pause {
-            let what = if operation.halted { "waits for a person" } else { "is paused" };
-            let report = Report::new(
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("operation {id} {what} in state {}", operation.state),
-            );
-            let why = failure(&operation)?;
-            return report
-                .detail(if operation.halted { why.one_line() } else { "It goes on when somebody asks for it.".into() })
-                .hint(why.hint.unwrap_or_else(|| format!("Run SELECT shard_resume({id});")))
-                .into();
+        if halted || wish == Wish::Pause {
+            let what = if halted { "waits for a person" } else { "is paused" };
+            let mut report = Report::new(state, format!("operation {id} {what} in state {now}"));
+            let resume = format!("Run SELECT shard_resume({id});");
+            report.detail = error.as_ref().filter(|_| halted).map(Report::one_line);
+            report.hint = error.filter(|_| halted).and_then(|error| error.hint).or(Some(resume));
+            return report.into();
         }
         if limit.is_some_and(|limit| start.elapsed() >= limit) {
-            let why = failure(&operation)?;
-            let report = Report::new(
+            let mut report = Report::new(
                 Code::ERRCODE_QUERY_CANCELED,
-                format!("operation {id} is not done within the time: it is {}", operation.state),
+                format!("operation {id} is not done within the time: it is {now}"),
             );
-            return if why.message.is_empty() {
-                report
-            } else {
-                report.detail(format!("The last error: {}", why.one_line()))
-            }
-            .hint("It goes on. See the view shard_progress.")
-            .into();
+            report.detail = error.map(|error| format!("The last error: {}", error.one_line()));
+            return report.hint("It goes on. See the view shard_progress.").into();
         }
         worker::sleep(LOOK);
         interrupt::check();
     }
-}
-
-/// The last error of the operation as it was written down.
-fn failure(operation: &Operation) -> Result<Report> {
-    #[derive(serde::Deserialize)]
-    struct Kept {
-        code: String,
-        message: String,
-        detail: Option<String>,
-        hint: Option<String>,
-    }
-    let kept = role::as_extension_owner(|| {
-        sql::document::<Kept>(
-            "SELECT error::text FROM shardkeeper.operations WHERE id = $1 AND error IS NOT NULL",
-            &[operation.id.into()],
-        )
-    })?;
-    Ok(match kept {
-        Some(Kept { code, message, detail, hint }) => {
-            Report { code: crate::error::sql_state(&code), message, detail, hint }
-        }
-        None => Report::new(Code::ERRCODE_INTERNAL_ERROR, ""),
-    })
 }

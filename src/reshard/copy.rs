@@ -10,7 +10,6 @@ use super::target::Target;
 use super::trouble::{Step, Trouble};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::managed::Managed;
 use crate::name::{QualifiedName, ident, idents};
 use crate::node::own::{self, Session, Target as Way};
 use crate::pg::copy_from::{self, Format};
@@ -19,6 +18,7 @@ use crate::pg::router::Router;
 use crate::pg::{progress, role, sql, transaction, worker};
 use crate::reshard::place::LONG;
 use bytes::Bytes;
+use futures_util::stream::Fuse;
 use futures_util::{SinkExt, StreamExt};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -95,7 +95,7 @@ fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
 /// The rows of a source as they come.
 enum Inlet {
     Here(Reader),
-    There { session: Session, stream: Pin<Box<CopyOutStream>>, splitter: Splitter },
+    There { session: Session, stream: Pin<Box<Fuse<CopyOutStream>>>, splitter: Splitter },
 }
 
 /// The way of rows to a node.
@@ -194,7 +194,7 @@ fn open(
         let stream = session.with(async |client| client.copy_out(&command).await).await?;
         Ok((snapshot.unwrap_or_default(), stream))
     })?;
-    Ok((Inlet::There { session, stream: Box::pin(stream), splitter: Splitter::new() }, snapshot))
+    Ok((Inlet::There { session, stream: Box::pin(stream.fuse()), splitter: Splitter::new() }, snapshot))
 }
 
 fn gone(source: &QualifiedName) -> Error {
@@ -325,8 +325,7 @@ fn wrong_bytes(error: shardkeeper_core::copy::CopyError) -> Error {
 
 /// Indexes that the copy went without, and statistics for the planner.
 fn finish_tables(operation: &Operation) -> Step {
-    let managed = transaction::run(|| role::acting_as(operation.role(), || Managed::read(operation.parent())))?;
-    let stage = Stage::of(&managed, operation)?;
+    let (_, stage) = Stage::read(operation)?;
     for node in operation.plan.target_nodes() {
         let commands = stage.index_commands(&node);
         let table = stage.root();

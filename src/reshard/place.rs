@@ -39,13 +39,6 @@ impl Place {
         Ok(Place::Node(Box::new(Session::open(&target, limits).await?)))
     }
 
-    pub fn node(&self) -> &str {
-        match self {
-            Place::Local { .. } => LOCAL,
-            Place::Node(session) => session.node(),
-        }
-    }
-
     /// One or several statements in one transaction.
     pub async fn run(&mut self, commands: &str) -> Result<()> {
         match self {

@@ -27,12 +27,11 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn prepare(operation: &Operation) -> Step {
     sweep::stage(operation)?;
-    let managed = transaction::run(|| role::acting_as(operation.role(), || Managed::read(operation.parent())))?;
+    let (managed, stage) = Stage::read(operation)?;
     as_planned(operation, &managed)?;
     for node in operation.plan.source_nodes() {
         check_source(operation, &node)?;
     }
-    let stage = Stage::of(&managed, operation)?;
     build_here(operation, &stage)?;
     for node in operation.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
         build_on(operation, &stage, node)?;
@@ -213,19 +212,25 @@ fn publish(operation: &Operation, node: &str) -> Result<()> {
     let name = &operation.stage;
     let tables = leaves_on(operation, node).map(|leaf| leaf.to_string()).collect::<Vec<_>>().join(", ");
     let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}", ident(name));
-    let slot = format!("SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')", literal(name));
+    let slot = format!(
+        "SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')",
+        literal(name)
+    );
     let made = if node == LOCAL {
         // As the server's own superuser: the owner need not have REPLICATION.
         transaction::run(|| sql::run_quietly(&publication))?;
         transaction::run(|| {
             let _deadline = deadline::deadline(SLOT_PATIENCE);
-            // Only a transaction without an id of its own can make a slot.
+            // Only a transaction without an id of its own can make a slot. It waits for the ends of transactions, which
+            // count as locks.
+            sql::one_without_id::<String>("SELECT pg_catalog.set_config('lock_timeout', '0', true)", &[])?;
             sql::one_without_id::<String>(&slot, &[]).map(|_| ())
         })
     } else {
         own::wait(async {
             let mut place = Place::open(node, operation.role(), BRIEF).await?;
             place.run(&publication).await?;
+            place.run("SET lock_timeout = 0").await?;
             place.run(&slot).await
         })
     };

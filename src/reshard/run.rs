@@ -115,13 +115,13 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             Ok(Some(State::Switching))
         }
         (State::Switching, _) => {
-            if switch::attempt(operation)? {
+            let Some(refused) = switch::attempt(operation)? else {
                 // The switch itself has entered the state.
-                return Ok(Some(State::Switched)).and_then(|_| Err(Trouble::Asked));
-            }
-            let locked = Report::new(Code::ERRCODE_LOCK_NOT_AVAILABLE, "the parent is locked by other sessions")
-                .detail("The switch is tried again and again; writers wait no longer than shardkeeper.switch_lock_timeout each time.")
-                .hint("See pg_locks for a session that holds a lock on it for long.");
+                return Err(Trouble::Asked);
+            };
+            let locked = Report::new(refused.code, "the switch waits for a moment in which nobody holds the parent for long")
+                .detail(format!("The last try: {}", refused.one_line()))
+                .hint("It is tried again and again, and writers wait no longer than shardkeeper.switch_lock_timeout. See pg_locks for a session that keeps a lock on the parent.");
             transaction::run(|| operation::note_failure(operation.id, locked.into(), Some(0.0)))?;
             worker::sleep(REST);
             follow(operation, VERY_NEAR)?;

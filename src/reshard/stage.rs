@@ -15,7 +15,8 @@ use crate::hierarchy::managed::Managed;
 use crate::hierarchy::rebuild::{self, create_key, create_table};
 use crate::hierarchy::survey::Survey;
 use crate::name::{QualifiedName, ident, literal};
-use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
+use crate::pg::{role, transaction};
+use shardkeeper_core::plan::{LOCAL, Partition, Tree};
 
 /// What a target carries until it is attached: with it, Postgres need not read the table to believe where its rows belong.
 pub const ATTACH_CHECK: &str = "shardkeeper_attach";
@@ -31,6 +32,16 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// As the parent is now, by itself. Outside a transaction.
+    pub fn read(operation: &Operation) -> Result<(Managed, Self)> {
+        transaction::run(|| {
+            let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
+            let stage = Self::of(&managed, operation)?;
+            Ok((managed, stage))
+        })
+    }
+
+    /// Within a transaction.
     pub fn of(managed: &Managed, operation: &Operation) -> Result<Self> {
         let mut table = managed.table.clone();
         let keys = managed.keys()?;
@@ -140,9 +151,4 @@ pub fn progress_table(operation: &Operation, node: &str) -> String {
         LOCAL => "shardkeeper.progress".to_string(),
         _ => format!("{}.{PROGRESS}", ident(&operation.stage)),
     }
-}
-
-/// Whether the bound takes what no other takes.
-pub fn is_default(partition: &Partition) -> bool {
-    partition.bound == Bound::Default
 }

@@ -38,14 +38,18 @@ pub fn read(
         })?;
         each(message)
     };
-    let Some(session) = session else { return read_here(name, limit, take) };
+    let Some(session) = session else {
+        // Postgres logs every look at a slot, and we look often.
+        sql::run("SET LOCAL log_min_messages = fatal", &[])?;
+        return read_here(name, limit, take);
+    };
     let publication = crate::name::ident(name);
     let rows = own::wait(session.with(async |client| {
         client
             .query_raw(PEEK, [&name as &(dyn tokio_postgres::types::ToSql + Sync), &limit, &publication.as_str()])
             .await
     }))?;
-    let mut rows = pin!(rows);
+    let mut rows = pin!(rows.fuse());
     loop {
         let chunk = own::wait(session.with(async |_| {
             let (mut chunk, mut size): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);

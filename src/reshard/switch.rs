@@ -63,9 +63,9 @@ fn nodes(operation: &Operation) -> Vec<String> {
     nodes
 }
 
-/// One attempt. `false`: a lock was not to be had in time; nothing has changed, and writers waited no longer than
+/// One attempt. What it returns was in the way: nothing has changed, and writers waited no longer than
 /// `shardkeeper.switch_lock_timeout`.
-pub fn attempt(operation: &Operation) -> Step<bool> {
+pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
     let mut outcome = Ok(());
     let ended = transaction::run(|| {
         outcome = work(operation);
@@ -75,19 +75,19 @@ pub fn attempt(operation: &Operation) -> Step<bool> {
         }
     });
     match (outcome, ended) {
-        (Ok(()), Ok(())) => Ok(true),
+        (Ok(()), Ok(())) => Ok(None),
         (Ok(()), Err(error)) => not_now(error),
         (Err(super::trouble::Trouble::Again(error)), _) => not_now(error),
         (Err(trouble), _) => Err(trouble),
     }
 }
 
-fn not_now(error: Error) -> Step<bool> {
+fn not_now(error: Error) -> Step<Option<Report>> {
     let report = Report::from(error);
     match report.code {
         Code::ERRCODE_LOCK_NOT_AVAILABLE
         | Code::ERRCODE_T_R_DEADLOCK_DETECTED
-        | Code::ERRCODE_T_R_SERIALIZATION_FAILURE => Ok(false),
+        | Code::ERRCODE_T_R_SERIALIZATION_FAILURE => Ok(Some(report)),
         _ => Err(Error::from(report).into()),
     }
 }
@@ -137,12 +137,18 @@ fn qualified(relation: Oid) -> Result<String> {
 }
 
 /// Nobody writes to the sources on their nodes from here to the end of the transaction.
+///
+/// The table above them stays readable for a moment: the check of a hash target opens it while the last changes are applied.
+/// Writers through it are kept out, so that only one who reads first and writes now can be in the way of the swap.
 fn fence(operation: &Operation) -> Result<()> {
     for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
         let leaves = operation.plan.source_leaves().filter(|(_, place)| place == node);
-        let mut tables: Vec<String> = leaves.map(|(name, _)| name.to_string()).collect();
-        tables.insert(0, operation.plan.above.to_string());
-        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+        let leaves: Vec<String> = leaves.map(|(name, _)| name.to_string()).collect();
+        let lock = format!(
+            "LOCK TABLE ONLY {} IN EXCLUSIVE MODE; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+            operation.plan.above,
+            leaves.join(", ")
+        );
         Channel::open(node)?.run(&lock, "SELECT 1")?;
     }
     Ok(())

@@ -57,6 +57,9 @@ pub struct Target {
     pub session: Option<Session>,
     pub brought: Brought,
     table: Table,
+    /// What rows are looked for in. On a node the staged root; here the local leaves, as through the root each statement
+    /// would reach the other servers too, by sessions that know nothing of ours.
+    places: Vec<QualifiedName>,
     progress: String,
     operation: i64,
     begun: bool,
@@ -89,6 +92,10 @@ impl Target {
             session,
             brought: Brought::default(),
             table: table.clone(),
+            places: match node {
+                LOCAL => local_leaves(operation),
+                _ => vec![table.name.clone()],
+            },
             progress: progress_table(operation, node),
             operation: operation.id,
             begun: false,
@@ -195,12 +202,14 @@ impl Target {
             return self.rows(vec![row]);
         }
         match self.batch().update(old, row) {
-            Err(ApplyError::NeedsOrder { old_key, new }) => {
-                self.flush()?;
-                self.patch(
-                    &old_key,
-                    new.into_iter().enumerate().filter(|(_, value)| *value != Value::Unchanged).collect(),
-                )
+            Err(ApplyError::NeedsOrder { old_key, mut new }) => {
+                let unknown: Vec<usize> = (0..new.len()).filter(|at| new[*at] == Value::Unchanged).collect();
+                let values = self.fetch(&old_key, &unknown)?;
+                for (at, value) in unknown.into_iter().zip(values) {
+                    new[at] = value;
+                }
+                self.delete(old_key)?;
+                self.insert(new)
             }
             outcome => self.took(outcome),
         }
@@ -219,8 +228,8 @@ impl Target {
     pub fn delete_where(&mut self, condition: &str) -> Step {
         self.flush()?;
         self.begin()?;
-        let command = format!("DELETE FROM {} WHERE {condition}", self.table.name);
-        Ok(self.command(&command, &[]).map(|_| ())?)
+        self.everywhere(|table| format!("DELETE FROM {table} WHERE {condition}"), &[], false)?;
+        Ok(())
     }
 
     /// The text of these columns of the row with this key, for values that a change does not tell.
@@ -229,28 +238,26 @@ impl Target {
         self.begin()?;
         let list = columns.iter().map(|at| format!("{}::text", ident(&self.table.columns[*at].name)));
         let list = list.collect::<Vec<_>>().join(", ");
-        let query = format!(
-            "SELECT pg_catalog.json_build_array({list})::text FROM {} WHERE {}",
-            self.table.name,
-            self.key_condition(0)
-        );
+        let condition = self.key_condition();
         let params = texts(key)?;
-        let found: Option<Vec<Option<String>>> = match &mut self.session {
-            None => {
-                let args: Vec<_> = params.iter().map(|text| text.as_deref().into()).collect();
-                role::acting_as(self.table.role, || sql::document(&query, &args))?
+        for table in self.places.clone() {
+            let query = format!("SELECT pg_catalog.json_build_array({list})::text FROM {table} WHERE {condition}");
+            let found: Option<Vec<Option<String>>> = match &mut self.session {
+                None => {
+                    let args: Vec<_> = params.iter().map(|text| text.as_deref().into()).collect();
+                    role::acting_as(self.table.role, || sql::document(&query, &args))?
+                }
+                Some(session) => {
+                    let args: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
+                    own::wait(session.document(&query, &args))?
+                }
+            };
+            if let Some(values) = found {
+                let value = |text: Option<String>| text.map_or(Value::Null, |text| Value::Text(text.into_bytes()));
+                return Ok(values.into_iter().map(value).collect());
             }
-            Some(session) => {
-                let args: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
-                own::wait(session.document(&query, &args))?
-            }
-        };
-        match found {
-            Some(values) => {
-                Ok(values.into_iter().map(|v| v.map_or(Value::Null, |text| Value::Text(text.into_bytes()))).collect())
-            }
-            None => self.unexpected("a row that moves is not there").map(|()| Vec::new()),
         }
+        self.unexpected("a row that moves is not there").map(|()| Vec::new())
     }
 
     fn batch(&mut self) -> &mut Batch {
@@ -300,10 +307,10 @@ impl Target {
         self.brought.applied.get(&stream_name(from)).copied().unwrap_or_default()
     }
 
-    fn key_condition(&self, first: usize) -> String {
+    fn key_condition(&self) -> String {
         let conditions = self.key.iter().enumerate().map(|(at, column)| {
             let Column { name, data_type } = &self.table.columns[*column];
-            format!("{} = ${}::text::{data_type}", ident(name), first + at + 1)
+            format!("{} = ${}::text::{data_type}", ident(name), at + 1)
         });
         conditions.collect::<Vec<_>>().join(" AND ")
     }
@@ -313,9 +320,8 @@ impl Target {
         let list = |part: &dyn Fn(usize, &Column) -> String, separator: &str| {
             columns.iter().enumerate().map(|(at, column)| part(at, column)).collect::<Vec<_>>().join(separator)
         };
-        let command = format!(
-            "DELETE FROM {} AS t USING (SELECT {} FROM pg_catalog.unnest({}) AS u ({})) AS d WHERE {}",
-            self.table.name,
+        let rest = format!(
+            "AS t USING (SELECT {} FROM pg_catalog.unnest({}) AS u ({})) AS d WHERE {}",
             list(&|at, column| format!("k{at}::{} AS k{at}", column.data_type), ", "),
             list(&|at, _| format!("${}::text[]", at + 1), ", "),
             list(&|at, _| format!("k{at}"), ", "),
@@ -327,35 +333,34 @@ impl Target {
                 array.push(text);
             }
         }
-        let deleted = match &mut self.session {
-            None => {
-                let args: Vec<_> = arrays.into_iter().map(Into::into).collect();
-                role::acting_as(self.table.role, || sql::run(&command, &args))? as u64
-            }
-            Some(session) => {
-                let args: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| array as _).collect();
-                own::wait(session.with(async |client| client.execute(&command, &args).await))?
-            }
-        };
+        let mut deleted = 0;
+        for table in &self.places {
+            let command = format!("DELETE FROM {table} {rest}");
+            deleted += match &mut self.session {
+                None => {
+                    let args: Vec<_> = arrays.iter().map(|array| array.clone().into()).collect();
+                    role::acting_as(self.table.role, || sql::change(&command, &args))?
+                }
+                Some(session) => {
+                    let args: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| array as _).collect();
+                    own::wait(session.with(async |client| client.execute(&command, &args).await))?
+                }
+            };
+        }
         self.met(deleted, keys.len() as u64)
     }
 
-    /// Sets columns of one row. The key columns may be among them.
+    /// Sets columns of one row, none of its key.
     fn patch(&mut self, key: &[Value], set: Vec<(usize, Value)>) -> Step {
         self.begin()?;
         let assignments = set.iter().zip(key.len() + 1..).map(|((column, _), number)| {
             let Column { name, data_type } = &self.table.columns[*column];
             format!("{} = ${number}::text::{data_type}", ident(name))
         });
-        let command = format!(
-            "UPDATE {} SET {} WHERE {}",
-            self.table.name,
-            assignments.collect::<Vec<_>>().join(", "),
-            self.key_condition(0)
-        );
+        let rest = format!("SET {} WHERE {}", assignments.collect::<Vec<_>>().join(", "), self.key_condition());
         let mut params = texts(key)?;
         params.extend(texts(set.iter().map(|(_, value)| value))?);
-        let changed = self.command(&command, &params)?;
+        let changed = self.everywhere(|table| format!("UPDATE {table} {rest}"), &params, true)?;
         self.met(changed, 1)
     }
 
@@ -366,26 +371,41 @@ impl Target {
             // As text: not every type has an equality.
             format!("{}::text IS NOT DISTINCT FROM ${}::text", ident(&column.name), at + 1)
         });
-        let table = &self.table.name;
-        let command = format!(
-            "DELETE FROM {table} WHERE (tableoid, ctid) = (SELECT tableoid, ctid FROM {table} WHERE {} LIMIT 1)",
-            conditions.collect::<Vec<_>>().join(" AND ")
-        );
-        let deleted = self.command(&command, &texts(row)?)?;
+        let conditions = conditions.collect::<Vec<_>>().join(" AND ");
+        let one = |table: &QualifiedName| {
+            format!(
+                "DELETE FROM {table} WHERE (tableoid, ctid) = (SELECT tableoid, ctid FROM {table} WHERE {conditions} LIMIT 1)"
+            )
+        };
+        let deleted = self.everywhere(one, &texts(row)?, true)?;
         self.met(deleted, 1)
     }
 
-    fn command(&mut self, command: &str, params: &[Option<String>]) -> Result<u64> {
-        match &mut self.session {
-            None => {
-                let args: Vec<_> = params.iter().map(|text| text.as_deref().into()).collect();
-                Ok(role::acting_as(self.table.role, || sql::run(command, &args))? as u64)
-            }
-            Some(session) => {
-                let args: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
-                own::wait(session.with(async |client| client.execute(command, &args).await))
+    /// Runs a command on each place, or, for a single row, until it was found; the number of rows changed.
+    fn everywhere(
+        &mut self,
+        command: impl Fn(&QualifiedName) -> String,
+        params: &[Option<String>],
+        single: bool,
+    ) -> Result<u64> {
+        let mut changed = 0;
+        for table in &self.places {
+            let command = command(table);
+            changed += match &mut self.session {
+                None => {
+                    let args: Vec<_> = params.iter().map(|text| text.as_deref().into()).collect();
+                    role::acting_as(self.table.role, || sql::change(&command, &args))?
+                }
+                Some(session) => {
+                    let args: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
+                    own::wait(session.with(async |client| client.execute(&command, &args).await))?
+                }
+            };
+            if single && changed > 0 {
+                break;
             }
         }
+        Ok(changed)
     }
 
     fn rows(&mut self, rows: Vec<Vec<Value>>) -> Step {
@@ -443,6 +463,12 @@ impl Target {
             .hint("Cancel the operation; nothing was switched."),
         )
     }
+}
+
+fn local_leaves(operation: &Operation) -> Vec<QualifiedName> {
+    let tree = operation.plan.target_tree();
+    let local = tree.leaves().filter(|leaf| leaf.node.as_deref().is_none_or(|node| node == LOCAL));
+    local.map(|leaf| operation.staged(&leaf.name)).collect()
 }
 
 fn stream_name(node: &str) -> String {
