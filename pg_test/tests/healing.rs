@@ -272,7 +272,7 @@ fn a_promoted_standby_carries_on_with_what_its_predecessor_left() -> Result<()> 
     agrees_that_nothing_happened(&cluster)?;
     let log = cluster.coordinator.log();
     let at = |text: &str| log.find(text).with_context(|| format!("not in the log: {text}"));
-    assert!(at("archive recovery complete")? < at("node \"n1\": undid 1 transactions")?, "{log}");
+    assert!(at("archive recovery complete")? < at("node \"n1\": undid 1 transaction")?, "{log}");
     // And once more on the new timeline.
     leave_split(&cluster)?;
     cluster.proxy(1).resume();
