@@ -78,13 +78,19 @@ COMMENT ON VIEW shard_operations IS
 GRANT SELECT ON shard_operations TO PUBLIC;
 
 CREATE VIEW shard_progress AS
-    SELECT o.id, coalesce(c.oid::regclass::text, o.name) AS parent, o.state AS phase, o.rows_done, o.rows_total,
+    SELECT o.id, coalesce(c.oid::regclass::text, o.name) AS parent, o.state AS phase, d.rows_done, o.rows_total,
            o.bytes_total, o.changes AS changes_applied, o.lag AS lag_bytes,
-           CASE WHEN o.state = 'copying' AND o.rows_done > 0 AND o.rows_total > o.rows_done
+           CASE WHEN o.state = 'copying' AND d.rows_done > 0 AND o.rows_total > d.rows_done
                 THEN pg_catalog.clock_timestamp()
-                     + (pg_catalog.clock_timestamp() - o.changed_at) * ((o.rows_total - o.rows_done)::float8 / o.rows_done) END AS estimated_end,
+                     + (pg_catalog.clock_timestamp() - o.changed_at) * ((o.rows_total - d.rows_done)::float8 / d.rows_done) END AS estimated_end,
            pg_catalog.clock_timestamp() - o.changed_at AS in_phase
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent
+    CROSS JOIN LATERAL (
+        -- What a copy under way has read is in no table yet.
+        SELECT greatest(o.rows_done, (SELECT pg_catalog.max(p.tuples_processed) FROM pg_catalog.pg_stat_activity a
+                                      JOIN pg_catalog.pg_stat_progress_copy p ON p.pid = a.pid
+                                      WHERE a.application_name = 'shardkeeper operation ' || o.id)) AS rows_done
+    ) AS d
     WHERE o.state NOT IN ('finished', 'cancelled', 'failed', 'reverted');
 COMMENT ON VIEW shard_progress IS
     'Operations under way: rows copied of how many (the total is an estimate), changes applied since, WAL still to be read, estimated end of the copy';

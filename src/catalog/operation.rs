@@ -77,8 +77,6 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Operation {
     pub id: i64,
-    pub kind: Kind,
-    pub mode: Mode,
     parent: u32,
     pub name: String,
     role: u32,
@@ -87,10 +85,7 @@ pub struct Operation {
     pub plan: Plan,
     pub state: State,
     pub wish: Wish,
-    pub halted: bool,
     pub failures: u32,
-    /// Seconds until the next attempt; not positive when it is due.
-    pub wait: f64,
     /// Seconds until the replaced tables may go.
     pub keep_left: f64,
 }
@@ -175,9 +170,8 @@ pub fn running(parent: Oid) -> Result<Option<i64>> {
     )
 }
 
-const OPERATION: &str = "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
-        'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'halted', halted, 'failures', failures,
-        'wait', coalesce(extract(epoch FROM retry_at - pg_catalog.clock_timestamp()), 0),
+const OPERATION: &str = "SELECT json_build_object('id', id, 'parent', parent::bigint, 'name', name,
+        'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()))::text
      FROM shardkeeper.operations";
 
@@ -288,4 +282,16 @@ pub fn end(id: i64) -> Result<()> {
 pub fn set_tidy(id: i64) -> Result<()> {
     sql::run("UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0 WHERE id = $1", &[id.into()])?;
     Ok(())
+}
+
+/// Whether another operation that has not ended works with the parent on that node.
+pub fn uses(parent: Oid, node: &str, but: i64) -> Result<bool> {
+    let found = role::as_extension_owner(|| {
+        sql::one::<bool>(
+            "SELECT EXISTS (SELECT FROM shardkeeper.operations o JOIN shardkeeper.operation_servers s ON s.operation = o.id
+                            WHERE o.parent = $1 AND s.node = $2 AND o.id <> $3 AND o.ended_at IS NULL)",
+            &[parent.into(), node.into(), but.into()],
+        )
+    })?;
+    Ok(found == Some(true))
 }

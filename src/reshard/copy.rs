@@ -10,7 +10,7 @@ use super::target::Target;
 use super::trouble::{Step, Trouble};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
-use crate::name::{QualifiedName, ident, idents};
+use crate::name::{QualifiedName, ident, idents, literal};
 use crate::node::own::{self, Session, Target as Way};
 use crate::pg::copy_from::{self, Format};
 use crate::pg::copy_to::Reader;
@@ -40,13 +40,41 @@ const LOOK: Duration = Duration::from_secs(1);
 pub fn copy(operation: &Operation) -> Step {
     let sources: Vec<(QualifiedName, String)> =
         operation.plan.source_leaves().map(|(name, node)| (name.clone(), node.to_string())).collect();
-    let mut total = Progress::default();
+    let mut total = sizes(operation)?;
+    transaction::run(|| operation::set_progress(operation.id, total))?;
     for (name, node) in &sources {
         let rows = transaction_of(operation, name, node, total.rows_done)?;
         total.rows_done += rows;
         transaction::run(|| operation::set_progress(operation.id, total))?;
     }
     finish_tables(operation)
+}
+
+/// How much there is to copy, as far as the servers know: their estimates of rows, and the bytes of the tables.
+fn sizes(operation: &Operation) -> Result<Progress> {
+    #[derive(serde::Deserialize)]
+    struct Size {
+        rows: f64,
+        bytes: i64,
+    }
+    let mut total = Progress { rows_total: Some(0), bytes_total: Some(0), ..Progress::default() };
+    for node in operation.plan.source_nodes() {
+        let names = operation.plan.source_leaves().filter(|(_, place)| *place == node);
+        let names = names.map(|(name, _)| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
+        let query = format!(
+            "SELECT json_build_object('rows', coalesce(sum(greatest(c.reltuples, 0)), 0), 'bytes', coalesce(sum(pg_table_size(c.oid)), 0))::text
+             FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass"
+        );
+        let size = own::wait(async {
+            let mut place = Place::open(&node, operation.role(), BRIEF).await?;
+            place.document::<Size>(&query, &[]).await
+        })?;
+        if let Some(Size { rows, bytes }) = size {
+            total.rows_total = total.rows_total.map(|before| before + rows as i64);
+            total.bytes_total = total.bytes_total.map(|before| before + bytes);
+        }
+    }
+    Ok(total)
 }
 
 /// Copies one source to the servers that lack it; the number of rows read.

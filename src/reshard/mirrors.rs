@@ -1,6 +1,6 @@
 //! Mirrors that hold no leaf any more, or not yet: made for an operation, or left by it.
 
-use crate::catalog::operation::Operation;
+use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::Result;
 use crate::hierarchy::create::discard;
@@ -10,7 +10,8 @@ use crate::name::literal;
 use crate::pg::{role, transaction};
 use shardkeeper_core::plan::LOCAL;
 
-/// Takes away the mirror of the parent on nodes of the operation that store no leaf of it.
+/// Takes away the mirror of the parent on nodes of the operation that store no leaf of it, unless the next operation is about
+/// to bring one there. Both hold the parent against changes while they look and make.
 pub fn drop_empty(operation: &Operation) -> Result<()> {
     let mut nodes = operation.plan.source_nodes();
     nodes.extend(operation.plan.target_nodes());
@@ -28,7 +29,10 @@ fn drop_on(operation: &Operation, node: &str) -> Result<()> {
     }
     let (managed, _) = Managed::open(operation.parent())?;
     let used = managed.members.iter().any(|member| member.server.as_deref() == Some(node));
-    if used || !parent::mirrors(managed.root)?.iter().any(|known| known == node) {
+    if used || operation::uses(managed.root, node, operation.id)? {
+        return Ok(());
+    }
+    if !parent::mirrors(managed.root)?.iter().any(|known| known == node) {
         return Ok(());
     }
     let name = managed.name();

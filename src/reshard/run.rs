@@ -81,6 +81,8 @@ fn settle_in(id: i64) -> Result<bool> {
     for setting in settings {
         sql::run(setting, &[])?;
     }
+    // By this name the view shard_progress finds the rows that are copied in a transaction still open.
+    sql::run(&format!("SET application_name = 'shardkeeper operation {id}'"), &[])?;
     let number = u32::try_from(id).unwrap_or(u32::MAX);
     Ok((0..5).any(|attempt| {
         if attempt > 0 {
@@ -181,7 +183,7 @@ fn follow(operation: &Operation, near: i64) -> Step {
                     .hint("What changed since is not known any more: call for the operation again."),
                 );
             };
-            behind = behind.max(lag.behind);
+            behind = behind.max(lag);
         }
         if told.elapsed() > Duration::from_millis(500) || behind <= near {
             told = Instant::now();

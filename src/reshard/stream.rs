@@ -116,23 +116,15 @@ pub fn advance(operation: &Operation, session: Option<&mut Session>, to: Lsn) ->
     }
 }
 
-/// How far the slot is behind the end of the server's log, in bytes; and how much log it keeps. `None` if there is no such
-/// slot.
-pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<Lag>> {
-    const LAG: &str = "SELECT json_build_object('behind', pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn),
-            'kept', pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::text
+/// How far the slot is behind the end of the server's log, in bytes. `None` if there is no such slot.
+pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<i64>> {
+    const LAG: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::text
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
     let name = operation.stage.as_str();
     match session {
         None => sql::document(LAG, &[name.into()]),
         Some(session) => own::wait(session.document(LAG, &[&name])),
     }
-}
-
-#[derive(Debug, Clone, Copy, serde::Deserialize)]
-pub struct Lag {
-    pub behind: i64,
-    pub kept: i64,
 }
 
 pub fn parse(text: Option<String>) -> Result<Lsn> {

@@ -2,6 +2,7 @@
 mod create;
 mod load;
 mod locate;
+mod reshard;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -31,6 +32,11 @@ const BENCHES: &[Bench] = &[
         name: "locate",
         about: "shard_locate in one session, and how its cost grows with the leaves",
         run: locate::run,
+    },
+    Bench {
+        name: "reshard",
+        about: "a leaf with a million rows moved online under load, against a raw pipe and the clients by themselves",
+        run: reshard::run,
     },
     Bench {
         name: "harness",
