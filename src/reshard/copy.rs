@@ -123,7 +123,7 @@ fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
 /// The rows of a source as they come.
 enum Inlet {
     Here(Reader),
-    There { session: Session, stream: Pin<Box<Fuse<CopyOutStream>>>, splitter: Splitter },
+    There { session: Box<Session>, stream: Pin<Box<Fuse<CopyOutStream>>>, splitter: Splitter },
 }
 
 /// The way of rows to a node.
@@ -222,7 +222,10 @@ fn open(
         let stream = session.with(async |client| client.copy_out(&command).await).await?;
         Ok((snapshot.unwrap_or_default(), stream))
     })?;
-    Ok((Inlet::There { session, stream: Box::pin(stream.fuse()), splitter: Splitter::new() }, snapshot))
+    Ok((
+        Inlet::There { session: Box::new(session), stream: Box::pin(stream.fuse()), splitter: Splitter::new() },
+        snapshot,
+    ))
 }
 
 fn gone(source: &QualifiedName) -> Error {

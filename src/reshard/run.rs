@@ -171,7 +171,7 @@ fn follow(operation: &Operation, near: i64) -> Step {
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {
                 stream::advance(operation, session.as_deref_mut(), round.applied)?;
-                stream::lag(operation, session.as_deref_mut())
+                stream::lag(operation, session)
             })?;
             let Some(lag) = lag else {
                 return super::trouble::fail(
