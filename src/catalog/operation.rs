@@ -281,7 +281,7 @@ pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
     let Progress { rows_total, bytes_total, rows_done, changes, lag } = progress;
     sql::run(
         "UPDATE shardkeeper.operations SET rows_total = coalesce($2, rows_total), bytes_total = coalesce($3, bytes_total),
-             rows_done = $4, changes = $5, lag = coalesce($6, lag) WHERE id = $1",
+             rows_done = greatest(rows_done, $4), changes = $5, lag = coalesce($6, lag) WHERE id = $1",
         &[id.into(), rows_total.into(), bytes_total.into(), rows_done.into(), changes.into(), lag.into()],
     )?;
     Ok(())
