@@ -63,6 +63,14 @@ DECLARE
     gone record;
 BEGIN
     FOR gone IN
+        SELECT m.id, m.name FROM pg_event_trigger_dropped_objects() o
+        LEFT JOIN shardkeeper.partitions p ON p.partition = o.objid
+        JOIN shardkeeper.moving() AS m ON m.parent IN (o.objid, p.parent)
+        WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0
+    LOOP
+        PERFORM shardkeeper.refuse_while_moving(gone.id, gone.name);
+    END LOOP;
+    FOR gone IN
         SELECT o.objid, o.object_identity, array_agg(m.node ORDER BY m.node) FILTER (WHERE m.node IS NOT NULL) AS nodes
         FROM pg_event_trigger_dropped_objects() o
         JOIN shardkeeper.parents p ON p.parent = o.objid
@@ -83,9 +91,84 @@ END
 $$;
 COMMENT ON FUNCTION shardkeeper.after_drop() IS 'Forgets managed tables that were dropped with DROP TABLE';
 
+-- While data of a parent moves, its tables stay as they are: what is made beforehand has to fit at the switch. In a worker
+-- of an operation these triggers are silent, as session_replication_role is replica there. An operation that is not
+-- under way, as something on a server is to be mended first, is begun anew and takes up what changed.
+CREATE FUNCTION shardkeeper.moving() RETURNS TABLE (id bigint, parent oid, name text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT id, parent, name FROM shardkeeper.operations
+    WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
+      AND NOT (state = 'planned' OR state = 'preparing' AND error IS NOT NULL)
+$$;
+COMMENT ON FUNCTION shardkeeper.moving() IS 'Operations that need the tables of their parents as they are';
+
+CREATE FUNCTION shardkeeper.refuse_while_moving(id bigint, name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'object_in_use',
+        MESSAGE = format('operation %s runs on %s', id, name),
+        DETAIL = 'The tables of a parent stay as they are while its data moves.',
+        HINT = format('Wait with SELECT shard_wait(%s); or end it with SELECT shard_cancel(%s);', id, id);
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.refuse_while_moving(bigint, text) IS 'The error of a command that has to wait for an operation';
+
+CREATE FUNCTION shardkeeper.after_change() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    used record;
+BEGIN
+    IF NOT EXISTS (SELECT FROM shardkeeper.moving()) THEN
+        RETURN;
+    END IF;
+    FOR used IN
+        SELECT m.id, m.name
+        FROM (SELECT d.command_tag, CASE d.classid
+                  WHEN 'pg_class'::regclass THEN coalesce((SELECT indrelid FROM pg_index WHERE indexrelid = d.objid), d.objid)
+                  WHEN 'pg_trigger'::regclass THEN (SELECT tgrelid FROM pg_trigger WHERE oid = d.objid)
+                  WHEN 'pg_policy'::regclass THEN (SELECT polrelid FROM pg_policy WHERE oid = d.objid)
+                  WHEN 'pg_rewrite'::regclass THEN (SELECT ev_class FROM pg_rewrite WHERE oid = d.objid)
+                  WHEN 'pg_statistic_ext'::regclass THEN (SELECT stxrelid FROM pg_statistic_ext WHERE oid = d.objid)
+              END AS relation FROM pg_event_trigger_ddl_commands() AS d) AS changed
+        JOIN shardkeeper.moving() AS m ON m.parent = relation OR m.parent = pg_partition_root(relation)
+        -- An index of a leaf alone is nobody else's. One that is made concurrently could not be undone here.
+        WHERE command_tag <> 'CREATE INDEX' OR (SELECT relkind FROM pg_class WHERE oid = relation) = 'p'
+    LOOP
+        PERFORM shardkeeper.refuse_while_moving(used.id, used.name);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.after_change() IS 'Refuses changes of tables whose data moves';
+
+-- What an index belonged to is not told after it is gone. But dropping it takes a lock on the table.
+CREATE FUNCTION shardkeeper.after_drop_index() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    used record;
+BEGIN
+    FOR used IN
+        SELECT m.id, m.name FROM shardkeeper.moving() AS m
+        WHERE EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = m.parent
+                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                      AND mode = 'AccessExclusiveLock')
+    LOOP
+        PERFORM shardkeeper.refuse_while_moving(used.id, used.name);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.after_drop_index() IS 'Refuses to drop indexes of parents whose data moves';
+
 CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE')
     EXECUTE FUNCTION shardkeeper.after_grant();
 COMMENT ON EVENT TRIGGER shardkeeper_grant IS 'shardkeeper: follows GRANT and REVOKE on parents on their nodes';
 CREATE EVENT TRIGGER shardkeeper_drop ON sql_drop WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED')
     EXECUTE FUNCTION shardkeeper.after_drop();
 COMMENT ON EVENT TRIGGER shardkeeper_drop IS 'shardkeeper: forgets managed tables that were dropped';
+CREATE EVENT TRIGGER shardkeeper_change ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER POLICY', 'ALTER RULE', 'ALTER STATISTICS', 'ALTER TRIGGER',
+                 'CREATE FOREIGN TABLE', 'CREATE INDEX', 'CREATE POLICY', 'CREATE RULE', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')
+    EXECUTE FUNCTION shardkeeper.after_change();
+COMMENT ON EVENT TRIGGER shardkeeper_change IS 'shardkeeper: refuses changes of tables whose data moves';
+CREATE EVENT TRIGGER shardkeeper_drop_index ON sql_drop WHEN TAG IN ('DROP INDEX')
+    EXECUTE FUNCTION shardkeeper.after_drop_index();
+COMMENT ON EVENT TRIGGER shardkeeper_drop_index IS 'shardkeeper: refuses to drop indexes of parents whose data moves';

@@ -78,4 +78,4 @@ extension_sql_file!(
     ]
 );
 
-extension_sql_file!("../../sql/events.sql", name = "events", requires = ["hierarchies"]);
+extension_sql_file!("../../sql/events.sql", name = "events", requires = ["hierarchies", "operations"]);

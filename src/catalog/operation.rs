@@ -127,10 +127,7 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
     let plan = JsonB(serde_json::to_value(new.plan)?);
     role::as_extension_owner(|| {
         if let Some(running) = running(new.parent)? {
-            return Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("operation {running} runs on {}", new.name))
-                .detail("A parent has one operation at a time.")
-                .hint(format!("Wait with SELECT shard_wait({running}); or end it with SELECT shard_cancel({running});"))
-                .into();
+            return in_use(running, new.name, "A parent has one operation at a time.").into();
         }
         let id = sql::one::<i64>(
             "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, stage, plan, keep)
@@ -161,10 +158,25 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
     })
 }
 
+/// Errors: 55006 an operation moves data of `parent`, whose tables have to stay as they are meanwhile.
+pub fn refuse_if_running(parent: Oid, name: &str) -> Result<()> {
+    match role::as_extension_owner(|| running(parent))? {
+        Some(running) => in_use(running, name, "The tables of a parent stay as they are while its data moves.").into(),
+        None => Ok(()),
+    }
+}
+
+/// The event triggers in `sql/events.sql` raise the same.
+fn in_use(running: i64, name: &str, why: &str) -> Report {
+    Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("operation {running} runs on {name}"))
+        .detail(why)
+        .hint(format!("Wait with SELECT shard_wait({running}); or end it with SELECT shard_cancel({running});"))
+}
+
 /// The operation that has not switched the parent yet.
 pub fn running(parent: Oid) -> Result<Option<i64>> {
-    sql::one::<i64>(
-        "SELECT id FROM shardkeeper.operations
+    sql::document::<i64>(
+        "SELECT id::text FROM shardkeeper.operations
          WHERE parent = $1 AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')",
         &[parent.into()],
     )
@@ -263,7 +275,7 @@ pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
     let Progress { rows_total, bytes_total, rows_done, changes, lag } = progress;
     sql::run(
         "UPDATE shardkeeper.operations SET rows_total = coalesce($2, rows_total), bytes_total = coalesce($3, bytes_total),
-             rows_done = $4, changes = $5, lag = coalesce($6, lag) WHERE id = $1",
+             rows_done = greatest(rows_done, $4), changes = $5, lag = coalesce($6, lag) WHERE id = $1",
         &[id.into(), rows_total.into(), bytes_total.into(), rows_done.into(), changes.into(), lag.into()],
     )?;
     Ok(())

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 /// Adds a partition with these bounds to `relation`, a managed parent or a partitioned table below one. With `node`, all
 /// its leaves go there; else they are dealt as the spec says.
 pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Result<Oid> {
-    let (managed, labels) = Managed::open(relation)?;
+    let (managed, labels) = Managed::open_to_change(relation)?;
     let above = managed.member(relation)?;
     let Some(site) = managed.level.at(&labels).filter(|_| !above.is_leaf()) else {
         return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a leaf", above.name))

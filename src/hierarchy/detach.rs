@@ -25,7 +25,7 @@ pub enum Fate {
 }
 
 pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
-    let (managed, labels) = Managed::open(partition)?;
+    let (managed, labels) = Managed::open_to_change(partition)?;
     let (member, above) = managed.partition(partition)?;
     let site = managed.level.at(&labels[..labels.len().saturating_sub(1)]);
     if site.as_ref().is_some_and(|site| site.level.method() == Method::Hash) {

@@ -4,6 +4,7 @@ use super::description::{Description, Key};
 use super::key::Keys;
 use super::members::{self, Member};
 use super::{create, validate};
+use crate::catalog::operation;
 use crate::catalog::parent::{self, Parent};
 use crate::error::{Report, Result};
 use crate::name::QualifiedName;
@@ -34,6 +35,15 @@ impl Managed {
         validate::owned(root, &found)?;
         relation::lock_against_changes(root);
         Ok((Self::read(root)?, labels))
+    }
+
+    /// The same for a call that changes the tables.
+    ///
+    /// Errors: those of `open`; 55006 an operation moves data of the hierarchy.
+    pub fn open_to_change(relation: Oid) -> Result<(Self, Vec<String>)> {
+        let (managed, labels) = Self::open(relation)?;
+        operation::refuse_if_running(managed.root, &managed.table.name.to_string())?;
+        Ok((managed, labels))
     }
 
     /// The hierarchy of `root` as it is now, without a lock.

@@ -49,7 +49,7 @@ pub fn drop(root: Oid) -> Result<()> {
 }
 
 fn open_root(root: Oid) -> Result<Managed> {
-    let (managed, _) = Managed::open(root)?;
+    let (managed, _) = Managed::open_to_change(root)?;
     if managed.root == root {
         return Ok(managed);
     }

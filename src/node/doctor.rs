@@ -9,6 +9,7 @@ use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::name::literal;
 use crate::pg::{role, sql};
+use crate::reshard::health::{self as operations, Trace};
 use crate::worker;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::words::count;
@@ -27,9 +28,10 @@ impl Row {
     }
 }
 
-/// All nodes, or those of one parent. Nodes are asked at the same time.
+/// All nodes, or those of one parent, with what they have of operations. Nodes are asked at the same time.
 pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
     let mut rows = check_worker()?;
+    let signature = operations::signature()?;
     rows.extend(check_local_trash()?);
     let nodes = role::as_extension_owner(|| {
         sql::column::<String>(
@@ -47,20 +49,23 @@ pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
     }
     let found = own::wait(async {
         let all = asked.into_iter().map(|(target, node)| {
-            let (local, coordinator) = (&local, &coordinator);
+            let (local, coordinator, signature) = (&local, &coordinator, &signature);
             async move {
                 let findings = match target {
-                    Ok(target) => check_there(&target, local, coordinator).await,
+                    Ok(target) => check_there(&target, local, coordinator, signature).await,
                     Err(error) => Err(error),
                 };
-                (node, findings.unwrap_or_else(|error| vec![wrong(error)]))
+                (node, findings.unwrap_or_else(|error| (vec![wrong(error)], Vec::new())))
             }
         });
         Ok(futures_util::future::join_all(all).await)
     })?;
-    for (node, findings) in found {
+    let mut traces = Vec::new();
+    for (node, (findings, there)) in found {
         rows.extend(findings.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
+        traces.push((node, there));
     }
+    rows.extend(operations::check(parent, &signature, traces)?);
     Ok(rows)
 }
 
@@ -133,7 +138,12 @@ fn check_here(node: &str) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-async fn check_there(target: &Target, local: &Facts, coordinator: &Coordinator) -> Result<Vec<Finding>> {
+async fn check_there(
+    target: &Target,
+    local: &Facts,
+    coordinator: &Coordinator,
+    signature: &str,
+) -> Result<(Vec<Finding>, Vec<Trace>)> {
     let mut session = Session::open(target, Limits::SHORT.named("shardkeeper check")).await?;
     let (facts, clock_ahead) = Facts::of(&mut session).await?;
     let mut found = facts.judge(local, &target.node, clock_ahead);
@@ -163,7 +173,8 @@ async fn check_there(target: &Target, local: &Facts, coordinator: &Coordinator) 
         );
         found.insert(0, Finding::new(Severity::Ok, text, None));
     }
-    Ok(found)
+    let traces = operations::traces_on(&mut session, signature).await?;
+    Ok((found, traces))
 }
 
 /// Rows that nobody settled for ten seconds, and why that may be.

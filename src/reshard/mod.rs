@@ -2,11 +2,12 @@
 //!
 //! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
 //! operation. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep` (cleaning up); each can be
-//! repeated from its start after a crash. `stage` is where the targets stand, `place` a server, `stream` its changes.
+//! repeated from its start after a crash. `health` is the doctor's part. `stage` is where the targets stand, `place` a server, `stream` its changes.
 
 pub mod control;
 mod copy;
 mod follow;
+pub mod health;
 mod mirrors;
 mod place;
 pub mod plan;

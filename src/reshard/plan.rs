@@ -23,7 +23,12 @@ pub struct Decided {
 
 impl Decided {
     /// Records the operation; a worker takes it up once the caller's transaction has committed.
+    ///
+    /// Errors: 0A000 an online operation in a database that is not UTF8; 55006 another operation runs on the parent.
     pub fn start(&self, mode: Mode, keep: &str) -> Result<i64> {
+        if mode == Mode::Online {
+            check_encoding()?;
+        }
         let id = operation::insert(&NewOperation {
             kind: self.kind,
             mode,
@@ -194,6 +199,25 @@ fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Metho
             Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("no level of the spec describes {}", above.name)).into()
         }
     }
+}
+
+/// Changes travel as UTF-8 text, and not every character of every encoding is in both.
+fn check_encoding() -> Result<()> {
+    let encoding = sql::one::<String>(
+        "SELECT pg_catalog.pg_encoding_to_char(encoding)::text FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+        &[],
+    )?
+    .unwrap_or_default();
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Report::new(
+        Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("data moves online in databases with encoding UTF8 only, not {encoding}"),
+    )
+    .detail("Changes travel as UTF-8 text.")
+    .hint("Load a dump of the database into one that was created with ENCODING UTF8 TEMPLATE template0.")
+    .into()
 }
 
 fn known_node(node: &str) -> Result<()> {

@@ -1,0 +1,245 @@
+//! The doctor's findings about operations: what does not go on by itself, what costs the servers room, and what is left on
+//! servers that no operation knows.
+
+use crate::error::Result;
+use crate::name::{ident, literal};
+use crate::node::doctor::Row;
+use crate::node::facts::{Finding, Severity};
+use crate::node::own::Session;
+use crate::pg::lock::{self, Single};
+use crate::pg::{role, sql};
+use pgrx::pg_sys::Oid;
+use serde::Deserialize;
+use shardkeeper_core::operation::{State, Wish};
+use shardkeeper_core::plan::LOCAL;
+
+/// Seconds for which the switch may try, a worker may be waited for, and cleaning up may take, before it is worth telling.
+const LOCK_PATIENCE: f64 = 10.0;
+const WORKER_PATIENCE: f64 = 10.0;
+const CLEAN_UP_PATIENCE: f64 = 30.0;
+/// Log that a server keeps for an operation, in bytes, and the part of max_slot_wal_keep_size, from which on it is told.
+const MUCH_LOG: f64 = (1_u64 << 30) as f64;
+const MUCH_OF_LIMIT: f64 = 0.8;
+
+/// Something of an operation on a server, found by its name.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Trace {
+    kind: Kind,
+    name: String,
+    /// Of a slot: bytes of log that it keeps, and how many it may keep.
+    kept: Option<f64>,
+    limit: Option<f64>,
+    lost: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Slot,
+    Publication,
+    Schema,
+}
+
+/// Names end in what tells coordinators apart.
+const TRACES: &str = "SELECT pg_catalog.json_build_object('kind', kind, 'name', name, 'kept', kept, 'limit', most, 'lost', lost)::text FROM (
+    SELECT 'slot' AS kind, slot_name::text AS name,
+           CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn) END AS kept,
+           (SELECT nullif(setting, '-1')::float8 * 1048576 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') AS most,
+           wal_status = 'lost' AS lost
+    FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()
+    UNION ALL SELECT 'publication', pubname, NULL, NULL, NULL FROM pg_catalog.pg_publication
+    UNION ALL SELECT 'schema', nspname, NULL, NULL, NULL FROM pg_catalog.pg_namespace) AS traces
+    WHERE name ~ ('^shardkeeper_(op|old)_[0-9]+_' || $1::text || '$') ORDER BY kind, name";
+
+/// What this coordinator's objects on nodes are named by.
+pub fn signature() -> Result<String> {
+    let found = role::as_extension_owner(|| {
+        sql::one::<String>("SELECT pg_catalog.left(pg_catalog.md5(shardkeeper.coordinator()), 6)", &[])
+    })?;
+    Ok(found.unwrap_or_default())
+}
+
+pub async fn traces_on(session: &mut Session, signature: &str) -> Result<Vec<Trace>> {
+    let rows = session.rows(TRACES, &[&signature]).await?;
+    rows.iter().map(|row| Ok(serde_json::from_str(row.get::<_, &str>(0))?)).collect()
+}
+
+fn traces_here(signature: &str) -> Result<Vec<Trace>> {
+    role::as_extension_owner(|| sql::documents(TRACES, &[signature.into()]))
+}
+
+#[derive(Deserialize)]
+struct Found {
+    id: i64,
+    name: String,
+    subject: String,
+    stage: String,
+    parent: u32,
+    state: State,
+    wish: Wish,
+    halted: bool,
+    tidy: bool,
+    failures: i64,
+    message: Option<String>,
+    detail: Option<String>,
+    hint: Option<String>,
+    /// Seconds in its state, and since it could have gone on.
+    age: f64,
+    ready: f64,
+    /// Somebody works on it.
+    worker: bool,
+    ended: bool,
+}
+
+/// Those that ended a moment ago are there too, as servers were asked before.
+const OPERATIONS: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.parent::regclass::text, o.name), 'subject', o.subject,
+        'stage', o.stage, 'parent', o.parent::bigint, 'state', o.state, 'wish', o.wish, 'halted', o.halted, 'tidy', o.tidy,
+        'failures', o.failures, 'message', o.error ->> 'message', 'detail', o.error ->> 'detail', 'hint', o.error ->> 'hint',
+        'age', extract(epoch FROM clock_timestamp() - o.changed_at),
+        'ready', extract(epoch FROM clock_timestamp() - greatest(o.changed_at, o.retry_at)),
+        'worker', EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $1::bigint::oid AND l.objsubid = $2
+                          AND l.objid = o.id::oid AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+        'ended', o.ended_at IS NOT NULL)::text
+    FROM shardkeeper.operations o WHERE o.ended_at IS NULL OR o.ended_at > clock_timestamp() - interval '1 minute' ORDER BY o.id";
+
+/// Operations on all parents or on one, with what the nodes that were asked have of them.
+pub fn check(parent: Option<Oid>, signature: &str, there: Vec<(String, Vec<Trace>)>) -> Result<Vec<Row>> {
+    let mut traces = vec![(LOCAL.to_string(), traces_here(signature)?)];
+    traces.extend(there);
+    let (class, sub) = lock::single_in_pg_locks(Single::Operation(0));
+    let found = role::as_extension_owner(|| {
+        sql::documents::<Found>(OPERATIONS, &[i64::from(class).into(), i32::from(sub).into()])
+    })?;
+    let asked = |found: &&Found| !found.ended && parent.is_none_or(|parent| Oid::from(found.parent) == parent);
+    let mut rows = Vec::new();
+    for operation in found.iter().filter(asked) {
+        let finding = operation.finding();
+        rows.push(Row::new("operation", Some(&operation.name), None, finding));
+        if operation.waits_for_worker() {
+            rows.push(Row::new("operation", Some(&operation.name), None, no_worker(operation)));
+        }
+    }
+    for (node, trace) in traces.iter().flat_map(|(node, traces)| traces.iter().map(move |trace| (node, trace))) {
+        let of = found.iter().find(|operation| operation.has(&trace.name));
+        let finding = match of {
+            Some(operation) if asked(&operation) => trace.too_large(operation),
+            Some(_) => None,
+            None if parent.is_none() => Some(trace.left_over()),
+            None => None,
+        };
+        let object = of.map_or(&trace.name, |operation| &operation.name);
+        rows.extend(finding.map(|finding| Row::new("operation", Some(object), Some(node), finding)));
+    }
+    Ok(rows)
+}
+
+impl Found {
+    fn has(&self, name: &str) -> bool {
+        name == self.stage || name == self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+    }
+
+    /// What went wrong last, in one line.
+    fn trouble(&self) -> Option<String> {
+        let message = self.message.as_ref()?;
+        Some(match &self.detail {
+            Some(detail) => format!("{message}: {detail}"),
+            None => message.clone(),
+        })
+    }
+
+    fn finding(&self) -> Finding {
+        let Found { id, state, .. } = self;
+        let resume = format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});");
+        let told = |severity, what: String, hint: Option<&str>| {
+            let text = match self.trouble() {
+                Some(trouble) => format!("{what}: {trouble}"),
+                None => what,
+            };
+            Finding::new(severity, text, self.hint.as_deref().or(hint))
+        };
+        let tries = shardkeeper_core::words::count(self.failures, "try", "tries");
+        if self.halted {
+            return told(Severity::Error, format!("operation {id} stands still in state {state}"), Some(&resume));
+        }
+        if state.is_final() && (self.failures > 0 || self.age > CLEAN_UP_PATIENCE) {
+            let again = "It is tried again. The server log of the coordinator says which server is in the way.";
+            // What ended it is not what is in the way of cleaning up.
+            let what = format!("what operation {id} made is not all removed; it is {state} since {:.0} s", self.age);
+            return told(Severity::Warning, what, Some(again));
+        }
+        if *state == State::Switching {
+            let severity = if self.age > LOCK_PATIENCE { Severity::Warning } else { Severity::Ok };
+            return told(severity, format!("operation {id} waits for its lock since {:.0} s", self.age), None);
+        }
+        if self.failures > 0 {
+            return told(Severity::Warning, format!("operation {id} is {state}; {tries} failed"), Some(&resume));
+        }
+        if self.wish == Wish::Pause && !state.is_final() {
+            let what = format!("operation {id} is paused in state {state}; log is kept for it meanwhile");
+            return Finding::new(Severity::Ok, what, Some(&resume));
+        }
+        Finding::new(Severity::Ok, format!("operation {id} is {state}: {}", self.subject), None)
+    }
+
+    fn waits_for_worker(&self) -> bool {
+        let nothing_to_do =
+            self.state == State::Switched && self.tidy || self.wish == Wish::Pause && !self.state.is_final();
+        !self.worker && !self.halted && !nothing_to_do && self.ready > WORKER_PATIENCE
+    }
+}
+
+fn no_worker(operation: &Found) -> Finding {
+    Finding::new(
+        Severity::Warning,
+        format!("operation {} has no worker since {:.0} s", operation.id, operation.ready),
+        Some(
+            "Each operation needs one of max_worker_processes on the coordinator: if the server log says that none is free, raise it and restart. shardkeeper.worker must be on.",
+        ),
+    )
+}
+
+impl Trace {
+    fn too_large(&self, operation: &Found) -> Option<Finding> {
+        let id = operation.id;
+        if self.lost == Some(true) {
+            return Some(Finding::new(
+                Severity::Error,
+                format!("the replication slot {} lost its log to max_slot_wal_keep_size", self.name),
+                Some(&format!("Run SELECT shard_cancel({id}); raise max_slot_wal_keep_size there, and start again.")),
+            ));
+        }
+        let kept = self.kept?;
+        let near = self.limit.is_some_and(|limit| kept > limit * MUCH_OF_LIMIT);
+        if !near && kept < MUCH_LOG {
+            return None;
+        }
+        let megabytes = |bytes: f64| format!("{:.0} MB", bytes / f64::from(1 << 20));
+        let text = match self.limit {
+            Some(limit) => {
+                format!("{} of log are kept for operation {id}, at most {}", megabytes(kept), megabytes(limit))
+            }
+            None => format!("{} of log are kept for operation {id}", megabytes(kept)),
+        };
+        let hint = match (operation.wish, operation.state) {
+            (Wish::Pause, _) => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
+            _ => format!(
+                "It is kept until the operation has switched. Look at the disk there; SELECT shard_cancel({id}); gives it free."
+            ),
+        };
+        Some(Finding::new(Severity::Warning, text, Some(&hint)))
+    }
+
+    /// Nothing removes it any more.
+    fn left_over(&self) -> Finding {
+        let (what, command) = match self.kind {
+            Kind::Slot => ("replication slot", format!("SELECT pg_drop_replication_slot({});", literal(&self.name))),
+            Kind::Publication => ("publication", format!("DROP PUBLICATION {};", ident(&self.name))),
+            Kind::Schema => ("schema", format!("DROP SCHEMA {} CASCADE;", ident(&self.name))),
+        };
+        let text = match self.kind {
+            Kind::Slot => format!("the {what} {} belongs to no operation; log is kept for it", self.name),
+            _ => format!("the {what} {} belongs to no operation", self.name),
+        };
+        Finding::new(Severity::Warning, text, Some(&format!("There, run {command}")))
+    }
+}
