@@ -142,6 +142,8 @@ impl State {
             | (Self::Ready, Self::Switching)
             // The lock was not to be had for now; writers go on.
             | (Self::Switching, Self::Ready)
+            // The work was interrupted: what was compared may have been changed by others meanwhile.
+            | (Self::Ready | Self::Switching, Self::Verifying)
             | (Self::Switching, Self::Switched)
             | (Self::Switched, Self::Finished | Self::Reverting)
             // The switch back was not to be had: the targets serve on.

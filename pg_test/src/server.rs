@@ -251,6 +251,11 @@ impl Server {
         process::signal(Pid::from_raw(pid).context("not a process")?, Signal::STOP)
     }
 
+    /// SIGKILL to one of its processes, as a machine does that is out of memory.
+    pub fn kill_process(&self, pid: i32) -> Result<()> {
+        process::signal(Pid::from_raw(pid).context("not a process")?, Signal::KILL)
+    }
+
     pub fn thaw(&self) -> Result<()> {
         for pid in process::standing_in(&self.data_dir()) {
             process::signal(pid, Signal::CONT)?;

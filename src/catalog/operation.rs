@@ -218,16 +218,27 @@ pub fn wanting() -> Result<Vec<i64>> {
     )
 }
 
-/// Enters a state; what went wrong before is forgotten.
+/// Enters a state; what went wrong before is forgotten. Not on the way to the switch: one that fails again and again goes
+/// this way each time.
 pub fn enter(id: i64, state: State, note: Option<&str>) -> Result<()> {
+    let keeps = matches!(state, State::Ready | State::Switching);
     sql::run(
-        "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp(), failures = 0, retry_at = NULL,
-             halted = false, error = NULL,
-             ended_at = NULL
+        "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp(),
+             failures = CASE WHEN $3 THEN failures ELSE 0 END, error = CASE WHEN $3 THEN error END, retry_at = NULL,
+             halted = false, ended_at = NULL
          WHERE id = $1",
-        &[id.into(), state.as_str().into()],
+        &[id.into(), state.as_str().into(), keeps.into()],
     )?;
     log(id, state, note)
+}
+
+/// Enters an earlier state; what went wrong stays told.
+pub fn go_back(id: i64, state: State) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
+        &[id.into(), state.as_str().into()],
+    )?;
+    log(id, state, Some("taken up again"))
 }
 
 fn log(id: i64, state: State, note: Option<&str>) -> Result<()> {

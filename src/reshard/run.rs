@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_millis(100);
 pub fn run(id: i64) {
     let log = Log::default();
     let subject = format!("operation {id}");
-    match transaction::run(|| settle_in(id)) {
+    match transaction::run(|| Ok(settle_in(id)? && take_up(id)?)) {
         Ok(true) => {}
         Ok(false) => return,
         Err(error) => return Log::default().trouble(&subject, error),
@@ -92,6 +92,16 @@ fn settle_in(id: i64) -> Result<bool> {
     }))
 }
 
+/// Whoever takes up an operation that was about to switch does not know what happened to the targets since they were
+/// compared: a pause, a crash, a commit that was undone. They are compared again.
+fn take_up(id: i64) -> Result<bool> {
+    let Some(operation) = operation::load(id)? else { return Ok(false) };
+    if matches!(operation.state, State::Ready | State::Switching) && operation.wish == Wish::Run {
+        operation::go_back(id, State::Verifying)?;
+    }
+    Ok(true)
+}
+
 /// What comes next; `None` when there is nothing to do now.
 fn step(operation: &Operation) -> Step<Option<State>> {
     let wish = match allowed(operation.state, operation.wish) {
@@ -151,6 +161,15 @@ fn clean_up(operation: &Operation) -> Step {
 fn follow(operation: &Operation, near: i64) -> Step {
     let mut flow = transaction::run(|| Flow::open(operation))?;
     let nodes = operation.plan.source_nodes();
+    for node in &nodes {
+        let session = flow.sources.get_mut(node).and_then(Option::as_mut);
+        let mut outcome = Ok(());
+        transaction::run(|| {
+            outcome = stream::claim(operation, node, session);
+            Ok(())
+        })?;
+        outcome?;
+    }
     let mut told = Instant::now();
     loop {
         let mut behind = 0;
@@ -173,16 +192,7 @@ fn follow(operation: &Operation, near: i64) -> Step {
                 stream::advance(operation, session.as_deref_mut(), round.applied)?;
                 stream::lag(operation, session)
             })?;
-            let Some(lag) = lag else {
-                return super::trouble::fail(
-                    Report::new(
-                        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                        "the replication slot of a source is gone",
-                    )
-                    .detail(format!("It was {} on node {node}.", operation.stage))
-                    .hint("What changed since is not known any more: call for the operation again."),
-                );
-            };
+            let Some(lag) = lag else { return stream::gone(operation, node) };
             behind = behind.max(lag);
         }
         if told.elapsed() > Duration::from_millis(500) || behind <= near {

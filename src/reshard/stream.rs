@@ -3,7 +3,7 @@
 //! The slot is asked by SQL and only looks ahead: it moves on when everything that was read is safe on the targets. On a node
 //! the answer arrives row by row, on the coordinator through a cursor, so that a large transaction needs no memory here.
 
-use super::trouble::Step;
+use super::trouble::{Step, fail};
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::node::own::{self, Session};
@@ -88,6 +88,33 @@ fn read_here(name: &str, limit: i32, mut take: impl FnMut(&[u8]) -> Step) -> Ste
     })
 }
 
+/// Makes sure that the slot is there, has all changes since the copy, and is free: who reads it now is a session of ours that
+/// lost its worker.
+pub fn claim(operation: &Operation, node: &str, session: Option<&mut Session>) -> Step {
+    const CLAIM: &str = "SELECT json_build_object('usable', wal_status IS DISTINCT FROM 'lost',
+            'freed', CASE WHEN active_pid <> pg_backend_pid() THEN pg_terminate_backend(active_pid) END)::text
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
+    #[derive(serde::Deserialize)]
+    struct Slot {
+        usable: bool,
+    }
+    let name = operation.stage.as_str();
+    let found: Option<Slot> = match session {
+        None => sql::document(CLAIM, &[name.into()])?,
+        Some(session) => own::wait(session.document(CLAIM, &[&name]))?,
+    };
+    if found.is_some_and(|slot| slot.usable) { Ok(()) } else { gone(operation, node) }
+}
+
+/// The slot is not there any more, or the server has thrown away what it would have told.
+pub fn gone<T>(operation: &Operation, node: &str) -> Step<T> {
+    fail(
+        Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the replication slot of a source is gone")
+            .detail(format!("It was {} on node {node}.", operation.stage))
+            .hint("What changed since is not known any more: call for the operation again."),
+    )
+}
+
 /// Where the server's log ends now: everything that was committed before is at a lower position, and on disk.
 pub fn end_of_log(session: Option<&mut Session>) -> Result<Lsn> {
     let Some(session) = session else {
@@ -116,10 +143,11 @@ pub fn advance(operation: &Operation, session: Option<&mut Session>, to: Lsn) ->
     }
 }
 
-/// How far the slot is behind the end of the server's log, in bytes. `None` if there is no such slot.
+/// How far the slot is behind the end of the server's log, in bytes. `None` if there is no such slot, or it has lost what it
+/// kept.
 pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<i64>> {
     const LAG: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::text
-         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND wal_status IS DISTINCT FROM 'lost'";
     let name = operation.stage.as_str();
     match session {
         None => sql::document(LAG, &[name.into()]),

@@ -83,6 +83,7 @@ fn compare(operation: &Operation) -> Step<bool> {
         views.insert(node, View { session });
     }
     for node in operation.plan.source_nodes() {
+        stream::claim(operation, &node, flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         let end = stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         if !flow.up_to(operation, &node, end, LIMIT)? {
             return Ok(false);

@@ -1,0 +1,83 @@
+//! Clusters whose data moves: what operations are doing, and what they may have left behind.
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cluster::{Cluster, Options};
+use crate::wait::eventually;
+
+/// A cluster whose servers can tell their changes, its nodes not yet added.
+pub fn cluster(nodes: usize) -> Result<Cluster> {
+    let logical = vec![("wal_level", "logical"), ("max_replication_slots", "10"), ("max_worker_processes", "16")];
+    let cluster = Cluster::with(Options {
+        nodes,
+        coordinator_settings: logical.clone(),
+        node_settings: logical,
+        ..Options::default()
+    })?;
+    for node in cluster.nodes() {
+        node.run("ALTER ROLE app REPLICATION; GRANT CREATE ON DATABASE app TO app")?;
+    }
+    Ok(cluster)
+}
+
+/// What the servers know of operations, for a failure.
+pub fn told(cluster: &Cluster) -> String {
+    let operations = cluster.coordinator.value::<String>("SELECT string_agg(o::text, E'\n') FROM shard_operations o");
+    let log = cluster.coordinator.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("shardkeeper")).collect();
+    let last = &lines[lines.len().saturating_sub(100)..];
+    format!("{operations:?}\n{}", last.join("\n"))
+}
+
+/// One column of `shard_operations` as text; empty where it is NULL.
+pub fn field(cluster: &Cluster, operation: i64, column: &str) -> Result<String> {
+    cluster
+        .coordinator
+        .value(&format!("SELECT coalesce({column}::text, '') FROM shard_operations WHERE id = {operation}"))
+}
+
+/// Waits until the operation is in `state`; another one that is final ends the wait.
+pub fn reaches(cluster: &Cluster, operation: i64, state: &str, limit: Duration) -> Result<()> {
+    eventually(&format!("operation {operation} is {state}"), limit, || {
+        let now = field(cluster, operation, "state")?;
+        if now != state && ["finished", "cancelled", "failed", "reverted"].contains(&now.as_str()) {
+            bail!("operation {operation} is {now} instead of {state}");
+        }
+        Ok(now == state)
+    })
+    .with_context(|| told(cluster))
+}
+
+/// Waits until what went wrong last is told by a message with these words; the hint.
+pub fn complains(cluster: &Cluster, operation: i64, words: &str, limit: Duration) -> Result<String> {
+    eventually(&format!("operation {operation} says {words:?}"), limit, || {
+        Ok(field(cluster, operation, "error")?.contains(words))
+    })
+    .with_context(|| told(cluster))?;
+    field(cluster, operation, "hint")
+}
+
+/// Waits until everything that the operation made is gone.
+pub fn ends(cluster: &Cluster, operation: i64, limit: Duration) -> Result<()> {
+    eventually(&format!("operation {operation} is over"), limit, || {
+        Ok(!field(cluster, operation, "ended_at")?.is_empty())
+    })
+    .with_context(|| told(cluster))
+}
+
+/// Finished operations leave no slot, publication, schema or row behind, on any server.
+pub fn nothing_is_left(cluster: &Cluster) -> Result<()> {
+    let over = "SELECT count(*) FROM shardkeeper.operations WHERE ended_at IS NULL";
+    eventually("all operations are over", Duration::from_secs(30), || Ok(cluster.coordinator.value::<i64>(over)? == 0))
+        .with_context(|| told(cluster))?;
+    let left = "SELECT concat_ws(', ', (SELECT string_agg(slot_name, ', ') FROM pg_replication_slots),
+            (SELECT string_agg(pubname, ', ') FROM pg_publication),
+            (SELECT string_agg(nspname, ', ') FROM pg_namespace WHERE nspname ~ '^shardkeeper_(op|old)_'))";
+    for server in cluster.servers() {
+        let found: String = server.value(left)?;
+        ensure!(found.is_empty(), "left on {}: {found}", server.name);
+    }
+    ensure!(cluster.coordinator.count("shardkeeper.progress")? == 0);
+    Ok(())
+}
