@@ -6,6 +6,7 @@ mod home;
 pub mod install;
 pub mod ledger;
 pub mod matrix;
+pub mod movement;
 pub mod objects;
 mod process;
 pub mod proxy;
