@@ -26,7 +26,11 @@ CREATE TABLE shardkeeper.operations (
     lag bigint,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    ended_at timestamptz
+    ended_at timestamptz,
+    -- The group that it is a move of, and the number of the move in it.
+    part_of bigint REFERENCES shardkeeper.operations ON DELETE CASCADE,
+    part integer,
+    UNIQUE (part_of, part)
 );
 COMMENT ON TABLE shardkeeper.operations IS
     'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (wish), and what went wrong last (error)';
@@ -71,7 +75,7 @@ CREATE VIEW shard_operations AS
                 THEN 'paused' ELSE o.state END AS state,
            o.state AS phase, o.wish, o.error ->> 'message' AS error, o.error ->> 'detail' AS detail, o.error ->> 'hint' AS hint,
            o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
-           CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at
+           CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent;
 COMMENT ON VIEW shard_operations IS
     'Operations that move data: state, what was asked for, the last error with its hint, and when the old tables go';
@@ -101,9 +105,56 @@ COMMENT ON FUNCTION shard_move_partition(regclass, text, text, interval) IS
     'Moves a leaf to another node online; returns the operation id';
 COMMENT ON FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) IS
     'Replaces the hash partitions of a table by as many as modulus says, online; returns the operation id';
+COMMENT ON FUNCTION shard_split(regclass, jsonb, text[], text, interval) IS
+    'Replaces a range or list leaf by several online: at points, or by labels with their values; returns the operation id';
+COMMENT ON FUNCTION shard_merge(regclass[], text, text, text, interval) IS
+    'Replaces adjacent ranges, or lists, of one table by one leaf online; returns the operation id';
+COMMENT ON FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) IS
+    'Moves values of a list leaf, with their rows, to another one of the same table online; returns the operation id';
+COMMENT ON FUNCTION shard_drain_node(text, text) IS
+    'Moves all leaves of a node to others online, so that it can be dropped; returns the id of a group of moves';
+COMMENT ON FUNCTION shard_rebalance(regclass, text, text[], text) IS
+    'Moves leaves online until each node has its share of bytes, rows or count; returns the id of a group of moves';
+COMMENT ON FUNCTION shard_plan_move_partition(regclass, text, text) IS 'What shard_move_partition would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) IS 'What shard_set_modulus would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_split(regclass, jsonb, text[], text) IS 'What shard_split would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_merge(regclass[], text, text, text) IS 'What shard_merge would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) IS 'What shard_move_values would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_drain_node(text, text) IS 'What shard_drain_node would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_rebalance(regclass, text, text[], text) IS 'What shard_rebalance would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_wait(bigint, interval) IS
     'Waits until an operation is switched or over; returns its state';
 COMMENT ON FUNCTION shard_pause(bigint) IS 'Stops the work of an operation until shard_resume; what it has done stays';
 COMMENT ON FUNCTION shard_resume(bigint) IS 'Goes on with a paused or halted operation';
 COMMENT ON FUNCTION shard_cancel(bigint) IS 'Ends an operation before its switch and takes away everything that it made';
 COMMENT ON FUNCTION shard_finish(bigint) IS 'Drops the tables that an operation replaced';
+
+-- Bounds are written down as text: whoever reads them later reads them alike.
+ALTER FUNCTION shard_move_partition(regclass, text, text, interval) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_move_partition(regclass, text, text, interval) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_move_partition(regclass, text, text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_move_partition(regclass, text, text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_split(regclass, jsonb, text[], text, interval) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_split(regclass, jsonb, text[], text, interval) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_split(regclass, jsonb, text[], text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_split(regclass, jsonb, text[], text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_merge(regclass[], text, text, text, interval) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_merge(regclass[], text, text, text, interval) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_merge(regclass[], text, text, text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_merge(regclass[], text, text, text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_drain_node(text, text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_drain_node(text, text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_drain_node(text, text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_drain_node(text, text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_rebalance(regclass, text, text[], text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_rebalance(regclass, text, text[], text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text) SET IntervalStyle = 'postgres';

@@ -63,6 +63,8 @@ named! {
         Modulus = "modulus",
         Split = "split",
         Merge = "merge",
+        /// Values of one list partition to another.
+        Values = "move_values",
         Convert = "convert",
         Drain = "drain",
         Rebalance = "rebalance",
@@ -104,6 +106,13 @@ named! {
         Reverting = "reverting",
         /// The sources serve again. The targets are removed.
         Reverted = "reverted",
+    }
+}
+
+impl Kind {
+    /// Whether it is a group of moves that are operations of their own.
+    pub const fn is_group(self) -> bool {
+        matches!(self, Self::Drain | Self::Rebalance)
     }
 }
 

@@ -6,6 +6,7 @@ mod count;
 mod label;
 mod overlap;
 mod parts;
+mod replace;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use crate::spec::Level;
 pub use crate::spec::Method;
 
 pub use add::{NewPartition, expand_one, parse_bound};
+pub use replace::{Labelled, replaced};
 
 /// Where leaves live that no declaration of nodes governs: the coordinator itself.
 pub const LOCAL: &str = "local";

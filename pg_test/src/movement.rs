@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cluster::{Cluster, Options};
 use crate::wait::eventually;
+use crate::{Keys, Ledger, Workload};
 
 /// A cluster whose servers can tell their changes, its nodes not yet added.
 pub fn cluster(nodes: usize) -> Result<Cluster> {
@@ -19,6 +20,39 @@ pub fn cluster(nodes: usize) -> Result<Cluster> {
         node.run("ALTER ROLE app REPLICATION; GRANT CREATE ON DATABASE app TO app")?;
     }
     Ok(cluster)
+}
+
+/// The same with its nodes added.
+pub fn joined(nodes: usize) -> Result<Cluster> {
+    let cluster = cluster(nodes)?;
+    cluster.add_nodes()?;
+    Ok(cluster)
+}
+
+/// Runs operations one after another while clients write, and checks everything after each.
+pub fn under_load(cluster: &Cluster, table: &str, keys: Keys, workload: Workload, calls: &[&str]) -> Result<()> {
+    let ledger = Ledger::start(cluster, table, keys, workload)?;
+    let written = |more: usize| {
+        let wanted = ledger.acknowledged() + more;
+        eventually("clients write", Duration::from_secs(60), || Ok(ledger.acknowledged() >= wanted))
+    };
+    for call in calls {
+        written(200)?;
+        let mut client = cluster.coordinator.client()?;
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[]).context(call.to_string())?.get(0);
+        let state = client.query_one("SELECT shard_wait($1, '180 s')", &[&id]).map(|row| row.get::<_, String>(0));
+        let state = state.with_context(|| told(cluster))?;
+        ensure!(["switched", "finished"].contains(&state.as_str()), "{call}: {state}");
+        written(200)?;
+        ledger.check(cluster).context(call.to_string())?;
+        if state == "switched" {
+            client.execute("SELECT shard_finish($1)", &[&id])?;
+        }
+    }
+    let outcome = ledger.stop()?;
+    println!("{keys:?}: {outcome}");
+    outcome.check(cluster)?;
+    nothing_is_left(cluster)
 }
 
 /// What the servers know of operations, for a failure.

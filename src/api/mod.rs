@@ -5,3 +5,5 @@ mod hierarchies;
 mod look;
 mod movement;
 mod nodes;
+mod preview;
+mod resharding;

@@ -1,64 +1,12 @@
-//! SQL functions that move data, and those that steer what moves it.
+//! SQL functions that steer operations.
 
 use super::hierarchies::given;
-use crate::error::{Report, Result};
-use crate::pg::regclass::Regclass;
-use crate::reshard::{control, plan};
+use crate::reshard::control;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use shardkeeper_core::operation::{Mode, Wish};
+use shardkeeper_core::operation::Wish;
 use std::time::Duration;
-
-fn mode(text: Option<&str>) -> Result<Mode> {
-    match given("mode", text)?.parse::<Mode>() {
-        Ok(Mode::Online) => Ok(Mode::Online),
-        _ => Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "mode must be online").into(),
-    }
-}
-
-fn keep(interval: Option<Interval>) -> Result<String> {
-    let text = crate::pg::sql::one::<String>("SELECT $1::text", &[given("keep", interval)?.into()])?;
-    let text = text.unwrap_or_default();
-    plan::keep(&text)?;
-    Ok(text)
-}
-
-/// Moves a leaf to another node, online; `local` is the coordinator. Returns the operation id.
-///
-/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 55000 it is there already; 55006
-/// another operation runs on the parent.
-#[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn shard_move_partition(
-    partition: Option<Regclass>,
-    node: Option<&str>,
-    mode: default!(Option<&str>, "'online'"),
-    keep: default!(Option<Interval>, "'1 day'"),
-) -> Result<i64, ErrorReport> {
-    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
-    Ok(plan::move_leaf(given("partition", partition)?.0, given("node", node)?)?.start(mode, &keep)?)
-}
-
-/// Replaces the hash partitions of a table by `modulus` new ones, online. Returns the operation id. `nodes` are those that
-/// the new leaves are dealt over; without, those of the spec.
-///
-/// Errors: 42P01 not managed; 42501 not the owner; 42809 not partitioned by hash; 22023 modulus below 1; 42704 no such node;
-/// 55000 nothing would change; 55006 another operation runs on the parent.
-#[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn shard_set_modulus(
-    parent: Option<Regclass>,
-    modulus: Option<i32>,
-    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
-    mode: default!(Option<&str>, "'online'"),
-    keep: default!(Option<Interval>, "'1 day'"),
-) -> Result<i64, ErrorReport> {
-    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
-    let nodes =
-        nodes.map(|nodes| nodes.into_iter().map(|node| given("nodes", node)).collect::<Result<_>>()).transpose()?;
-    Ok(plan::set_modulus(given("parent", parent)?.0, given("modulus", modulus)?, nodes)?.start(mode, &keep)?)
-}
 
 /// Waits until an operation has switched or is over, at most for `timeout`; returns its state.
 ///
@@ -108,8 +56,20 @@ extension_sql_file!(
     name = "operations",
     requires = [
         "catalog",
-        shard_move_partition,
-        shard_set_modulus,
+        resharding::shard_move_partition,
+        resharding::shard_set_modulus,
+        resharding::shard_split,
+        resharding::shard_merge,
+        resharding::shard_move_values,
+        resharding::shard_drain_node,
+        resharding::shard_rebalance,
+        preview::shard_plan_move_partition,
+        preview::shard_plan_set_modulus,
+        preview::shard_plan_split,
+        preview::shard_plan_merge,
+        preview::shard_plan_move_values,
+        preview::shard_plan_drain_node,
+        preview::shard_plan_rebalance,
         shard_wait,
         shard_pause,
         shard_resume,

@@ -1,6 +1,6 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
-use crate::error::{Error, Report, Result, sql_state_text};
+use crate::error::{Error, Report, Result, sql_state, sql_state_text};
 use crate::name::QualifiedName;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 /// What an operation replaces, and by what. All of it is decided when the operation is called for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Plan {
     /// The partitioned table whose partitions change, and the labels that lead to it from the root.
     pub above: QualifiedName,
@@ -24,6 +25,40 @@ pub struct Plan {
     /// The parent's spec and counters once the operation is switched.
     pub spec: Value,
     pub dealt: BTreeMap<String, u64>,
+    /// Of a group, which replaces nothing itself: its moves, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
+    /// The node that a drain empties.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<String>,
+}
+
+/// One move of a group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Move {
+    pub parent: QualifiedName,
+    pub partition: QualifiedName,
+    pub from: String,
+    pub to: String,
+    /// Moves of one step may run side by side; a step waits for the end of the one before.
+    pub step: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            above: QualifiedName::new("", ""),
+            labels: Vec::new(),
+            method: Method::Hash,
+            key: Vec::new(),
+            sources: Vec::new(),
+            targets: Vec::new(),
+            spec: Value::Null,
+            dealt: BTreeMap::new(),
+            moves: Vec::new(),
+            leaving: None,
+        }
+    }
 }
 
 /// A partition that goes, with all tables below it.
@@ -77,6 +112,8 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Operation {
     pub id: i64,
+    pub kind: Kind,
+    pub mode: Mode,
     parent: u32,
     pub name: String,
     role: u32,
@@ -120,6 +157,8 @@ pub struct NewOperation<'a> {
     pub role: Oid,
     pub keep: &'a str,
     pub plan: &'a Plan,
+    /// The group that it is a move of, and the number of the move.
+    pub part_of: Option<(i64, i32)>,
 }
 
 /// Errors: 55006 another operation runs on the parent.
@@ -130,9 +169,9 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
             return in_use(running, new.name, "A parent has one operation at a time.").into();
         }
         let id = sql::one::<i64>(
-            "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, stage, plan, keep)
+            "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, stage, plan, keep, part_of, part)
              SELECT n, $1, $2, $3, $4, $5, $6,
-                    'shardkeeper_op_' || n || '_' || pg_catalog.left(pg_catalog.md5(shardkeeper.coordinator()), 6), $7, $8::interval
+                    'shardkeeper_op_' || n || '_' || pg_catalog.left(pg_catalog.md5(shardkeeper.coordinator()), 6), $7, $8::interval, $9, $10
              FROM pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('shardkeeper.operations', 'id')) AS n RETURNING id",
             &[
                 new.kind.as_str().into(),
@@ -143,6 +182,8 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
                 new.role.into(),
                 plan.into(),
                 new.keep.into(),
+                new.part_of.map(|(group, _)| group).into(),
+                new.part_of.map(|(_, number)| number).into(),
             ],
         )?
         .unwrap_or_default();
@@ -173,6 +214,45 @@ fn in_use(running: i64, name: &str, why: &str) -> Report {
         .hint(format!("Wait with SELECT shard_wait({running}); or end it with SELECT shard_cancel({running});"))
 }
 
+/// A move of a group, as the group sees it.
+#[derive(Debug, Deserialize)]
+pub struct Child {
+    pub id: i64,
+    pub part: i32,
+    pub state: State,
+    pub wish: Wish,
+    pub halted: bool,
+    /// Also what it left behind is gone.
+    pub ended: bool,
+    pub error: Option<Failure>,
+}
+
+/// An error of a worker as it was written down.
+#[derive(Debug, Deserialize)]
+pub struct Failure {
+    code: String,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub fn report(self) -> Report {
+        Report { code: sql_state(&self.code), message: self.message, detail: self.detail, hint: self.hint }
+    }
+}
+
+pub fn children(group: i64) -> Result<Vec<Child>> {
+    role::as_extension_owner(|| {
+        sql::documents(
+            "SELECT pg_catalog.json_build_object('id', id, 'part', part, 'state', state, 'wish', wish, 'halted', halted,
+                 'ended', ended_at IS NOT NULL, 'error', error)::text
+             FROM shardkeeper.operations WHERE part_of = $1 ORDER BY id",
+            &[group.into()],
+        )
+    })
+}
+
 /// The operation that has not switched the parent yet.
 pub fn running(parent: Oid) -> Result<Option<i64>> {
     sql::document::<i64>(
@@ -182,7 +262,7 @@ pub fn running(parent: Oid) -> Result<Option<i64>> {
     )
 }
 
-const OPERATION: &str = "SELECT json_build_object('id', id, 'parent', parent::bigint, 'name', name,
+const OPERATION: &str = "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
         'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()))::text
      FROM shardkeeper.operations";

@@ -101,6 +101,18 @@ pub fn add_partitions(parent: Oid, schema: &str, named: &[(String, String)]) -> 
     Ok(())
 }
 
+/// The labels of all partitions of a parent.
+pub fn labels(parent: Oid) -> Result<BTreeMap<u32, String>> {
+    let labels = role::as_extension_owner(|| {
+        sql::document(
+            "SELECT pg_catalog.json_object_agg(partition::oid::bigint, label)::text
+             FROM shardkeeper.partitions WHERE parent = $1 HAVING count(*) > 0",
+            &[parent.into()],
+        )
+    })?;
+    Ok(labels.unwrap_or_default())
+}
+
 pub fn forget_partitions(partitions: &[Oid]) -> Result<()> {
     role::as_extension_owner(|| {
         sql::run("DELETE FROM shardkeeper.partitions WHERE partition = ANY ($1::oid[])", &[partitions.to_vec().into()])

@@ -19,7 +19,7 @@ pub mod key;
 pub mod locate;
 pub mod managed;
 pub mod members;
-mod overlap;
+pub mod overlap;
 pub mod picture;
 pub mod rebuild;
 pub mod remove;

@@ -122,6 +122,28 @@ fn range(
     }
 }
 
+/// The first of these ends of ranges that does not lie beyond the one before it.
+pub fn not_beyond(key: &[&KeyType], points: &[&[Limit]]) -> Result<Option<usize>> {
+    let mut columns = Vec::new();
+    for key in key {
+        let Some(order) = Operators::of(key)? else { return Ok(None) };
+        columns.push((*key, order));
+    }
+    let pairs = points.windows(2).zip(1usize..);
+    first(pairs.map(|(pair, at)| (format!("NOT {}", below(&columns, pair[0], pair[1])), at)).collect())
+}
+
+/// For each value its place among others, as the key compares them. `None` is NULL.
+pub fn places(key: &KeyType, values: &[Option<String>], among: &[Option<String>]) -> Result<Vec<Option<usize>>> {
+    let Some(order) = Operators::of(key)? else { return Ok(vec![None; values.len()]) };
+    let place = |value: &Option<String>| {
+        let Some(value) = value else { return Ok(among.iter().position(Option::is_none)) };
+        let others = among.iter().enumerate().filter_map(|(at, other)| Some((at, other.as_ref()?)));
+        first(others.map(|(at, other)| (order.equal(key, value, other), at)).collect())
+    };
+    values.iter().map(place).collect()
+}
+
 /// One end of a range lies below another, column by column from the left, as Postgres compares them.
 fn below(columns: &[(&KeyType, Operators)], a: &[Limit], b: &[Limit]) -> String {
     let (Some(((key, order), columns)), Some((x, a)), Some((y, b))) =

@@ -227,13 +227,13 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
 
 fn check_empty(node: &str) -> Result<()> {
     let stored = leaves(node)?.len();
-    let drain = "Drop or detach its partitions, or drop the parents, and drop the node again; shard_drain_node, which moves them away, comes with the data movement calls.";
+    let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
     if stored > 0 {
         return Report::new(
             Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             format!("node \"{node}\" still stores {}", count(stored, "partition", "partitions")),
         )
-        .hint(drain)
+        .hint(drain.as_str())
         .into();
     }
     let mirrors = role::as_extension_owner(|| {

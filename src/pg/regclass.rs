@@ -1,6 +1,7 @@
 //! A relation as an argument or a result of an SQL function: `regclass` there, an object identifier here.
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::{Datum, UnboxDatum};
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
@@ -37,6 +38,19 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Regclass {
     unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> pgrx::nullable::Nullable<Self> {
         // SAFETY: as above, and NULL is kept apart.
         unsafe { arg.unbox_arg_using_from_datum::<pg_sys::Oid>() }.map(Regclass).into()
+    }
+}
+
+// SAFETY: an Oid is held in the datum itself, so nothing is borrowed from it.
+unsafe impl UnboxDatum for Regclass {
+    type As<'src> = Self;
+
+    unsafe fn unbox<'src>(datum: Datum<'src>) -> Self
+    where
+        Self: 'src,
+    {
+        // SAFETY: the caller vouches that the datum is a regclass, which has the representation of an Oid.
+        Regclass(unsafe { <pg_sys::Oid as UnboxDatum>::unbox(datum) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What people steer operations with.
 
-use crate::catalog::operation::{self, Operation};
-use crate::error::{Report, Result, sql_state};
+use crate::catalog::operation::{self, Failure, Operation};
+use crate::error::{Report, Result};
 use crate::pg::{interrupt, sql, worker};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
@@ -20,6 +20,10 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
             .into();
     }
     operation::set_wish(id, wish)?;
+    // What is asked of a group is asked of the moves that it is at.
+    for child in operation::children(id)?.iter().filter(|child| child.state.is_before_switch()) {
+        operation::set_wish(child.id, wish)?;
+    }
     crate::worker::ensure_running()
 }
 
@@ -44,21 +48,6 @@ struct Glance {
     /// It was called for in the current transaction.
     own: bool,
     error: Option<Failure>,
-}
-
-/// An error of the worker as it was written down.
-#[derive(Deserialize)]
-struct Failure {
-    code: String,
-    message: String,
-    detail: Option<String>,
-    hint: Option<String>,
-}
-
-impl Failure {
-    fn report(self) -> Report {
-        Report { code: sql_state(&self.code), message: self.message, detail: self.detail, hint: self.hint }
-    }
 }
 
 /// Looks without getting a transaction id: the operation itself waits for the ends of transactions that have one.

@@ -7,7 +7,8 @@ use crate::hierarchy::create::discard;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::script::Script;
 use crate::name::literal;
-use crate::pg::{role, transaction};
+use crate::pg::{role, sql, transaction};
+use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::LOCAL;
 
 /// Takes away the mirror of the parent on nodes of the operation that store no leaf of it, unless the next operation is about
@@ -18,18 +19,24 @@ pub fn drop_empty(operation: &Operation) -> Result<()> {
     nodes.sort();
     nodes.dedup();
     for node in nodes.iter().filter(|node| *node != LOCAL) {
-        transaction::run(|| role::acting_as(operation.role(), || drop_on(operation, node)))?;
+        transaction::run(|| role::acting_as(operation.role(), || drop_on(operation.parent(), node, operation.id)))?;
     }
     Ok(())
 }
 
-fn drop_on(operation: &Operation, node: &str) -> Result<()> {
-    if parent::load(operation.parent())?.is_none() {
+/// The parents that have a mirror on the node.
+pub fn parents_on(node: &str) -> Result<Vec<Oid>> {
+    sql::column("SELECT parent::oid FROM shardkeeper.mirrors WHERE node = $1", &[node.into()])
+}
+
+/// Takes the mirror away if no leaf is left in it, and no other operation than this one works with it.
+pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
+    if parent::load(parent)?.is_none() {
         return Ok(());
     }
-    let (managed, _) = Managed::open(operation.parent())?;
+    let (managed, _) = Managed::open(parent)?;
     let used = managed.members.iter().any(|member| member.server.as_deref() == Some(node));
-    if used || operation::uses(managed.root, node, operation.id)? {
+    if used || operation::uses(managed.root, node, operation)? {
         return Ok(());
     }
     if !parent::mirrors(managed.root)?.iter().any(|known| known == node) {

@@ -1,12 +1,14 @@
 //! Moving data: one engine that replaces a set of leaves by another while applications read and write.
 //!
 //! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
-//! operation. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep` (cleaning up); each can be
-//! repeated from its start after a crash. `health` is the doctor's part. `stage` is where the targets stand, `place` a server, `stream` its changes.
+//! operation, `group` that of many moves. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep`
+//! (cleaning up); each can be repeated from its start after a crash. `health` is the doctor's part. `stage` is where the targets
+//! stand, `place` a server, `stream` its changes.
 
 pub mod control;
 mod copy;
 mod follow;
+mod group;
 pub mod health;
 mod mirrors;
 mod place;

@@ -5,7 +5,7 @@
 
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
-use super::{copy, prepare, stream, sweep, switch, verify};
+use super::{copy, group, prepare, stream, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::guc;
@@ -112,6 +112,9 @@ fn step(operation: &Operation) -> Step<Option<State>> {
     if operation.state.is_final() {
         clean_up(operation)?;
         return Ok(None);
+    }
+    if operation.kind.is_group() {
+        return group::step(operation, wish);
     }
     match (operation.state, wish) {
         (_, Wish::Pause) => Ok(None),

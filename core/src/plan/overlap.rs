@@ -47,7 +47,7 @@ impl Edge {
     }
 
     /// Column by column, as Postgres does; `None` when only Postgres knows.
-    fn compare(&self, other: &Self) -> Option<Ordering> {
+    pub(super) fn compare(&self, other: &Self) -> Option<Ordering> {
         for ((a, order_a), (b, order_b)) in self.0.iter().zip(&other.0) {
             let rank = |limit: &Limit| match limit {
                 Limit::MinValue => 0,

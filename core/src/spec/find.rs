@@ -34,6 +34,18 @@ impl<'a> Site<'a> {
         self.path.as_str()
     }
 
+    /// The nodes over which the leaves of the partition `label` are dealt; `None` if nothing says so.
+    pub fn nodes_of(&self, label: &str) -> Option<&'a [String]> {
+        let part = self.level.part(label, &self.path);
+        let own = part.own.and_then(|own| own.nodes.as_deref());
+        own.or_else(|| self.nodes.as_ref().map(|nodes| nodes.list))
+    }
+
+    /// Whether the spec lists a partition with this label.
+    pub fn lists(&self, label: &str) -> bool {
+        self.level.part(label, &self.path).own.is_some()
+    }
+
     /// The same place with another level in it: one that is to replace what the spec says there.
     pub fn with(&self, level: &'a Level) -> Site<'a> {
         let nodes = Nodes::nearer(level.nodes.as_ref(), &self.path, self.nodes.as_ref());
@@ -100,6 +112,25 @@ impl Level {
             own.partitions = Sub::Own(below);
         }
         replaced
+    }
+
+    /// Takes a node off all lists of nodes; a list of it alone is left out. `false` if it was on none.
+    pub fn forget_node(&mut self, node: &str) -> bool {
+        let mut changed = forget(&mut self.nodes, node);
+        let owns: Vec<&mut Own> = match &mut self.rule {
+            Rule::List(parts) => parts.iter_mut().map(|part| &mut part.own).collect(),
+            Rule::Bounds(BoundsRule { ranges: Ranges::Labelled(parts), .. }) => {
+                parts.iter_mut().map(|part| &mut part.own).collect()
+            }
+            Rule::Bounds(_) | Rule::Interval(_) | Rule::Step(_) | Rule::Hash { .. } => Vec::new(),
+        };
+        for own in owns.into_iter().chain(self.default.as_mut().map(|default| &mut default.own)) {
+            changed |= forget(&mut own.nodes, node);
+            if let Sub::Own(level) = &mut own.partitions {
+                changed |= level.forget_node(node);
+            }
+        }
+        changed | self.partitions.as_mut().is_some_and(|level| level.forget_node(node))
     }
 
     fn own_mut(&mut self, label: &str) -> Option<&mut Own> {
@@ -178,4 +209,15 @@ impl Level {
             Some(Sub::Inherit) | None => Some((self.partitions.as_deref()?, path.field("partitions"))),
         }
     }
+}
+
+fn forget(nodes: &mut Option<Vec<String>>, node: &str) -> bool {
+    let Some(list) = nodes else { return false };
+    let before = list.len();
+    list.retain(|known| known != node);
+    let changed = list.len() < before;
+    if list.is_empty() {
+        *nodes = None;
+    }
+    changed
 }

@@ -1,0 +1,154 @@
+//! SQL functions that move data. Each returns the id of an operation, which begins when the transaction commits.
+
+use super::hierarchies::{given, node_names};
+use crate::error::{Report, Result};
+use crate::pg::regclass::Regclass;
+use crate::reshard::plan;
+use pgrx::JsonB;
+use pgrx::datum::Interval;
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use shardkeeper_core::operation::Mode;
+
+pub(super) fn mode(text: Option<&str>) -> Result<Mode> {
+    match given("mode", text)?.parse::<Mode>() {
+        Ok(Mode::Online) => Ok(Mode::Online),
+        _ => Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "mode must be online").into(),
+    }
+}
+
+fn keep(interval: Option<Interval>) -> Result<String> {
+    let text = crate::pg::sql::one::<String>("SELECT $1::text", &[given("keep", interval)?.into()])?;
+    let text = text.unwrap_or_default();
+    plan::keep(&text)?;
+    Ok(text)
+}
+
+/// An argument of names of nodes.
+pub(super) fn named(nodes: Option<Vec<Option<String>>>) -> Result<Option<Vec<String>>> {
+    nodes.map(|nodes| node_names("nodes", nodes)).transpose()
+}
+
+/// An argument of partitions.
+pub(super) fn listed(partitions: Option<Vec<Option<Regclass>>>) -> Result<Vec<Oid>> {
+    let partitions = given("partitions", partitions)?.into_iter();
+    partitions.map(|partition| given("partitions: a partition", partition).map(|partition| partition.0)).collect()
+}
+
+/// Moves a leaf to another node, online; `local` is the coordinator. Returns the operation id.
+///
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 55000 it is there already; 55006
+/// another operation runs on the parent.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_move_partition(
+    partition: Option<Regclass>,
+    node: Option<&str>,
+    mode: default!(Option<&str>, "'online'"),
+    keep: default!(Option<Interval>, "'1 day'"),
+) -> Result<i64, ErrorReport> {
+    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
+    Ok(plan::move_leaf(given("partition", partition)?.0, given("node", node)?)?.start(mode, &keep)?)
+}
+
+/// Replaces the hash partitions of a table by `modulus` new ones, online. Returns the operation id. `nodes` are those that
+/// the new leaves are dealt over; without, those of the spec.
+///
+/// Errors: 42P01 not managed; 42501 not the owner; 42809 not partitioned by hash; 22023 modulus below 1; 42704 no such node;
+/// 55000 nothing would change; 55006 another operation runs on the parent.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_set_modulus(
+    parent: Option<Regclass>,
+    modulus: Option<i32>,
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
+    mode: default!(Option<&str>, "'online'"),
+    keep: default!(Option<Interval>, "'1 day'"),
+) -> Result<i64, ErrorReport> {
+    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
+    Ok(plan::set_modulus(given("parent", parent)?.0, given("modulus", modulus)?, named(nodes)?)?.start(mode, &keep)?)
+}
+
+/// Replaces a leaf by several, online. Of a range `bounds` is the list of points at which it is split, of a list an object with
+/// the values of each part. Without `nodes` the parts go where the spec says. Returns the operation id.
+///
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 0A000 a hash or default partition;
+/// 22023 wrong bounds; 42P07 a name is taken; 55006 another operation runs on the parent.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_split(
+    partition: Option<Regclass>,
+    bounds: Option<JsonB>,
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
+    mode: default!(Option<&str>, "'online'"),
+    keep: default!(Option<Interval>, "'1 day'"),
+) -> Result<i64, ErrorReport> {
+    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
+    let (partition, bounds) = (given("partition", partition)?.0, given("bounds", bounds)?.0);
+    Ok(plan::split(partition, &bounds, named(nodes)?)?.start(mode, &keep)?)
+}
+
+/// Replaces adjacent ranges, or lists, of one table by one leaf, online. Without `node` it goes where most of them are. Returns
+/// the operation id.
+///
+/// Errors: those of `shard_split`; 22023 fewer than two, not of one table, or a gap between them.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_merge(
+    partitions: Option<Vec<Option<Regclass>>>,
+    name: default!(Option<&str>, "NULL"),
+    node: default!(Option<&str>, "NULL"),
+    mode: default!(Option<&str>, "'online'"),
+    keep: default!(Option<Interval>, "'1 day'"),
+) -> Result<i64, ErrorReport> {
+    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
+    Ok(plan::merge(&listed(partitions)?, name, node)?.start(mode, &keep)?)
+}
+
+/// Moves values of one list partition, with their rows, to another one of the same table, online. Returns the operation id.
+///
+/// Errors: those of `shard_split`; 42809 not a list partition; 22023 a value is not in `from`, or all are.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_move_values(
+    from: Option<Regclass>,
+    to: Option<Regclass>,
+    values: Option<JsonB>,
+    mode: default!(Option<&str>, "'online'"),
+    keep: default!(Option<Interval>, "'1 day'"),
+) -> Result<i64, ErrorReport> {
+    let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
+    let (from, to, values) = (given("from", from)?.0, given("to", to)?.0, given("values", values)?.0);
+    Ok(plan::move_values(from, to, &values)?.start(mode, &keep)?)
+}
+
+/// Moves all leaves of a node to others, online; each old one is dropped as soon as it is moved. From the call on no spec
+/// names the node. Returns the operation id, of a group of moves.
+///
+/// Errors: 42704 no such node; 42501 not the owner of a parent with leaves there; 55000 a leaf has no place to go; 55006
+/// another group of moves runs.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_drain_node(name: Option<&str>, mode: default!(Option<&str>, "'online'")) -> Result<i64, ErrorReport> {
+    let mode = self::mode(mode)?;
+    Ok(plan::drain(given("name", name)?)?.start(mode)?)
+}
+
+/// Moves leaves so that each node has its share of `bytes`, `rows` or `count`, online; each old one is dropped as soon as it is
+/// moved. Leaves go to `nodes`; without, to those of their spec. Returns the operation id, of a group of moves.
+///
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a parent; 22023 an unknown measure; 55006
+/// another group of moves runs.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_rebalance(
+    parent: default!(Option<Regclass>, "NULL"),
+    by: default!(Option<&str>, "'bytes'"),
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
+    mode: default!(Option<&str>, "'online'"),
+) -> Result<i64, ErrorReport> {
+    let mode = self::mode(mode)?;
+    let group = plan::rebalance(parent.map(|parent| parent.0), given("by", by)?, named(nodes)?.as_deref())?;
+    Ok(group.start(mode)?)
+}

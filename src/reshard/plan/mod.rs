@@ -1,0 +1,153 @@
+//! What an operation will replace, decided when it is called for: which partitions go, and which come instead.
+
+mod group;
+mod hash;
+mod moves;
+mod pieces;
+mod preview;
+
+pub use group::{drain, rebalance};
+pub use hash::set_modulus;
+pub use moves::move_leaf;
+pub use pieces::{merge, move_values, split};
+
+use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
+use crate::error::{Report, Result};
+use crate::hierarchy::managed::Managed;
+use crate::hierarchy::members::{self, Member};
+use crate::name::literal;
+use crate::node::channel::Channel;
+use crate::pg::sql;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::operation::{Kind, Mode};
+use shardkeeper_core::plan::{Bound, LOCAL, Method, Partition};
+
+/// A decided operation, not yet recorded.
+pub struct Decided {
+    pub managed: Managed,
+    pub kind: Kind,
+    pub subject: String,
+    pub plan: Plan,
+}
+
+impl Decided {
+    /// Records the operation; a worker takes it up once the caller's transaction has committed.
+    pub fn start(&self, mode: Mode, keep: &str) -> Result<i64> {
+        let id = self.record(mode, keep, None)?;
+        crate::worker::ensure_running()?;
+        Ok(id)
+    }
+
+    /// Records the operation as one of a group's: the group and the number of the move in it.
+    ///
+    /// Errors: 0A000 an online operation in a database that is not UTF8; 55006 another operation runs on the parent.
+    pub fn record(&self, mode: Mode, keep: &str, part_of: Option<(i64, i32)>) -> Result<i64> {
+        if mode == Mode::Online {
+            check_encoding()?;
+        }
+        operation::insert(&NewOperation {
+            kind: self.kind,
+            mode,
+            parent: self.managed.root,
+            name: &self.managed.name().to_string(),
+            subject: self.subject.clone(),
+            role: owner(self.managed.root)?,
+            keep,
+            plan: &self.plan,
+            part_of,
+        })
+    }
+}
+
+/// A leaf and the table above it.
+///
+/// Errors: 42809 it is partitioned itself, or it is the parent.
+fn leaf_of(managed: &Managed, leaf: Oid) -> Result<(&Member, &Member)> {
+    let (member, above) = managed.partition(leaf)?;
+    if member.is_leaf() {
+        return Ok((member, above));
+    }
+    Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is partitioned itself", member.name))
+        .hint("Name one of the leaves below it.")
+        .into()
+}
+
+fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Source {
+    let tables = managed.tables_below(child.oid()).into_iter().map(|table| SourceTable {
+        name: table.name.clone(),
+        node: table.is_leaf().then(|| table.node().to_string()),
+        nodes_below: match table.is_leaf() {
+            true => Vec::new(),
+            false => members::nodes(managed.tables_below(table.oid())),
+        },
+    });
+    Source { name: child.name.clone(), label, bound, tables: tables.collect() }
+}
+
+fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Method, Vec<String>)> {
+    match managed.level.at(labels) {
+        Some(site) => Ok((site.level.method(), site.level.key.clone())),
+        None => {
+            Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("no level of the spec describes {}", above.name)).into()
+        }
+    }
+}
+
+fn known_node(node: &str) -> Result<()> {
+    if node != LOCAL {
+        Channel::open(node)?;
+    }
+    Ok(())
+}
+
+fn owner(table: Oid) -> Result<Oid> {
+    let owner = sql::one::<Oid>("SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1", &[table.into()])?;
+    match owner {
+        Some(owner) => Ok(owner),
+        None => crate::catalog::parent::not_managed(table),
+    }
+}
+
+/// The targets' tables with their labels, at every level.
+pub fn label_rows(targets: &[Partition]) -> Vec<(String, String)> {
+    let below = targets.iter().flat_map(|target| target.sub.iter().flat_map(|sub| sub.walk()));
+    targets.iter().chain(below).map(|table| (table.name.clone(), table.label.clone())).collect()
+}
+
+/// Where a leaf of a managed parent is; `None` if it is none.
+pub fn node_of(leaf: Oid) -> Result<Option<String>> {
+    let Some((root, _)) = crate::catalog::parent::of_relation(leaf)? else { return Ok(None) };
+    let member = members::load(root)?.into_iter().find(|member| member.oid() == leaf && member.is_leaf());
+    Ok(member.map(|member| member.node().to_string()))
+}
+
+/// How `keep` is written in SQL, checked.
+///
+/// Errors: 22023 it is negative.
+pub fn keep(text: &str) -> Result<()> {
+    let fits = sql::one::<bool>(&format!("SELECT {}::interval >= '0'::interval", literal(text)), &[])?;
+    if fits == Some(true) {
+        return Ok(());
+    }
+    Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "keep is negative").detail(format!("It is {text}.")).into()
+}
+
+/// Changes travel as UTF-8 text, and not every character of every encoding is in both.
+fn check_encoding() -> Result<()> {
+    let encoding = sql::one::<String>(
+        "SELECT pg_catalog.pg_encoding_to_char(encoding)::text FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+        &[],
+    )?
+    .unwrap_or_default();
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Report::new(
+        Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("data moves online in databases with encoding UTF8 only, not {encoding}"),
+    )
+    .detail("Changes travel as UTF-8 text.")
+    .hint("Load a dump of the database into one that was created with ENCODING UTF8 TEMPLATE template0.")
+    .into()
+}

@@ -1,0 +1,74 @@
+//! What a decided operation will do, told before it does it.
+
+use super::Decided;
+use crate::error::Result;
+use crate::hierarchy::bound::for_values;
+use crate::hierarchy::sizes;
+use crate::name::{QualifiedName, ident};
+use shardkeeper_core::plan::LOCAL;
+
+/// A step, the server that it happens on, and what it does there.
+pub type Row = (i32, String, String);
+
+impl Decided {
+    /// Nothing is changed, on no server.
+    pub fn preview(&self) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        let plan = &self.plan;
+        let tree = plan.target_tree();
+        for leaf in tree.leaves() {
+            let node = leaf.node.clone().unwrap_or_else(|| LOCAL.to_string());
+            let what =
+                format!("create partition {} beside the hierarchy: {}", ident(&leaf.name), for_values(&leaf.bound));
+            rows.push((node, what));
+        }
+        let mut told = Vec::new();
+        told.push(rows);
+        let members: Vec<_> = plan
+            .source_leaves()
+            .filter_map(|(name, _)| self.managed.members.iter().find(|member| member.name == *name))
+            .cloned()
+            .collect();
+        let known = sizes::sizes(&members)?;
+        let copies = members.iter().map(|member| {
+            let size = known.iter().find(|size| size.oid() == member.oid());
+            let amount = amount(size.and_then(|size| size.rows), size.and_then(|size| size.bytes));
+            let what = format!("copy partition {}, {amount}; readers and writers go on, changes follow", member.name);
+            (member.node().to_string(), what)
+        });
+        told.push(copies.collect());
+        let compare = "build the other indexes, and compare the new partitions with the old ones; nothing is locked";
+        told.push(plan.target_nodes().into_iter().map(|node| (node, compare.to_string())).collect());
+        let old: Vec<QualifiedName> = plan.sources.iter().map(|source| source.name.clone()).collect();
+        let new: Vec<QualifiedName> = plan.targets.iter().map(|target| plan.above.sibling(&target.name)).collect();
+        let swap = format!(
+            "switch: lock {} against readers and writers, for moments no longer than shardkeeper.switch_lock_timeout until it is had, and put {} in the place of {}",
+            self.managed.name(),
+            joined(&new),
+            joined(&old)
+        );
+        told.push(vec![(LOCAL.to_string(), swap)]);
+        let away =
+            |node: String| (node, "drop the old partitions, when keep is over or shard_finish is called".to_string());
+        told.push(plan.source_nodes().into_iter().map(away).collect());
+        let numbered = told.into_iter().zip(1..);
+        Ok(numbered.flat_map(|(rows, step)| rows.into_iter().map(move |(node, what)| (step, node, what))).collect())
+    }
+}
+
+fn joined(names: &[QualifiedName]) -> String {
+    names.iter().map(QualifiedName::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// About how much there is to be copied.
+pub fn amount(rows: Option<i64>, bytes: Option<i64>) -> String {
+    let bytes = bytes.map_or("size unknown".to_string(), |bytes| match bytes {
+        0..10_240 => format!("{bytes} bytes"),
+        10_240..10_485_760 => format!("{} kB", bytes / 1024),
+        _ => format!("{} MB", bytes / 1_048_576),
+    });
+    match rows {
+        Some(rows) => format!("about {rows} rows, {bytes}"),
+        None => bytes,
+    }
+}
