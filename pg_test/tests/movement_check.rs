@@ -199,3 +199,41 @@ fn data_moves_in_utf8_databases_only() -> Result<()> {
     assert_eq!(rows(&mut client, "SELECT * FROM shard_operations")?, Vec::<Vec<String>>::new());
     Ok(())
 }
+
+#[test]
+fn the_doctor_tells_of_operations_that_stand_still() -> Result<()> {
+    let (cluster, mut client) = cluster(&[("max_slot_wal_keep_size", "32MB")])?;
+    cluster.coordinator.configure(&[("shardkeeper.worker", "off")])?;
+    cluster.coordinator.reload()?;
+    client.batch_execute("SELECT shard_move_partition('t_0', 'n2')")?;
+    client.batch_execute("UPDATE shardkeeper.operations SET changed_at = now() - interval '1 minute'")?;
+    eventually_found(&mut client, &["warning", "operation 1 has no worker since 6", "max_worker_processes"])?;
+
+    client.batch_execute(
+        r#"UPDATE shardkeeper.operations SET state = 'verifying', halted = true,
+               error = '{"message": "they differ", "detail": "In one key.", "hint": "Look at it."}'"#,
+    )?;
+    let found = findings(&mut client)?;
+    let expected =
+        "public.t | error | operation 1 stands still in state verifying: they differ: In one key. | Look at it.";
+    assert_eq!(found, [expected]);
+
+    // A slot that keeps nearly as much log as it may.
+    client.batch_execute(
+        "SELECT pg_create_logical_replication_slot(stage, 'pgoutput') FROM shardkeeper.operations;
+         SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)) FROM generate_series(1, 29)",
+    )?;
+    eventually_found(&mut client, &["t | local | warning", "MB of log are kept for operation 1, at most 32 MB"])?;
+    client.batch_execute("SELECT shard_pause(1)")?;
+    eventually_found(&mut client, &["MB of log are kept for operation 1, at most 32 MB", "shard_resume(1)"])?;
+    client.batch_execute(
+        "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)) FROM generate_series(1, 60);
+         SELECT pg_switch_wal(); CHECKPOINT",
+    )?;
+    eventually_found(&mut client, &["t | local | error", "lost its log to max_slot_wal_keep_size", "shard_cancel(1)"])?;
+
+    cluster.coordinator.configure(&[("shardkeeper.worker", "on")])?;
+    cluster.coordinator.reload()?;
+    client.batch_execute("SELECT shard_cancel(1)")?;
+    eventually("it is over", PATIENCE, || Ok(findings(&mut client)?.is_empty()))
+}
