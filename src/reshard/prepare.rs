@@ -105,7 +105,7 @@ fn check_source(operation: &Operation, node: &str) -> Step {
             format!("{table} on {server} has no replica identity"),
             "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
             format!(
-                "Give the parent a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there, or use mode => 'block_writes'."
+                "Give the parent a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there."
             ),
         );
     }
@@ -114,7 +114,7 @@ fn check_source(operation: &Operation, node: &str) -> Step {
             state,
             format!("wal_level of {server} is {}", facts.wal_level),
             "Changes can be followed with wal_level = logical only.".into(),
-            "Set wal_level = logical there and restart it, or use mode => 'block_writes'.".into(),
+            "Set wal_level = logical there and restart it.".into(),
         );
     }
     if facts.slots_used >= facts.slots {
