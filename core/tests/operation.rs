@@ -94,8 +94,8 @@ fn a_refusal_names_the_command_to_use_instead() {
     };
     insta::assert_snapshot!(text(Switched, Wish::Cancel), @"
     the operation cannot be cancelled: it has switched
-    The new partitions serve; the old ones are kept for a revert.
-    Run SELECT shard_revert(7);
+    The new partitions serve; the old ones are kept for a while, as they were at the switch.
+    Start another operation to move the data back.
     ");
     insta::assert_snapshot!(text(CatchingUp, Wish::Revert), @"
     the operation cannot be reverted: it has not switched yet

@@ -40,7 +40,7 @@ pub fn under_load(cluster: &Cluster, table: &str, keys: Keys, workload: Workload
         written(200)?;
         let mut client = cluster.coordinator.client()?;
         let id: i64 = client.query_one(&format!("SELECT {call}"), &[]).context(call.to_string())?.get(0);
-        let state = client.query_one("SELECT shard_wait($1, '180 s')", &[&id]).map(|row| row.get::<_, String>(0));
+        let state = client.query_one("SELECT shard_wait($1, '90 s')", &[&id]).map(|row| row.get::<_, String>(0));
         let state = state.with_context(|| told(cluster))?;
         ensure!(["switched", "finished"].contains(&state.as_str()), "{call}: {state}");
         written(200)?;

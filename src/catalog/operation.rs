@@ -170,7 +170,7 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
         }
         let id = sql::one::<i64>(
             "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, stage, plan, keep, part_of, part)
-             SELECT n, $1, $2, $3, $4, $5, $6,
+             SELECT n, $1, $2, coalesce($3, 0::oid), $4, $5, $6,
                     'shardkeeper_op_' || n || '_' || pg_catalog.left(pg_catalog.md5(shardkeeper.coordinator()), 6), $7, $8::interval, $9, $10
              FROM pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('shardkeeper.operations', 'id')) AS n RETURNING id",
             &[
@@ -253,11 +253,11 @@ pub fn children(group: i64) -> Result<Vec<Child>> {
     })
 }
 
-/// The operation that has not switched the parent yet.
+/// The operation that has not switched the parent yet. Groups have the parent 0, which as an argument is NULL.
 pub fn running(parent: Oid) -> Result<Option<i64>> {
     sql::document::<i64>(
         "SELECT id::text FROM shardkeeper.operations
-         WHERE parent = $1 AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')",
+         WHERE parent = coalesce($1, 0::oid) AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')",
         &[parent.into()],
     )
 }

@@ -320,8 +320,9 @@ impl Target {
         let list = |part: &dyn Fn(usize, &Column) -> String, separator: &str| {
             columns.iter().enumerate().map(|(at, column)| part(at, column)).collect::<Vec<_>>().join(separator)
         };
+        // Several arrays at once are a form of the grammar, not a function: a schema would hide it.
         let rest = format!(
-            "AS t USING (SELECT {} FROM pg_catalog.unnest({}) AS u ({})) AS d WHERE {}",
+            "AS t USING (SELECT {} FROM unnest({}) AS u ({})) AS d WHERE {}",
             list(&|at, column| format!("k{at}::{} AS k{at}", column.data_type), ", "),
             list(&|at, _| format!("${}::text[]", at + 1), ", "),
             list(&|at, _| format!("k{at}"), ", "),

@@ -45,7 +45,7 @@ pub enum Refusal {
     /// It is in a final state.
     #[error("the operation cannot be {}: its state is {state}", wish.participle())]
     Over { wish: Wish, state: State },
-    /// It is too late to cancel; a revert does what is wanted.
+    /// It is too late to cancel.
     #[error("the operation cannot be cancelled: it has switched")]
     Switched,
     /// Reverting and finishing need a switch that has happened.
@@ -66,7 +66,7 @@ impl Refusal {
                 _ => "The partitions are as they were before it, and what it had made is removed.",
             }
             .to_owned(),
-            Self::Switched => "The new partitions serve; the old ones are kept for a revert.".to_owned(),
+            Self::Switched => "The new partitions serve; the old ones are kept for a while, as they were at the switch.".to_owned(),
             Self::NotSwitched { state, .. } => format!("Its state is {state}; the old partitions still serve."),
             Self::Reverting { .. } => "The old partitions are about to serve again.".to_owned(),
         }
@@ -77,7 +77,7 @@ impl Refusal {
         let run = |wish: Wish| format!("SELECT {}({operation});", wish.function());
         match self {
             Self::Over { .. } => "Start a new operation if the data has to move.".to_owned(),
-            Self::Switched => format!("Run {}", run(Wish::Revert)),
+            Self::Switched => "Start another operation to move the data back.".to_owned(),
             Self::NotSwitched { wish: Wish::Revert, .. } => format!("To give it up, run {}", run(Wish::Cancel)),
             Self::NotSwitched { .. } => {
                 format!("Run SELECT shard_wait({operation}); and try again, or give it up with {}", run(Wish::Cancel))
