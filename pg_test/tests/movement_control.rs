@@ -337,22 +337,12 @@ fn a_node_that_is_down_keeps_the_cleaning_up_open() -> Result<()> {
 
 #[test]
 fn a_parent_that_is_dropped_takes_its_operation_with_it() -> Result<()> {
-    let (cluster, _) = scene()?;
-    for (call, statement) in [(false, "SELECT shard_drop_parent('t')"), (true, "DROP TABLE t")] {
-        let id = amid(&cluster, STATES[2], |id| cluster.coordinator.run(&format!("SELECT shard_pause({id})")))?;
-        worker_is_gone(&cluster)?;
-        let dropped = cluster.coordinator.run(statement);
-        println!("{statement}: {dropped:?}");
-        cluster.coordinator.run(&format!("SELECT shard_resume({id})"))?;
-        if dropped.is_err() {
-            finish(&cluster, id)?;
-            finish(&cluster, begin(&cluster, "SELECT shard_move_partition('t_0', 'n1')")?)?;
-            continue;
-        }
-        ends(&cluster, id, LIMIT)?;
-        ensure!(field(&cluster, id, "state")? == "failed", "{call} {}", told(&cluster));
-        nothing_is_left(&cluster)?;
-        return Ok(());
-    }
-    Ok(())
+    let (cluster, mut client) = scene()?;
+    let id = amid(&cluster, STATES[2], |id| cluster.coordinator.run(&format!("SELECT shard_pause({id})")))?;
+    worker_is_gone(&cluster)?;
+    client.batch_execute(&format!("SELECT shard_drop_parent('t'); SELECT shard_resume({id})"))?;
+    ends(&cluster, id, LIMIT)?;
+    ensure!(field(&cluster, id, "state")? == "failed", "{}", told(&cluster));
+    ensure!(field(&cluster, id, "error")?.contains("no longer there"), "{}", told(&cluster));
+    nothing_is_left(&cluster)
 }
