@@ -73,7 +73,9 @@ CREATE VIEW shard_operations AS
     SELECT o.id, o.kind, o.mode, coalesce(c.oid::regclass::text, o.name) AS parent, o.subject,
            CASE WHEN o.wish = 'pause' AND o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
                 THEN 'paused' ELSE o.state END AS state,
-           o.state AS phase, o.wish, o.error ->> 'message' AS error, o.error ->> 'detail' AS detail, o.error ->> 'hint' AS hint,
+           o.state AS phase, o.wish, o.error ->> 'message' AS error,
+           nullif(concat_ws(' ', o.error ->> 'detail', 'What it made is not removed yet: ' || (o.error ->> 'left') || '.'), '') AS detail,
+           o.error ->> 'hint' AS hint,
            o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
            CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent;

@@ -47,6 +47,8 @@ pub enum Tolerate {
     Nothing,
     /// Servers are killed, or connections cut: clients connect again.
     Restarts,
+    /// The same, and a change of partitions may be half made for a moment: then a partition is not in its place.
+    SplitCommits,
 }
 
 #[derive(Clone, Debug)]

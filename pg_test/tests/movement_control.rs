@@ -334,3 +334,15 @@ fn a_node_that_is_down_keeps_the_cleaning_up_open() -> Result<()> {
     nothing_is_left(&cluster)?;
     is_as_before(&cluster, &before)
 }
+
+#[test]
+fn a_parent_that_is_dropped_takes_its_operation_with_it() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    let id = amid(&cluster, STATES[2], |id| cluster.coordinator.run(&format!("SELECT shard_pause({id})")))?;
+    worker_is_gone(&cluster)?;
+    client.batch_execute(&format!("SELECT shard_drop_parent('t'); SELECT shard_resume({id})"))?;
+    ends(&cluster, id, LIMIT)?;
+    ensure!(field(&cluster, id, "state")? == "failed", "{}", told(&cluster));
+    ensure!(field(&cluster, id, "error")?.contains("no longer there"), "{}", told(&cluster));
+    nothing_is_left(&cluster)
+}

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{self, ends, field, nothing_is_left, reaches, told};
+use pg_test::movement::{self, complains, ends, field, nothing_is_left, reaches, told};
 use pg_test::objects::settled;
 use pg_test::{Cluster, Keys, Ledger, PATIENCE, Server, Then, Tolerate, Workload, eventually, matrix};
 
@@ -29,7 +29,9 @@ const STATES: [(&str, Side, &str); 7] = [
 enum Victim {
     /// The worker of the operation, ended as `pg_terminate_backend` does it.
     Worker,
-    /// The same with SIGKILL: Postgres then ends all its sessions and begins anew.
+    /// Its statement is cancelled, as `pg_cancel_backend` does it.
+    Statement,
+    /// The worker ended with SIGKILL: Postgres then ends all its sessions and begins anew.
     WorkerKilled,
     Coordinator,
     Source,
@@ -38,8 +40,15 @@ enum Victim {
     Network,
 }
 
-const VICTIMS: [Victim; 6] =
-    [Victim::Worker, Victim::WorkerKilled, Victim::Coordinator, Victim::Source, Victim::Target, Victim::Network];
+const VICTIMS: [Victim; 7] = [
+    Victim::Worker,
+    Victim::Statement,
+    Victim::WorkerKilled,
+    Victim::Coordinator,
+    Victim::Source,
+    Victim::Target,
+    Victim::Network,
+];
 
 /// Which state, who dies, and whether the node has run the statement before that.
 type Case = ((&'static str, Side, &'static str), Victim, bool);
@@ -117,6 +126,10 @@ impl Scene {
                 let pid: i32 = self.cluster.coordinator.value(&worker)?;
                 self.cluster.coordinator.run(&format!("SELECT pg_terminate_backend({pid})"))
             }
+            Victim::Statement => {
+                let pid: i32 = self.cluster.coordinator.value(&worker)?;
+                self.cluster.coordinator.run(&format!("SELECT pg_cancel_backend({pid})"))
+            }
             Victim::WorkerKilled => {
                 let mut witness = self.cluster.coordinator.client()?;
                 let pid: i32 = self.cluster.coordinator.value(&worker)?;
@@ -134,13 +147,18 @@ impl Scene {
         }
     }
 
+    fn clients_write(&self, ledger: &Ledger) -> Result<()> {
+        let wanted = ledger.acknowledged() + 50;
+        eventually("clients write", PATIENCE, || Ok(ledger.acknowledged() >= wanted))
+            .with_context(|| format!("{:?}", ledger.failures()))?;
+        ledger.check(&self.cluster)
+    }
+
     fn come_to_an_end(&mut self, ledger: &Ledger, id: i64) -> Result<()> {
         let limit = Duration::from_secs(60);
         reaches(&self.cluster, id, "switched", limit)?;
         settled(&self.cluster, PATIENCE)?;
-        let wanted = ledger.acknowledged() + 50;
-        eventually("clients write", PATIENCE, || Ok(ledger.acknowledged() >= wanted))?;
-        ledger.check(&self.cluster)?;
+        self.clients_write(ledger)?;
         self.cluster.coordinator.run(&format!("SELECT shard_finish({id})"))?;
         ends(&self.cluster, id, limit)?;
         self.source = self.target();
@@ -185,4 +203,84 @@ fn an_operation_survives_a_fault_in_each_state() -> Result<()> {
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
     Ok(())
+}
+
+/// What happens when the source has committed the switch, and the target may not have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Split {
+    /// The target's COMMIT is lost.
+    Cut,
+    /// The answer to it is lost.
+    CutAnswer,
+    /// The target never gets its COMMIT: the coordinator dies.
+    KillCoordinator,
+    /// The same, and somebody cancels before the source can be reached.
+    KillCoordinatorAndCancel,
+    /// The target dies before its COMMIT.
+    KillTarget,
+}
+
+#[test]
+fn a_switch_that_only_some_servers_have_made_is_undone_and_made_again() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let ledger =
+        Ledger::start(&scene.cluster, "t", Keys::Bigint, Workload { tolerate: Tolerate::SplitCommits, ..workload() })?;
+    let splits =
+        [Split::Cut, Split::KillCoordinatorAndCancel, Split::CutAnswer, Split::KillTarget, Split::KillCoordinator];
+    for split in matrix::take(2, &splits) {
+        let started = Instant::now();
+        scene.split(&ledger, *split).with_context(|| format!("{split:?}"))?;
+        println!("{split:?}: {:.1?}", started.elapsed());
+    }
+    let outcome = ledger.stop()?;
+    println!("{outcome}");
+    outcome.check(&scene.cluster)
+}
+
+impl Scene {
+    fn split(&mut self, ledger: &Ledger, split: Split) -> Result<()> {
+        let target = self.target();
+        let proxy = self.cluster.proxy(target);
+        let swaps = proxy.stall_on(b"SET SCHEMA");
+        let id = self.begin()?;
+        swaps.wait_until_hit(PATIENCE).with_context(|| told(&self.cluster))?;
+        // The parent is locked: no client commits now.
+        proxy.resume();
+        let commits = proxy.on(
+            b"COMMIT TRANSACTION",
+            match split {
+                Split::Cut => Then::Cut,
+                Split::CutAnswer => Then::CutAnswer,
+                _ => Then::Stall,
+            },
+        );
+        commits.wait_until_hit(PATIENCE).with_context(|| told(&self.cluster))?;
+        let source = self.cluster.node(self.source);
+        eventually("the source has committed", PATIENCE, || Ok(!source.has("t_0")?))?;
+        match split {
+            Split::Cut | Split::CutAnswer => {}
+            Split::KillCoordinator | Split::KillCoordinatorAndCancel => {
+                self.cluster.coordinator.kill9()?;
+                // What is held back never arrives.
+                proxy.cut();
+                if split == Split::KillCoordinator {
+                    self.cluster.coordinator.start()?;
+                } else {
+                    self.cluster.proxy(self.source).cut();
+                    self.cluster.coordinator.start()?;
+                    self.cluster.coordinator.run(&format!("SELECT shard_cancel({id})"))?;
+                    complains(&self.cluster, id, "node", PATIENCE)?;
+                    self.resume();
+                    ends(&self.cluster, id, PATIENCE * 2)?;
+                    ensure!(field(&self.cluster, id, "state")? == "cancelled");
+                    settled(&self.cluster, PATIENCE)?;
+                    self.clients_write(ledger)?;
+                    return nothing_is_left(&self.cluster);
+                }
+            }
+            Split::KillTarget => restart(self.cluster.node(target))?,
+        }
+        self.resume();
+        self.come_to_an_end(ledger, id)
+    }
 }

@@ -290,7 +290,7 @@ pub fn wanting() -> Result<Vec<i64>> {
     sql::column(
         "SELECT id FROM shardkeeper.operations
          WHERE ended_at IS NULL AND NOT halted
-           AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted'))
+           AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT tidy)
            AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp())
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
          ORDER BY id",
@@ -339,12 +339,16 @@ pub fn set_wish(id: i64, wish: Wish) -> Result<()> {
     Ok(())
 }
 
-/// Notes what went wrong. With `retry` the worker tries again after so many seconds; without, a person has to act.
+/// Notes what went wrong. With `retry` the worker tries again after so many seconds; without, a person has to act. Why an
+/// operation failed stays told while what it made cannot be removed.
 pub fn note_failure(id: i64, error: Error, retry: Option<f64>) -> Result<()> {
     let Report { code, message, detail, hint } = Report::from(error);
     let error = json!({"code": sql_state_text(code), "message": message, "detail": detail, "hint": hint});
     sql::run(
-        "UPDATE shardkeeper.operations SET error = $2, failures = failures + 1, halted = $3 IS NULL,
+        "UPDATE shardkeeper.operations
+         SET error = CASE WHEN state = 'failed' AND error IS NOT NULL
+                     THEN error || pg_catalog.jsonb_build_object('left', $2 ->> 'message') ELSE $2 END,
+             failures = failures + 1, halted = $3 IS NULL,
              retry_at = pg_catalog.clock_timestamp() + $3 * '1 second'::interval
          WHERE id = $1",
         &[id.into(), JsonB(error).into(), retry.into()],
@@ -375,15 +379,22 @@ pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
 /// Everything that it made is gone.
 pub fn end(id: i64) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET ended_at = pg_catalog.clock_timestamp(), retry_at = NULL WHERE id = $1",
+        "UPDATE shardkeeper.operations SET ended_at = pg_catalog.clock_timestamp(), retry_at = NULL,
+             error = CASE WHEN state = 'failed' THEN error - 'left' END
+         WHERE id = $1",
         &[id.into()],
     )?;
     Ok(())
 }
 
-/// After the switch, nothing is left but the tables that it replaced.
+/// After the switch, nothing is left but the tables that it replaced. A cancel that came too late is forgotten.
 pub fn set_tidy(id: i64) -> Result<()> {
-    sql::run("UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0 WHERE id = $1", &[id.into()])?;
+    sql::run(
+        "UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0,
+             wish = CASE wish WHEN 'cancel' THEN 'run' ELSE wish END
+         WHERE id = $1",
+        &[id.into()],
+    )?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::follow::Flow;
 use super::trouble::{Step, Trouble};
 use super::{copy, group, prepare, stream, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
+use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::pg::lock::{self, Single};
@@ -29,7 +30,7 @@ const IDLE: Duration = Duration::from_millis(100);
 pub fn run(id: i64) {
     let log = Log::default();
     let subject = format!("operation {id}");
-    match transaction::run(|| Ok(settle_in(id)? && take_up(id)?)) {
+    match transaction::run(|| settle_in(id)).and_then(|ours| Ok(ours && take_up(id)?)) {
         Ok(true) => {}
         Ok(false) => return,
         Err(error) => return Log::default().trouble(&subject, error),
@@ -95,9 +96,11 @@ fn settle_in(id: i64) -> Result<bool> {
 /// Whoever takes up an operation that was about to switch does not know what happened to the targets since they were
 /// compared: a pause, a crash, a commit that was undone. They are compared again.
 fn take_up(id: i64) -> Result<bool> {
-    let Some(operation) = operation::load(id)? else { return Ok(false) };
+    let Some(operation) = transaction::run(|| operation::load(id))? else { return Ok(false) };
     if matches!(operation.state, State::Ready | State::Switching) && operation.wish == Wish::Run {
-        operation::go_back(id, State::Verifying)?;
+        // A node that is down is met again by the comparison, which then says so.
+        let _ = switch::undo_halves(&operation);
+        transaction::run(|| operation::go_back(id, State::Verifying))?;
     }
     Ok(true)
 }
@@ -116,8 +119,17 @@ fn step(operation: &Operation) -> Step<Option<State>> {
     if operation.kind.is_group() {
         return group::step(operation, wish);
     }
+    if operation.state.is_before_switch() && transaction::run(|| parent::load(operation.parent()))?.is_none() {
+        return super::trouble::fail(
+            Report::new(
+                Code::ERRCODE_UNDEFINED_TABLE,
+                format!("{} is no longer there, or not managed", operation.name),
+            )
+            .hint("What the operation made is removed."),
+        );
+    }
     match (operation.state, wish) {
-        (_, Wish::Pause) => Ok(None),
+        (state, Wish::Pause) if state != State::Switched => Ok(None),
         (state, Wish::Cancel) if state.is_before_switch() => Ok(Some(State::Cancelled)),
         (State::Planned, _) => Ok(Some(State::Preparing)),
         (State::Preparing, _) => prepare::prepare(operation).map(|()| Some(State::Copying)),
@@ -145,7 +157,8 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (State::Switched, wish) => {
             switch::tidy(operation)?;
             transaction::run(|| operation::set_tidy(operation.id))?;
-            if wish == Wish::Finish || operation.keep_left <= 0.0 { Ok(Some(State::Finished)) } else { Ok(None) }
+            let is_due = wish != Wish::Pause && operation.keep_left <= 0.0;
+            if wish == Wish::Finish || is_due { Ok(Some(State::Finished)) } else { Ok(None) }
         }
         (State::Reverting | State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Ok(None),
     }
@@ -153,6 +166,10 @@ fn step(operation: &Operation) -> Step<Option<State>> {
 
 /// Takes away what is no longer needed, and says that the operation is over.
 fn clean_up(operation: &Operation) -> Step {
+    if operation.state != State::Finished {
+        // The way back of a switch that was half made leads through what is removed here.
+        switch::undo_halves(operation)?;
+    }
     // A server that is down must not keep the others from being cleaned.
     let done = [sweep::stage(operation), sweep::attic(operation), super::mirrors::drop_empty(operation)];
     done.into_iter().collect::<Result<Vec<()>>>()?;

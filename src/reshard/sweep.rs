@@ -6,24 +6,31 @@ use crate::error::{Error, Result};
 use crate::name::{ident, literal};
 use crate::node::own;
 use crate::pg::{sql, transaction};
+use shardkeeper_core::operation::State;
 use shardkeeper_core::plan::LOCAL;
+
+const CASCADE: &str = "CASCADE";
+const RESTRICT: &str = "RESTRICT";
 
 /// The stage, publications and slots, on all servers of the operation. The first error is returned after all were tried.
 pub fn stage(operation: &Operation) -> Result<()> {
     let mut failed = None;
     for node in servers(operation) {
-        if let Err(error) = stream(operation, &node).and_then(|()| schema(operation, &node, &operation.stage)) {
+        if let Err(error) = stream(operation, &node).and_then(|()| schema(operation, &node, &operation.stage, CASCADE))
+        {
             failed = failed.or(Some(error));
         }
     }
     failed.map_or(Ok(()), Err)
 }
 
-/// The replaced tables, on all servers.
+/// The schema of the replaced tables, on all servers. Before a switch it is empty, and nothing else is taken away: where a
+/// node has committed a switch that the coordinator has not, the tables in it are the only ones.
 pub fn attic(operation: &Operation) -> Result<()> {
     let mut failed: Option<Error> = None;
+    let how = if operation.state == State::Finished { CASCADE } else { RESTRICT };
     for node in servers(operation) {
-        if let Err(error) = schema(operation, &node, &operation.attic()) {
+        if let Err(error) = schema(operation, &node, &operation.attic(), how) {
             failed = failed.or(Some(error));
         }
     }
@@ -61,8 +68,8 @@ fn stream(operation: &Operation, node: &str) -> Result<()> {
     })
 }
 
-fn schema(operation: &Operation, node: &str, schema: &str) -> Result<()> {
-    let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", ident(schema));
+fn schema(operation: &Operation, node: &str, schema: &str, how: &str) -> Result<()> {
+    let drop = format!("DROP SCHEMA IF EXISTS {} {how}", ident(schema));
     if node == LOCAL {
         return transaction::run(|| {
             sql::run_quietly(&drop)?;

@@ -20,9 +20,11 @@ use crate::hierarchy::rebuild;
 use crate::hierarchy::script::Script;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
-use crate::node::own;
+use crate::node::heal::{self, Coordinator};
+use crate::node::own::{self, Session, Target as Way};
 use crate::pg::{managed as cache, role, sql, transaction};
 use crate::reshard::place::{BRIEF, Place};
+use futures_util::future::join_all;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::State;
@@ -76,10 +78,30 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
     });
     match (outcome, ended) {
         (Ok(()), Ok(())) => Ok(None),
-        (Ok(()), Err(error)) => not_now(error),
+        (Ok(()), Err(error)) => {
+            // Some nodes may have committed. What cannot be reached now is the database worker's.
+            let _ = undo_halves(operation);
+            not_now(error)
+        }
         (Err(super::trouble::Trouble::Again(error)), _) => not_now(error),
         (Err(trouble), _) => Err(trouble),
     }
+}
+
+/// Where a node has committed a switch that the coordinator has not, it is undone at once: until then clients do not find
+/// the partitions in their places.
+pub fn undo_halves(operation: &Operation) -> Result<()> {
+    let (coordinator, ways) = transaction::run(|| {
+        let ways = nodes(operation).iter().map(|node| Way::of(node, operation.role())).collect::<Result<Vec<_>>>()?;
+        Ok((Coordinator::read()?, ways))
+    })?;
+    own::wait(async {
+        let visits = ways.iter().map(async |way| {
+            let mut session = Session::open(way, BRIEF).await?;
+            heal::settle(&mut session, &coordinator).await.map(drop)
+        });
+        join_all(visits).await.into_iter().collect()
+    })
 }
 
 fn not_now(error: Error) -> Step<Option<Report>> {
@@ -349,7 +371,11 @@ pub fn tidy(operation: &Operation) -> Result<()> {
         let above = &operation.plan.above;
         let drops: Vec<String> = tables
             .map(|target| {
-                format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", above.sibling(&target.name), ident(ATTACH_CHECK))
+                format!(
+                    "ALTER TABLE IF EXISTS {} DROP CONSTRAINT IF EXISTS {}",
+                    above.sibling(&target.name),
+                    ident(ATTACH_CHECK)
+                )
             })
             .collect();
         own::wait(async {

@@ -48,14 +48,18 @@ impl Worker {
 
     pub fn meaning(&self, error: &postgres::Error) -> Meaning {
         let code = error.code().map(|code| code.code());
+        let tolerate = self.site.workload.tolerate;
         let broken = match code {
             Some("40001" | "40P01") => return Meaning::Again,
             Some("57P01" | "57P02" | "57P03") => true,
+            Some("42P01") => {
+                return if tolerate == Tolerate::SplitCommits { Meaning::Broken } else { Meaning::Failure };
+            }
             Some(code) => code.starts_with("08"),
             // No answer of a server at all.
             None => true,
         };
-        if broken && self.site.workload.tolerate == Tolerate::Restarts { Meaning::Broken } else { Meaning::Failure }
+        if broken && tolerate != Tolerate::Nothing { Meaning::Broken } else { Meaning::Failure }
     }
 
     pub fn fail(&self, during: &'static str, text: String) {

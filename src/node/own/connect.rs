@@ -161,9 +161,10 @@ fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
     if target.bind_channel {
         config.channel_binding(ChannelBinding::Require);
     }
-    // Ours come last and win.
+    // Ours come last and win. A node that loses us without a word lets go of our locks and slots soon.
     let own = format!(
-        "-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3",
+        "-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 \
+         -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
         limits.statement.map_or(0, |limit| limit.as_millis()),
         limits.lock.map_or(0, |limit| limit.as_millis()),
     );
