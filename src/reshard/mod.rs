@@ -2,9 +2,11 @@
 //!
 //! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
 //! operation. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep` (cleaning up); each can be
-//! repeated from its start after a crash. `stage` is where the targets stand, `place` a server, `stream` its changes.
+//! repeated from its start after a crash. `stage` is where the targets stand, `place` a server, `stream` its changes,
+//! `subject` the table that changes. `convert` is the plan and the switch of a plain table that becomes a parent.
 
 pub mod control;
+pub mod convert;
 mod copy;
 mod follow;
 mod mirrors;
@@ -14,6 +16,7 @@ mod prepare;
 pub mod run;
 mod stage;
 mod stream;
+mod subject;
 mod sweep;
 mod switch;
 mod target;

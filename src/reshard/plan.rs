@@ -184,7 +184,7 @@ fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Sou
             false => members::nodes(managed.tables_below(table.oid())),
         },
     });
-    Source { name: child.name.clone(), label, bound, tables: tables.collect() }
+    Source { name: child.name.clone(), label, bound, tables: tables.collect(), shape: None }
 }
 
 fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Method, Vec<String>)> {
@@ -203,7 +203,7 @@ fn known_node(node: &str) -> Result<()> {
     Ok(())
 }
 
-fn owner(table: Oid) -> Result<Oid> {
+pub fn owner(table: Oid) -> Result<Oid> {
     let owner = sql::one::<Oid>("SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1", &[table.into()])?;
     match owner {
         Some(owner) => Ok(owner),

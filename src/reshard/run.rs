@@ -101,6 +101,9 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         clean_up(operation)?;
         return Ok(None);
     }
+    if wish == Wish::Run {
+        transaction::run(|| Ok(super::subject::unchanged(operation)))??;
+    }
     match (operation.state, wish) {
         (_, Wish::Pause) => Ok(None),
         (state, Wish::Cancel) if state.is_before_switch() => Ok(Some(State::Cancelled)),

@@ -321,9 +321,9 @@ impl Target {
             columns.iter().enumerate().map(|(at, column)| part(at, column)).collect::<Vec<_>>().join(separator)
         };
         let rest = format!(
-            "AS t USING (SELECT {} FROM pg_catalog.unnest({}) AS u ({})) AS d WHERE {}",
+            "AS t USING (SELECT {} FROM ROWS FROM ({}) AS u ({})) AS d WHERE {}",
             list(&|at, column| format!("k{at}::{} AS k{at}", column.data_type), ", "),
-            list(&|at, _| format!("${}::text[]", at + 1), ", "),
+            list(&|at, _| format!("pg_catalog.unnest(${}::text[])", at + 1), ", "),
             list(&|at, _| format!("k{at}"), ", "),
             list(&|at, column| format!("t.{} = d.k{at}", ident(&column.name)), " AND "),
         );
