@@ -4,6 +4,7 @@ use crate::error::{Error, Report, Result};
 use crate::hierarchy::detach::{self, Fate};
 use crate::hierarchy::{self, create, grants, key, remove};
 use crate::pg::regclass::Regclass;
+use crate::reshard::convert;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -31,13 +32,13 @@ pub(super) fn node_names(argument: &str, nodes: Vec<Option<String>>) -> Result<V
 /// Makes `parent` the root of the hierarchy in `spec`. Returns an operation id when data has to move, else NULL.
 ///
 /// Errors: 42501 not the owner; 42809 not a table that can be partitioned; 22023 a mistake in the spec, with its JSON
-/// path; 2BP01 other objects depend on the table; 42P16 a unique key lacks a partition key; 55000 the table has rows.
+/// path; 2BP01 other objects depend on the table; 42P16 a unique key lacks a partition key; 55000 it has
+/// rows, and no replica identity or no logical decoding; 55006 another operation runs on it.
 #[pg_extern(volatile, parallel_unsafe, name = "shard_create_parent")]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_create_parent(parent: Option<Regclass>, spec: Option<JsonB>) -> Result<Option<i64>, ErrorReport> {
     let (parent, spec) = (given("parent", parent)?, given("spec", spec)?);
-    create::create(parent.0, &spec::parse(&spec.0).map_err(Error::from)?)?;
-    Ok(None)
+    Ok(create_parent(parent.0, &spec::parse(&spec.0).map_err(Error::from)?)?)
 }
 
 /// The one-level form. `key` is one column or expression, or several columns with commas between.
@@ -80,7 +81,15 @@ fn shard_create_parent_short(
         default_partition: default_partition.filter(|wanted| *wanted),
     })
     .map_err(Error::from)?;
-    create::create(parent.0, &level)?;
+    Ok(create_parent(parent.0, &level)?)
+}
+
+/// The rows of a populated table move in an operation; all else is done at once.
+fn create_parent(table: pg_sys::Oid, level: &Level) -> Result<Option<i64>> {
+    if create::is_populated(table)? {
+        return convert::start(table, level).map(Some);
+    }
+    create::create(table, level)?;
     Ok(None)
 }
 

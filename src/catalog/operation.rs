@@ -69,6 +69,9 @@ pub struct Source {
     pub bound: Bound,
     /// Itself if it is a leaf, else the tables below it too, each after the one above it.
     pub tables: Vec<SourceTable>,
+    /// Of a plain table that becomes a parent, what must not change until it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +138,11 @@ impl Operation {
     /// The parent's owner.
     pub fn role(&self) -> Oid {
         Oid::from(self.role)
+    }
+
+    /// The parent is a plain table still: its one source.
+    pub fn converts(&self) -> bool {
+        self.kind == Kind::Convert && self.state.is_before_switch()
     }
 
     /// The schema of the replaced tables after the switch.
@@ -262,7 +270,8 @@ pub fn running(parent: Oid) -> Result<Option<i64>> {
     )
 }
 
-const OPERATION: &str = "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
+const OPERATION: &str =
+    "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
         'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()))::text
      FROM shardkeeper.operations";
@@ -326,6 +335,12 @@ fn log(id: i64, state: State, note: Option<&str>) -> Result<()> {
         "INSERT INTO shardkeeper.operation_log (operation, state, note) VALUES ($1, $2, $3)",
         &[id.into(), state.as_str().into(), note.into()],
     )?;
+    Ok(())
+}
+
+/// The table that was made a parent has its name from another relation now.
+pub fn set_parent(id: i64, parent: Oid) -> Result<()> {
+    sql::run("UPDATE shardkeeper.operations SET parent = $2 WHERE id = $1", &[id.into(), parent.into()])?;
     Ok(())
 }
 

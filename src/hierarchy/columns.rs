@@ -43,11 +43,21 @@ fn definition(column: &Column, place: Place) -> String {
         }
         text += " NOT NULL";
     }
-    if let (Place::Root, Some(sequence), "a" | "d") = (place, &column.sequence, column.identity.as_str()) {
-        let when = if column.identity == "a" { "ALWAYS" } else { "BY DEFAULT" };
-        text += &format!(" GENERATED {when} AS IDENTITY ({})", sequence_options(sequence));
+    if let (Place::Root, Some(identity)) = (place, identity(column)) {
+        text += &format!(" {identity}");
     }
     text
+}
+
+/// `GENERATED … AS IDENTITY (…)`, with its sequence as it was made.
+pub fn identity(column: &Column) -> Option<String> {
+    let when = match column.identity.as_str() {
+        "a" => "ALWAYS",
+        "d" => "BY DEFAULT",
+        _ => return None,
+    };
+    let sequence = column.sequence.as_ref()?;
+    Some(format!("GENERATED {when} AS IDENTITY ({})", sequence_options(sequence)))
 }
 
 fn keeps_default(column: &Column, place: Place) -> bool {

@@ -14,7 +14,7 @@ use crate::error::{Report, Result};
 use crate::guc;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
-use crate::pg::{relation, sql};
+use crate::pg::{relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::{self, LOCAL, Plan, PlanInput, Tree};
@@ -64,6 +64,24 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
     validate::suitable(&table)?;
     empty(&table)?;
+    let checked = check(oid, table, level, intent)?;
+    let surveys = checked.survey()?;
+    let script = compose(oid, &checked, &surveys)?;
+    let Checked { table, plan, nodes, .. } = checked;
+    Ok(Prepared { script, table, plan, nodes })
+}
+
+/// What a table will be, and that it can be that.
+pub struct Checked {
+    pub table: Description,
+    pub keys: Keys,
+    pub plan: Plan,
+    /// The nodes that get leaves.
+    pub nodes: Vec<String>,
+}
+
+/// Everything that can be told without asking a node. An unknown node is told before any node is asked.
+pub fn check(oid: Oid, table: Description, level: &Level, intent: Intent) -> Result<Checked> {
     validate::no_dependents(oid, &table)?;
     let keys = Keys::resolve(level, &table)?;
     validate::unique_keys(&table, &keys)?;
@@ -78,16 +96,41 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
             validate::warn_of_unchecked_policies(&table);
         }
     }
-    // An unknown node is told before any node is asked.
     for node in &nodes {
         Channel::open(node)?;
     }
-    let script = compose(oid, &table, &keys, &plan.tree, &nodes)?;
-    Ok(Prepared { script, table, plan, nodes })
+    Ok(Checked { table, keys, plan, nodes })
+}
+
+impl Checked {
+    /// Names are free and there is room, here and on each of its nodes.
+    pub fn survey(&self) -> Result<Vec<Survey>> {
+        survey_all(&self.table, &self.plan.tree, &self.nodes)
+    }
+}
+
+/// The same for a tree that was planned before.
+pub fn survey_all(table: &Description, tree: &Tree, nodes: &[String]) -> Result<Vec<Survey>> {
+    let new_tables: Vec<String> = tree.walk().map(|p| p.name.clone()).collect();
+    let partitioned = tree.walk().filter(|p| p.sub.is_some()).count() + 1;
+    let local = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(LOCAL)).count();
+    let load = Load { leaves: local, foreign: tree.leaves().count() - local, partitioned };
+    survey::check_local(table, &new_tables, load, !nodes.is_empty())?;
+    nodes.iter().map(|node| survey_on(table, tree, node)).collect()
+}
+
+/// For the mirror on one node.
+pub fn survey_on(table: &Description, tree: &Tree, node: &str) -> Result<Survey> {
+    let below = tree.walk().filter(|p| lives_on(p, node)).map(|p| p.name.clone());
+    let mut made: Vec<String> = below.chain([table.name.name.clone()]).collect();
+    let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node)).count();
+    let load = Load { leaves, foreign: 0, partitioned: made.len() - leaves };
+    made.extend(table.keys.iter().map(|key| key.name.clone()));
+    survey::check_node(node, table, &made, load)
 }
 
 /// What must hold before any lock is taken: the caller owns the table, and it can and need become a parent.
-fn fit(oid: Oid, table: &Description) -> Result<()> {
+pub fn fit(oid: Oid, table: &Description) -> Result<()> {
     validate::owned(oid, table)?;
     validate::suitable(table)?;
     if parent::load(oid)?.is_some() {
@@ -147,38 +190,38 @@ fn empty(table: &Description) -> Result<()> {
         }
         return Ok(());
     }
-    let populated = sql::document::<bool>(&format!("SELECT 'true' FROM ONLY {} LIMIT 1", table.name), &[])?;
-    if populated.is_none() {
+    if !has_rows(table)? {
         return Ok(());
     }
     Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {} is not empty", table.name))
-        .detail("Only empty tables can be made parents in this version; the conversion of populated tables, which moves their rows online, comes with the data movement calls.")
-        .hint("Make the parent of an empty table of the same shape, and fill it with INSERT … SELECT.")
+        .detail("The rows of a populated table move online, in an operation of their own; only for an empty one is there a list of commands.")
+        .hint("Call shard_create_parent: it returns the operation, which SELECT shard_wait(…) waits for.")
         .into()
 }
 
-fn compose(oid: Oid, table: &Description, keys: &Keys, tree: &Tree, nodes: &[String]) -> Result<Script> {
+/// Whether it is an ordinary table that could become a parent, and has rows. They may come or go right afterwards.
+///
+/// Errors: those of a table that cannot become a parent.
+pub fn is_populated(oid: Oid) -> Result<bool> {
+    let Some(table) = Description::load(oid)?.filter(|found| found.kind == 'r') else { return Ok(false) };
+    fit(oid, &table)?;
+    has_rows(&table)
+}
+
+/// Row security hides rows even from the owner of a table.
+fn has_rows(table: &Description) -> Result<bool> {
+    let query = format!("SELECT 'true' FROM ONLY {} LIMIT 1", table.name);
+    Ok(role::as_extension_owner(|| sql::document::<bool>(&query, &[]))?.is_some())
+}
+
+fn compose(oid: Oid, checked: &Checked, surveys: &[Survey]) -> Result<Script> {
+    let Checked { table, keys, plan: Plan { tree, .. }, nodes } = checked;
     let name = &table.name;
     let blueprint = Blueprint { table, keys, mixed: !nodes.is_empty() };
     let tables: Vec<QualifiedName> = tree.walk().map(|p| name.sibling(p.name.clone())).collect();
-    let local_leaves: Vec<QualifiedName> =
-        tree.leaves().filter(|p| p.node.as_deref() == Some(LOCAL)).map(|p| name.sibling(p.name.clone())).collect();
-    let new_tables: Vec<String> = tree.walk().map(|p| p.name.clone()).collect();
-    let partitioned = tree.walk().filter(|p| p.sub.is_some()).count() + 1;
-    let load = Load { leaves: local_leaves.len(), foreign: tree.leaves().count() - local_leaves.len(), partitioned };
-    survey::check_local(table, &new_tables, load, blueprint.mixed)?;
-    let mut surveys = Vec::new();
-    for node in nodes {
-        let mut made: Vec<String> =
-            tree.walk().filter(|p| lives_on(p, node)).map(|p| p.name.clone()).chain([name.name.clone()]).collect();
-        let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node)).count();
-        let load = Load { leaves, foreign: 0, partitioned: made.len() - leaves };
-        made.extend(table.keys.iter().map(|key| key.name.clone()));
-        surveys.push(survey::check_node(node, table, &made, load)?);
-    }
-
+    let local_leaves = local_leaves(name, tree);
     let mut script = Script::default();
-    for (node, survey) in nodes.iter().zip(&surveys) {
+    for (node, survey) in nodes.iter().zip(surveys) {
         script.on_node(node, mirror(oid, &blueprint, tree, node, survey)?, discard(name));
     }
     let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
@@ -188,6 +231,11 @@ fn compose(oid: Oid, table: &Description, keys: &Keys, tree: &Tree, nodes: &[Str
     commands.extend(rebuild::after_partitions(table, &tables, &local_leaves, &caller, blueprint.mixed));
     script.local(commands);
     Ok(script)
+}
+
+pub fn local_leaves(root: &QualifiedName, tree: &Tree) -> Vec<QualifiedName> {
+    let local = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(LOCAL));
+    local.map(|leaf| root.sibling(leaf.name.clone())).collect()
 }
 
 /// A whole new mirror on one node.

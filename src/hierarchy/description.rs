@@ -5,6 +5,7 @@ use crate::name::QualifiedName;
 use crate::pg::sql;
 use pgrx::pg_sys::Oid;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Description {
@@ -191,6 +192,22 @@ pub struct Publication {
 impl Description {
     pub fn load(table: Oid) -> Result<Option<Self>> {
         sql::document(include_str!("describe.sql"), &[table.into()])
+    }
+
+    /// What rows and their copies have in common: columns, checks and keys. Equal as long as none of them is changed.
+    pub fn shape(table: Oid) -> Result<Option<Value>> {
+        const PARTS: [(&str, &[&str]); 3] = [
+            ("columns", &["name", "type", "collation", "not_null", "generated", "identity", "default"]),
+            ("checks", &["name", "definition"]),
+            ("keys", &["name", "constraint", "definition", "unique", "valid"]),
+        ];
+        let found: Option<Value> = sql::document(include_str!("describe.sql"), &[table.into()])?;
+        let part = |whole: &Value, name: &str, wanted: &[&str]| {
+            let items = whole[name].as_array().cloned().unwrap_or_default();
+            let item = |item: &Value| wanted.iter().map(|field| item[*field].clone()).collect::<Value>();
+            items.iter().map(item).collect::<Value>()
+        };
+        Ok(found.map(|whole| PARTS.iter().map(|(name, wanted)| part(&whole, name, wanted)).collect()))
     }
 
     pub fn column(&self, name: &str) -> Option<&Column> {

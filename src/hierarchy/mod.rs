@@ -26,7 +26,7 @@ pub mod remove;
 pub mod script;
 pub mod sizes;
 pub mod survey;
-mod validate;
+pub mod validate;
 pub mod way;
 
 pub use add::add_partition;

@@ -356,13 +356,14 @@ fn wrong_bytes(error: shardkeeper_core::copy::CopyError) -> Error {
 
 /// Indexes that the copy went without, and statistics for the planner.
 fn finish_tables(operation: &Operation) -> Step {
-    let (_, stage) = Stage::read(operation)?;
+    let stage = Stage::read(operation)?;
     for node in operation.plan.target_nodes() {
-        let commands = stage.index_commands(&node);
         let table = stage.root();
         own::wait(async {
             let mut place = Place::open(&node, operation.role(), LONG).await?;
             if !is_finished(&mut place, table).await? {
+                let query = "SELECT pg_catalog.to_json(spcname)::text FROM pg_catalog.pg_tablespace";
+                let commands = stage.index_commands(&node, &place.documents::<String>(query, &[]).await?);
                 place.run(&format!("{};\nCOMMENT ON TABLE {table} IS 'indexed'", commands.join(";\n"))).await?;
             }
             match node.as_str() {

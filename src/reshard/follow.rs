@@ -3,15 +3,15 @@
 
 use super::stage::Stage;
 use super::stream;
+use super::subject::Subject;
 use super::target::{Column, Table, Target};
 use super::trouble::{Step, halt};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::bound::default_check;
-use crate::hierarchy::managed::Managed;
 use crate::name::{QualifiedName, ident};
 use crate::node::own::{self, Session, Target as Way};
-use crate::pg::{role, route, sql};
+use crate::pg::{route, sql};
 use crate::reshard::place::LONG;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -52,11 +52,10 @@ pub struct Round {
 impl Flow {
     /// Within a transaction.
     pub fn open(operation: &Operation) -> Result<Self> {
-        let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
-        let stage = Stage::of(&managed, operation)?;
-        let wanted = stage.columns();
-        let columns = managed.table.columns.iter().filter(|column| wanted.contains(&column.name));
-        let columns = columns.map(|c| Column { name: c.name.clone(), data_type: c.data_type.clone() }).collect();
+        let subject = Subject::read(operation)?;
+        let keys = subject.keys.sql(&operation.plan.key);
+        let stage = Stage::of(subject, operation)?;
+        let columns = stage.columns();
         let root = stage.root().clone();
         let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])? else {
             return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("the stage {root} is gone"))
@@ -79,7 +78,6 @@ impl Flow {
             sources.insert(node, session);
         }
         let leaves = leaves(&table.name, &targets)?;
-        let keys = managed.keys()?.sql(&operation.plan.key);
         let above = &operation.plan.above;
         let condition = |source: &crate::catalog::operation::Source| match &source.bound {
             // The function takes any modulus, and the real table of the same key.

@@ -2,13 +2,14 @@
 
 use super::place::{BRIEF, Place};
 use super::stage::Stage;
+use super::subject::Subject;
 use super::sweep;
 use super::trouble::{Step, fail};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::build::Blueprint;
-use crate::hierarchy::create::{create_schema, discard, fitted};
+use crate::hierarchy::create::{self, create_schema, discard, fitted};
 use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::script::Script;
@@ -27,8 +28,10 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn prepare(operation: &Operation) -> Step {
     sweep::stage(operation)?;
-    let (managed, stage) = Stage::read(operation)?;
-    as_planned(operation, &managed)?;
+    if !operation.converts() {
+        as_planned(operation)?;
+    }
+    let stage = Stage::read(operation)?;
     for node in operation.plan.source_nodes() {
         check_source(operation, &node)?;
     }
@@ -43,7 +46,8 @@ pub fn prepare(operation: &Operation) -> Step {
 }
 
 /// The partitions are still those that the plan was made for.
-fn as_planned(operation: &Operation, managed: &Managed) -> Step {
+fn as_planned(operation: &Operation) -> Step {
+    let managed = transaction::run(|| role::acting_as(operation.role(), || Managed::read(operation.parent())))?;
     for table in operation.plan.sources.iter().flat_map(|source| &source.tables) {
         let found = managed.members.iter().find(|member| member.name == table.name);
         let same = found.is_some_and(|member| {
@@ -76,8 +80,25 @@ struct Facts {
 
 /// The server can tell what changes in its sources, without breaking the writers of them.
 fn check_source(operation: &Operation, node: &str) -> Step {
-    let names = leaves_on(operation, node).map(|name| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
-    let query = format!(
+    let names: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
+    let found = own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.document::<Facts>(&facts(&names), &[]).await
+    })?;
+    Ok(found.map_or(Ok(()), |facts| judge(&facts, node))?)
+}
+
+/// The same for tables of the coordinator, in the caller's transaction.
+///
+/// Errors: 55000 no replica identity, or `wal_level` is not logical; 54000 all replication slots are used.
+pub fn check_here(tables: &[QualifiedName]) -> Result<()> {
+    let found = sql::document::<Facts>(&facts(tables), &[])?;
+    found.map_or(Ok(()), |facts| judge(&facts, LOCAL))
+}
+
+fn facts(tables: &[QualifiedName]) -> String {
+    let names = tables.iter().map(|name| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
+    format!(
         "SELECT json_build_object('wal_level', current_setting('wal_level'),
              'slots', current_setting('max_replication_slots')::bigint, 'slots_used', (SELECT count(*) FROM pg_replication_slots),
              'may_replicate', rolreplication OR rolsuper,
@@ -88,15 +109,13 @@ fn check_source(operation: &Operation, node: &str) -> Step {
                      WHEN 'd' THEN EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary)
                      ELSE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident) END))::text
          FROM pg_roles WHERE rolname = current_user"
-    );
-    let found = own::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.document::<Facts>(&query, &[]).await
-    })?;
-    let Some(facts) = found else { return Ok(()) };
+    )
+}
+
+fn judge(facts: &Facts, node: &str) -> Result<()> {
     let server = if node == LOCAL { "the coordinator".to_string() } else { format!("node {}", ident(node)) };
-    let lacking = |code, message: String, detail: String, hint: String| -> Step {
-        Err(Error::from(Report::new(code, message).detail(detail).hint(hint)).into())
+    let lacking = |code, message: String, detail: String, hint: String| -> Result<()> {
+        Report::new(code, message).detail(detail).hint(hint).into()
     };
     let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
     if let Some(table) = facts.without_identity.first() {
@@ -104,9 +123,7 @@ fn check_source(operation: &Operation, node: &str) -> Step {
             state,
             format!("{table} on {server} has no replica identity"),
             "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
-            format!(
-                "Give the parent a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there."
-            ),
+            format!("Give the table a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there."),
         );
     }
     if facts.wal_level != "logical" {
@@ -152,15 +169,25 @@ fn build_here(operation: &Operation, stage: &Stage) -> Result<()> {
 }
 
 fn build_on(operation: &Operation, stage: &Stage, node: &str) -> Result<()> {
-    let survey = way(operation, node)?;
+    let survey = if operation.converts() { look(operation, node)? } else { way(operation, node)? };
     let mut commands = stage.node_commands(node, &survey);
     let made = stage.tables_on(node);
-    let rights = transaction::run(|| grants::wanted(operation.parent(), node))?;
-    // Rights on the tables only: the schema is nobody else's business.
-    commands.extend(grants::commands(&rights, &survey.role, false, &made)?);
+    // Rights on the tables only: the schema is nobody else's business. A whole mirror gets them at the switch.
+    if !operation.converts() {
+        let rights = transaction::run(|| grants::wanted(operation.parent(), node))?;
+        commands.extend(grants::commands(&rights, &survey.role, false, &made)?);
+    }
     own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.run(&commands.join(";\n")).await
+    })
+}
+
+/// Where a whole mirror will be made, nothing is in the way.
+fn look(operation: &Operation, node: &str) -> Result<Survey> {
+    transaction::run(|| {
+        let subject = Subject::read(operation)?;
+        role::acting_as(operation.role(), || create::survey_on(&subject.table, &operation.plan.target_tree(), node))
     })
 }
 

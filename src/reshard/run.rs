@@ -119,7 +119,10 @@ fn step(operation: &Operation) -> Step<Option<State>> {
     if operation.kind.is_group() {
         return group::step(operation, wish);
     }
-    if operation.state.is_before_switch() && transaction::run(|| parent::load(operation.parent()))?.is_none() {
+    if operation.state.is_before_switch()
+        && !operation.converts()
+        && transaction::run(|| parent::load(operation.parent()))?.is_none()
+    {
         return super::trouble::fail(
             Report::new(
                 Code::ERRCODE_UNDEFINED_TABLE,
@@ -127,6 +130,9 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             )
             .hint("What the operation made is removed."),
         );
+    }
+    if wish == Wish::Run {
+        transaction::run(|| Ok(super::subject::unchanged(operation)))??;
     }
     match (operation.state, wish) {
         (state, Wish::Pause) if state != State::Switched => Ok(None),

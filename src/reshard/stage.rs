@@ -7,15 +7,16 @@
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::hierarchy::build::{Blueprint, lives_on};
-use crate::hierarchy::columns::Place as ColumnPlace;
+use crate::hierarchy::columns::{self, Place as ColumnPlace};
 use crate::hierarchy::create::fitted;
 use crate::hierarchy::description::{Description, Key};
 use crate::hierarchy::key::Keys;
-use crate::hierarchy::managed::Managed;
 use crate::hierarchy::rebuild::{self, create_key, create_table};
 use crate::hierarchy::survey::Survey;
 use crate::name::{QualifiedName, ident, literal};
-use crate::pg::{role, transaction};
+use crate::pg::transaction;
+use crate::reshard::subject::Subject;
+use crate::reshard::target::Column;
 use shardkeeper_core::plan::{LOCAL, Partition, Tree};
 
 /// What a target carries until it is attached: with it, Postgres need not read the table to believe where its rows belong.
@@ -29,25 +30,23 @@ pub struct Stage {
     keys: Keys,
     tree: Tree,
     above: QualifiedName,
+    /// The staged root itself will be the parent: nothing is attached.
+    is_whole: bool,
 }
 
 impl Stage {
     /// As the parent is now, by itself. Outside a transaction.
-    pub fn read(operation: &Operation) -> Result<(Managed, Self)> {
-        transaction::run(|| {
-            let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
-            let stage = Self::of(&managed, operation)?;
-            Ok((managed, stage))
-        })
+    pub fn read(operation: &Operation) -> Result<Self> {
+        transaction::run(|| Self::of(Subject::read(operation)?, operation))
     }
 
     /// Within a transaction.
-    pub fn of(managed: &Managed, operation: &Operation) -> Result<Self> {
-        let mut table = managed.table.clone();
-        let keys = managed.keys()?;
+    pub fn of(subject: Subject, operation: &Operation) -> Result<Self> {
+        let Subject { mut table, keys } = subject;
         table.name = operation.staged(&operation.plan.above.name);
         table.statistics.clear();
-        Ok(Self { table, keys, tree: operation.plan.target_tree(), above: operation.plan.above.clone() })
+        let (tree, above) = (operation.plan.target_tree(), operation.plan.above.clone());
+        Ok(Self { table, keys, tree, above, is_whole: operation.converts() })
     }
 
     pub fn root(&self) -> &QualifiedName {
@@ -55,9 +54,9 @@ impl Stage {
     }
 
     /// Columns that hold data of their own, in the order in which rows travel.
-    pub fn columns(&self) -> Vec<String> {
+    pub fn columns(&self) -> Vec<Column> {
         let stored = self.table.columns.iter().filter(|column| column.generated.is_empty());
-        stored.map(|column| column.name.clone()).collect()
+        stored.map(|c| Column { name: c.name.clone(), data_type: c.data_type.clone() }).collect()
     }
 
     /// The staged tree on the coordinator: local targets as tables, the others as foreign tables.
@@ -66,8 +65,9 @@ impl Stage {
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let mut commands =
             vec![create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree))];
+        rebuild::alter(&mut commands, &table.name, columns::settings(&table));
         commands.extend(blueprint.local_tree(&table.name, &self.tree));
-        commands.push(self.attach_checks());
+        commands.extend(self.attach_checks());
         commands
     }
 
@@ -84,7 +84,7 @@ impl Stage {
         ];
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(blueprint.mirror_tree(node, &table.name, &self.tree));
-        commands.push(self.attach_checks());
+        commands.extend(self.attach_checks());
         commands
     }
 
@@ -96,11 +96,14 @@ impl Stage {
         table
     }
 
-    /// What the copy left for later, on one server: other indexes, and the marks on indexes.
-    pub fn index_commands(&self, node: &str) -> Vec<String> {
-        let later: Vec<&Key> = self.table.keys.iter().filter(|key| !key.unique).collect();
+    /// What the copy left for later, on one server with these tablespaces: other indexes, and the marks on indexes.
+    pub fn index_commands(&self, node: &str, tablespaces: &[String]) -> Vec<String> {
+        let mut later: Vec<Key> = self.table.keys.iter().filter(|key| !key.unique).cloned().collect();
+        for key in &mut later {
+            key.tablespace = key.tablespace.take().filter(|name| tablespaces.contains(name));
+        }
         let mut commands: Vec<String> =
-            later.iter().flat_map(|key| create_key(key, &self.table.name, node != LOCAL)).collect();
+            later.iter().flat_map(|key| create_key(key, &self.table.name, node != LOCAL || self.is_whole)).collect();
         let leaves: Vec<QualifiedName> = self
             .tree
             .leaves()
@@ -113,7 +116,10 @@ impl Stage {
 
     /// Gives each target the check that lets it be attached without a scan: the bounds of the real place, from the root
     /// down, as Postgres itself writes them. Those of a default partition depend on its siblings and are left out.
-    fn attach_checks(&self) -> String {
+    fn attach_checks(&self) -> Option<String> {
+        if self.is_whole {
+            return None;
+        }
         let body = format!(
             "DECLARE
     staged pg_catalog.regclass := {staged};
@@ -135,7 +141,7 @@ END",
             staged = self.table.name.regclass(),
             above = self.above.regclass(),
         );
-        format!("DO {}", literal(&body))
+        Some(format!("DO {}", literal(&body)))
     }
 
     /// The staged tables with rows on one server, and those above them.

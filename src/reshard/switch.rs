@@ -8,6 +8,7 @@ use super::follow::Flow;
 use super::plan::label_rows;
 use super::stage::{ATTACH_CHECK, Stage};
 use super::stream;
+use super::subject::Subject;
 use super::trouble::{Step, fail};
 use crate::catalog::operation::{self, Operation, Source};
 use crate::catalog::parent;
@@ -27,11 +28,11 @@ use crate::reshard::place::{BRIEF, Place};
 use futures_util::future::join_all;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::operation::State;
+use shardkeeper_core::operation::{Kind, State};
 use shardkeeper_core::plan::{LOCAL, Partition};
 
 /// Changes that may be left for the time in which writers wait.
-const LIMIT: i32 = 1_000_000;
+pub const LIMIT: i32 = 1_000_000;
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
@@ -114,15 +115,25 @@ fn not_now(error: Error) -> Step<Option<Report>> {
     }
 }
 
-fn work(operation: &Operation) -> Step {
-    let mut flow = Flow::open(operation)?;
+/// The final mode at once, and all partitions with it: a weaker lock first would deadlock with those who read and then
+/// write.
+pub fn lock_parent(operation: &Operation) -> Result<()> {
     let timeout = guc::switch_lock_timeout_milliseconds();
     sql::run(&format!("SET LOCAL lock_timeout = {timeout}"), &[])?;
+    role::acting_as(operation.role(), || {
+        sql::run(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(operation.parent())?), &[])
+    })?;
+    Ok(())
+}
+
+fn work(operation: &Operation) -> Step {
+    if operation.converts() {
+        return super::convert::switch(operation);
+    }
+    let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
+    lock_parent(operation)?;
     let managed = role::acting_as(operation.role(), || {
-        // The final mode at once, and all partitions with it: a weaker lock first would deadlock with those who read and
-        // then write.
-        sql::run(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(operation.parent())?), &[])?;
         let managed = Managed::read(operation.parent())?;
         fence(operation)?;
         Ok(managed)
@@ -140,7 +151,7 @@ fn work(operation: &Operation) -> Step {
         let end = stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         flow.up_to(operation, &node, end, LIMIT)?;
     }
-    let stage = Stage::of(&managed, operation)?;
+    let stage = Stage::of(Subject::of(&managed)?, operation)?;
     let swap = Swap { operation, managed: &managed, stage: &stage };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
@@ -354,12 +365,15 @@ fn tables_on<'a>(source: &'a Source, node: &str) -> Vec<&'a QualifiedName> {
 }
 
 /// A target and all below it, each before its own.
-fn below(target: &Partition) -> impl Iterator<Item = &Partition> {
+pub fn below(target: &Partition) -> impl Iterator<Item = &Partition> {
     std::iter::once(target).chain(target.sub.iter().flat_map(|sub| sub.walk()))
 }
 
 /// After the switch: what it made needless goes, in small steps that can be repeated.
 pub fn tidy(operation: &Operation) -> Result<()> {
+    if operation.kind == Kind::Convert {
+        return super::sweep::stage(operation);
+    }
     for node in operation.plan.target_nodes() {
         let tables = operation.plan.targets.iter().filter(|target| {
             if node == LOCAL {

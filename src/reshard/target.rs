@@ -322,9 +322,9 @@ impl Target {
         };
         // Several arrays at once are a form of the grammar, not a function: a schema would hide it.
         let rest = format!(
-            "AS t USING (SELECT {} FROM unnest({}) AS u ({})) AS d WHERE {}",
+            "AS t USING (SELECT {} FROM ROWS FROM ({}) AS u ({})) AS d WHERE {}",
             list(&|at, column| format!("k{at}::{} AS k{at}", column.data_type), ", "),
-            list(&|at, _| format!("${}::text[]", at + 1), ", "),
+            list(&|at, _| format!("pg_catalog.unnest(${}::text[])", at + 1), ", "),
             list(&|at, _| format!("k{at}"), ", "),
             list(&|at, column| format!("t.{} = d.k{at}", ident(&column.name)), " AND "),
         );

@@ -66,7 +66,9 @@ impl Refusal {
                 _ => "The partitions are as they were before it, and what it had made is removed.",
             }
             .to_owned(),
-            Self::Switched => "The new partitions serve; the old ones are kept for a while, as they were at the switch.".to_owned(),
+            Self::Switched => {
+                "The new partitions serve; the old ones are kept for a while, as they were at the switch.".to_owned()
+            }
             Self::NotSwitched { state, .. } => format!("Its state is {state}; the old partitions still serve."),
             Self::Reverting { .. } => "The old partitions are about to serve again.".to_owned(),
         }

@@ -54,8 +54,8 @@ const TABLES: &[(&str, &str, &str, &str, &str)] = &[
         "CREATE TABLE t (id int); INSERT INTO t VALUES (1)",
         "t",
         "55000",
-        "table trial.t is not empty",
-        "Make the parent of an empty table",
+        "trial.t on the coordinator has no replica identity",
+        "REPLICA IDENTITY FULL",
     ),
     (
         "CREATE TABLE t (id int, name text PRIMARY KEY)",

@@ -82,7 +82,7 @@ fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Sou
             false => members::nodes(managed.tables_below(table.oid())),
         },
     });
-    Source { name: child.name.clone(), label, bound, tables: tables.collect() }
+    Source { name: child.name.clone(), label, bound, tables: tables.collect(), shape: None }
 }
 
 fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Method, Vec<String>)> {
@@ -101,7 +101,7 @@ fn known_node(node: &str) -> Result<()> {
     Ok(())
 }
 
-fn owner(table: Oid) -> Result<Oid> {
+pub fn owner(table: Oid) -> Result<Oid> {
     let owner = sql::one::<Oid>("SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1", &[table.into()])?;
     match owner {
         Some(owner) => Ok(owner),
@@ -134,7 +134,7 @@ pub fn keep(text: &str) -> Result<()> {
 }
 
 /// Changes travel as UTF-8 text, and not every character of every encoding is in both.
-fn check_encoding() -> Result<()> {
+pub fn check_encoding() -> Result<()> {
     let encoding = sql::one::<String>(
         "SELECT pg_catalog.pg_encoding_to_char(encoding)::text FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
         &[],

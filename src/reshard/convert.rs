@@ -1,0 +1,297 @@
+//! A populated table becomes a parent: what is decided when that is called for, and the switch.
+//!
+//! The staged tree is the whole new hierarchy. At the switch its root goes to the schema of the old table, takes its name and
+//! gets everything else that the user put on it; the old table goes to the attic. On nodes the staged mirror moves likewise.
+
+use super::follow::Flow;
+use super::subject::{self, Subject};
+use super::switch::{LIMIT, below, lock_parent};
+use super::trouble::Step;
+use super::{plan as plans, prepare, stream};
+use crate::catalog::operation::{self, NewOperation, Operation, Plan, Source, SourceTable};
+use crate::catalog::parent;
+use crate::error::{Report, Result};
+use crate::hierarchy::build::{lives_on, remote_nodes};
+use crate::hierarchy::create::{self, Checked, Intent, extras, local_leaves};
+use crate::hierarchy::description::{Description, Statistics};
+use crate::hierarchy::rebuild;
+use crate::hierarchy::script::Script;
+use crate::hierarchy::survey::Survey;
+use crate::hierarchy::{grants, validate};
+use crate::name::{QualifiedName, ident, literal};
+use crate::pg::{managed as cache, relation, role, sql};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::operation::{Kind, Mode, State};
+use shardkeeper_core::plan::{Bound, LOCAL, Tree};
+use shardkeeper_core::spec::Level;
+use std::collections::BTreeMap;
+
+/// How long the old table is kept.
+const KEEP: &str = "1 day";
+
+/// Checks everything that the operation will need, and records it. Writers go on.
+///
+/// Errors: those of `shard_create_parent` on an empty table; 42501 the owner may not create tables in its schema; 55000 no
+/// replica identity, or `wal_level` is not logical; 55006 another operation runs on the table.
+pub fn start(oid: Oid, level: &Level) -> Result<i64> {
+    relation::lock_against_changes(oid);
+    let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
+    create::fit(oid, &table)?;
+    let owner = plans::owner(oid)?;
+    // Its worker will act as the owner.
+    let (Checked { table, plan, .. }, shape) = role::acting_as(owner, || {
+        let checked = create::check(oid, table, level, Intent::Run)?;
+        checked.survey()?;
+        may_create(&checked.table)?;
+        Ok((checked, Description::shape(oid)?))
+    })?;
+    plans::check_encoding()?;
+    prepare::check_here(std::slice::from_ref(&table.name))?;
+    let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
+    let source = Source {
+        name: table.name.clone(),
+        label: table.name.name.clone(),
+        bound: Bound::Default,
+        tables: vec![leaf],
+        shape,
+    };
+    let name = table.name.to_string();
+    let leaves = plan.tree.leaves().count();
+    let plan = Plan {
+        above: table.name,
+        labels: Vec::new(),
+        method: plan.tree.method,
+        key: plan.tree.key,
+        sources: vec![source],
+        targets: plan.tree.partitions,
+        spec: level.to_json(),
+        dealt: plan.dealt,
+        moves: Vec::new(),
+        leaving: None,
+    };
+    let id = operation::insert(&NewOperation {
+        kind: Kind::Convert,
+        mode: Mode::Online,
+        parent: oid,
+        name: &name,
+        subject: format!("{name}: a plain table to {leaves} leaves"),
+        role: owner,
+        keep: KEEP,
+        plan: &plan,
+        part_of: None,
+    })?;
+    crate::worker::ensure_running()?;
+    Ok(id)
+}
+
+fn may_create(table: &Description) -> Result<()> {
+    let schema = &table.name.schema;
+    let may =
+        sql::one::<bool>("SELECT pg_catalog.has_schema_privilege($1::text, 'CREATE')", &[schema.as_str().into()])?;
+    if may == Some(true) {
+        return Ok(());
+    }
+    let (owner, schema) = (ident(&table.owner), ident(schema));
+    Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("role {owner} may not create tables in schema {schema}"))
+        .detail(format!("It owns {}, whose partitions will be made with its rights.", table.name))
+        .hint(format!("GRANT CREATE ON SCHEMA {schema} TO {owner};"))
+        .into()
+}
+
+/// One attempt, in the caller's transaction.
+pub fn switch(operation: &Operation) -> Step {
+    let mut flow = Flow::open(operation)?;
+    let tree = operation.plan.target_tree();
+    let nodes = remote_nodes(tree.leaves());
+    // Asked before anybody waits.
+    let before = Subject::read(operation)?;
+    let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
+    lock_parent(operation)?;
+    subject::unchanged(operation)?;
+    let subject = Subject::read(operation)?;
+    let end = stream::end_of_log(None)?;
+    flow.up_to(operation, LOCAL, end, LIMIT)?;
+    let root = operation.staged(&subject.table.name.name);
+    let surveys = nodes.into_iter().zip(surveys).collect();
+    let change = Change { operation, table: subject.table, root, tree, surveys };
+    change.leave_publications()?;
+    role::acting_as(operation.role(), || {
+        if !change.surveys.is_empty() {
+            validate::fit_for_nodes(&change.table)?;
+        }
+        change.script()?.run()
+    })?;
+    change.join_publications()?;
+    let root = change.record()?;
+    operation::set_parent(operation.id, root)?;
+    operation::enter(operation.id, State::Switched, None)?;
+    cache::forget_everywhere(operation.parent());
+    cache::forget_everywhere(root);
+    Ok(())
+}
+
+/// What the switch changes, on all servers.
+struct Change<'a> {
+    operation: &'a Operation,
+    /// The plain table, as it is under the lock.
+    table: Description,
+    /// The staged one.
+    root: QualifiedName,
+    tree: Tree,
+    surveys: BTreeMap<String, Survey>,
+}
+
+impl Change<'_> {
+    fn name(&self) -> &QualifiedName {
+        &self.table.name
+    }
+
+    /// Some leaves are foreign.
+    fn is_mixed(&self) -> bool {
+        !self.surveys.is_empty()
+    }
+
+    fn script(&self) -> Result<Script> {
+        let mut script = Script::default();
+        for (node, survey) in &self.surveys {
+            let (commands, inverse) = self.on_node(node, survey)?;
+            script.on_node(node, commands, inverse);
+        }
+        script.local(self.here());
+        Ok(script)
+    }
+
+    /// The staged mirror takes its place.
+    fn on_node(&self, node: &str, survey: &Survey) -> Result<(Vec<String>, String)> {
+        let (schema, name) = (ident(&self.name().schema), self.name());
+        let (mut commands, mut inverse) = (Vec::new(), Vec::new());
+        if !survey.has_schema {
+            commands.extend(create::create_schema(&name.schema));
+        }
+        let below =
+            self.tree.walk().filter(|table| lives_on(table, node)).map(|table| name.sibling(table.name.clone()));
+        let tables: Vec<QualifiedName> = std::iter::once(name.clone()).chain(below).collect();
+        for table in &tables {
+            commands.push(format!("ALTER TABLE {} SET SCHEMA {schema}", self.root.sibling(table.name.clone())));
+            inverse.push(format!("ALTER TABLE {table} SET SCHEMA {}", ident(&self.operation.stage)));
+        }
+        commands.push(format!("COMMENT ON TABLE {name} IS NULL"));
+        for Statistics { name: statistics, definition, .. } in
+            self.table.statistics.iter().filter(|s| s.name.schema == name.schema)
+        {
+            commands.push(definition.clone());
+            inverse.insert(0, format!("DROP STATISTICS {statistics}"));
+        }
+        let rights = grants::wanted(self.operation.parent(), node)?;
+        commands.extend(grants::commands(&rights, &survey.role, survey.owns_schema, &tables)?);
+        Ok((commands, inverse.join(";\n")))
+    }
+
+    fn here(&self) -> Vec<String> {
+        let (table, name) = (&self.table, self.name());
+        let mut commands = self.old_table_away();
+        commands.extend(self.tree_in_place());
+        for column in &table.columns {
+            let field = ident(&column.name);
+            commands.extend(
+                column.owned.iter().map(|sequence| format!("ALTER SEQUENCE {sequence} OWNED BY {name}.{field}")),
+            );
+            let (Some(identity), Some(sequence)) = (crate::hierarchy::columns::identity(column), &column.sequence)
+            else {
+                continue;
+            };
+            commands.push(format!("ALTER TABLE {name} ALTER COLUMN {field} ADD {identity}"));
+            // The old one is in the attic, where nobody counts on: its lock is ours.
+            commands.push(format!(
+                "SELECT pg_catalog.setval({}, last_value, is_called) FROM {}",
+                literal(&sequence.name.to_string()),
+                self.in_attic(&sequence.name)
+            ));
+        }
+        // With foreign leaves, unique keys are on the leaves only. Without, those of the leaves become parts of these.
+        for key in table.keys.iter().filter(|key| key.unique && !self.is_mixed()) {
+            commands.extend(rebuild::create_key(key, name, true));
+        }
+        commands.extend(table.triggers.iter().map(|trigger| trigger.definition.clone()));
+        commands.push(format!("COMMENT ON TABLE {name} IS NULL"));
+        let tables: Vec<QualifiedName> = self.tree.walk().map(|p| name.sibling(p.name.clone())).collect();
+        let mut table = table.clone();
+        table.publications.clear();
+        let local = local_leaves(name, &self.tree);
+        commands.extend(rebuild::after_partitions(&table, &tables, &local, &table.owner, self.is_mixed()));
+        commands
+    }
+
+    fn in_attic(&self, name: &QualifiedName) -> QualifiedName {
+        QualifiedName::new(self.operation.attic(), name.name.clone())
+    }
+
+    /// With its indexes and the sequences of identity columns. Other sequences and statistics objects have names that the
+    /// new table's shall have, or are used by others.
+    fn old_table_away(&self) -> Vec<String> {
+        let attic = ident(&self.operation.attic());
+        let owned = || self.table.columns.iter().filter(|column| !column.owned.is_empty());
+        let mut commands = Vec::new();
+        for sequence in owned().flat_map(|column| &column.owned) {
+            commands.push(format!("ALTER SEQUENCE {sequence} OWNED BY NONE"));
+        }
+        for statistics in &self.table.statistics {
+            commands.push(format!("ALTER STATISTICS {} SET SCHEMA {attic}", statistics.name));
+        }
+        commands.push(format!("ALTER TABLE {} SET SCHEMA {attic}", self.name()));
+        // Or the sequences could not be dropped with the new table as long as the old one is kept.
+        let old = self.in_attic(self.name());
+        for column in owned().filter(|column| column.default.is_some()) {
+            commands.push(format!("ALTER TABLE {old} ALTER COLUMN {} DROP DEFAULT", ident(&column.name)));
+        }
+        commands
+    }
+
+    fn tree_in_place(&self) -> Vec<String> {
+        let (name, root) = (self.name(), &self.root);
+        let schema = ident(&name.schema);
+        let mut commands = vec![format!("ALTER TABLE {root} SET SCHEMA {schema}")];
+        for table in self.tree.partitions.iter().flat_map(below) {
+            let staged = root.sibling(table.name.clone());
+            if table.sub.is_some() || table.node.as_deref().is_none_or(|node| node == LOCAL) {
+                commands.push(format!("ALTER TABLE {staged} SET SCHEMA {schema}"));
+                continue;
+            }
+            commands.push(format!("ALTER FOREIGN TABLE {staged} SET SCHEMA {schema}"));
+            commands.push(format!(
+                "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
+                name.sibling(table.name.clone()),
+                literal(&name.schema)
+            ));
+        }
+        commands
+    }
+
+    /// As the worker itself: a table may be in publications of others than its owner, and stays in them.
+    fn leave_publications(&self) -> Result<()> {
+        let leave = |publication: &crate::hierarchy::description::Publication| {
+            format!("ALTER PUBLICATION {} DROP TABLE {}", ident(&publication.name), self.name())
+        };
+        self.table.publications.iter().map(leave).try_for_each(|command| sql::run_quietly(&command))
+    }
+
+    fn join_publications(&self) -> Result<()> {
+        let local = local_leaves(self.name(), &self.tree);
+        let commands = rebuild::publish(&self.table, Some(self.name()), &local, self.is_mixed());
+        commands.iter().try_for_each(|command| sql::run_quietly(command))
+    }
+
+    fn record(&self) -> Result<Oid> {
+        let (name, plan) = (self.name(), &self.operation.plan);
+        let Some(root) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.to_string().into()])? else {
+            return Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{name} vanished while it was switched")).into();
+        };
+        parent::insert(root, plan.spec.clone(), &extras(&self.table), &plan.dealt)?;
+        parent::add_partitions(root, &name.schema, &plans::label_rows(&plan.targets))?;
+        for node in self.surveys.keys() {
+            parent::add_mirror(root, node, &grants::wanted(root, node)?)?;
+        }
+        Ok(root)
+    }
+}
