@@ -102,8 +102,8 @@ fn what_others_committed_meanwhile_counts_whatever_the_callers_snapshot_is() -> 
         // Rows that came after the snapshot must not be lost.
         client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))?;
         other.batch_execute("INSERT INTO events VALUES (1)")?;
-        let error = refused(&mut client, MAKE_EVENTS).context(level)?;
-        assert!(["55000", "40001"].contains(&error.code().code()), "{level}: {error:?}");
+        let operation: Option<i64> = client.query_one(MAKE_EVENTS, &[]).context(level)?.get(0);
+        assert!(operation.is_some(), "{level}: the table was taken for an empty one");
         client.batch_execute("ROLLBACK; TRUNCATE events")?;
         // Nor a column.
         client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))?;
