@@ -114,25 +114,25 @@ impl Scene {
         hit.wait_until_hit(PATIENCE).with_context(|| told(&self.cluster))?;
         let phase = field(&self.cluster, id, "phase")?;
         ensure!(phase == state, "hit in {phase} instead of {state}");
-        self.strike(victim, id)?;
+        self.strike(victim)?;
         self.resume();
         self.come_to_an_end(ledger, id)
     }
 
-    fn strike(&self, victim: Victim, id: i64) -> Result<()> {
-        let worker = format!("SELECT pid FROM pg_stat_activity WHERE application_name = 'shardkeeper operation {id}'");
+    fn strike(&self, victim: Victim) -> Result<()> {
+        let worker = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'shardkeeper operation'";
         match victim {
             Victim::Worker => {
-                let pid: i32 = self.cluster.coordinator.value(&worker)?;
+                let pid: i32 = self.cluster.coordinator.value(worker)?;
                 self.cluster.coordinator.run(&format!("SELECT pg_terminate_backend({pid})"))
             }
             Victim::Statement => {
-                let pid: i32 = self.cluster.coordinator.value(&worker)?;
+                let pid: i32 = self.cluster.coordinator.value(worker)?;
                 self.cluster.coordinator.run(&format!("SELECT pg_cancel_backend({pid})"))
             }
             Victim::WorkerKilled => {
                 let mut witness = self.cluster.coordinator.client()?;
-                let pid: i32 = self.cluster.coordinator.value(&worker)?;
+                let pid: i32 = self.cluster.coordinator.value(worker)?;
                 self.cluster.coordinator.kill_process(pid)?;
                 self.resume();
                 eventually("all sessions have ended", PATIENCE, || Ok(witness.batch_execute("").is_err()))?;
