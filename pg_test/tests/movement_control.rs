@@ -336,11 +336,15 @@ fn a_node_that_is_down_keeps_the_cleaning_up_open() -> Result<()> {
 }
 
 #[test]
-fn a_parent_that_is_dropped_takes_its_operation_with_it() -> Result<()> {
+fn a_parent_is_not_dropped_amid_its_operation_which_ends_when_it_is_gone_all_the_same() -> Result<()> {
     let (cluster, mut client) = scene()?;
     let id = amid(&cluster, STATES[2], |id| cluster.coordinator.run(&format!("SELECT shard_pause({id})")))?;
     worker_is_gone(&cluster)?;
-    client.batch_execute(&format!("SELECT shard_drop_parent('t'); SELECT shard_resume({id})"))?;
+    for call in ["SELECT shard_drop_parent('t')", "SELECT shard_release_parent('t')", "DROP TABLE t"] {
+        assert_eq!(refused(&mut client, call)?.code().code(), "55006", "{call}");
+    }
+    client.batch_execute("DELETE FROM shardkeeper.parents WHERE parent = 't'::regclass")?;
+    client.batch_execute(&format!("SELECT shard_resume({id})"))?;
     ends(&cluster, id, LIMIT)?;
     ensure!(field(&cluster, id, "state")? == "failed", "{}", told(&cluster));
     ensure!(field(&cluster, id, "error")?.contains("no longer there"), "{}", told(&cluster));

@@ -4,7 +4,7 @@
 //! are is in their rows alone, so that another worker can go on at any moment.
 
 use super::trouble::{Step, Trouble, fail, halt};
-use super::{mirrors, plan};
+use super::{mirrors, plan, switch};
 use crate::catalog::operation::{self, Child, Move, Operation};
 use crate::error::{Report, Result};
 use crate::pg::{role, sql, transaction, worker};
@@ -89,6 +89,8 @@ fn bring_forward(operation: &Operation, children: Vec<Child>) -> Step<Option<Sta
         for parent in transaction::run(|| mirrors::parents_on(node))? {
             transaction::run(|| role::acting_as(operation.role(), || mirrors::drop_on(parent, node, operation.id)))?;
         }
+        // So that the node can be dropped as soon as this is over.
+        switch::settle(operation, std::slice::from_ref(node))?;
     }
     Ok(Some(State::Finished))
 }

@@ -92,8 +92,13 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
 /// Where a node has committed a switch that the coordinator has not, it is undone at once: until then clients do not find
 /// the partitions in their places.
 pub fn undo_halves(operation: &Operation) -> Result<()> {
+    settle(operation, &nodes(operation))
+}
+
+/// Settles the journals of these nodes now, and not at the database worker's next visit.
+pub fn settle(operation: &Operation, nodes: &[String]) -> Result<()> {
     let (coordinator, ways) = transaction::run(|| {
-        let ways = nodes(operation).iter().map(|node| Way::of(node, operation.role())).collect::<Result<Vec<_>>>()?;
+        let ways = nodes.iter().map(|node| Way::of(node, operation.role())).collect::<Result<Vec<_>>>()?;
         Ok((Coordinator::read()?, ways))
     })?;
     own::wait(async {
