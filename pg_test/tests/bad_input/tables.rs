@@ -51,13 +51,6 @@ const TABLES: &[(&str, &str, &str, &str, &str)] = &[
         "NO INHERIT",
     ),
     (
-        "CREATE TABLE t (id int); INSERT INTO t VALUES (1)",
-        "t",
-        "55000",
-        "trial.t on the coordinator has no replica identity",
-        "REPLICA IDENTITY FULL",
-    ),
-    (
         "CREATE TABLE t (id int, name text PRIMARY KEY)",
         "t",
         "42P16",
@@ -214,6 +207,27 @@ fn a_parent_that_is_managed_already_stays_as_it_is() -> Result<()> {
     ])?;
     assert_eq!(column(&mut scene.client, "SELECT count(*) FROM t")?, ["100"]);
     Ok(())
+}
+
+/// Its rows move in an operation, which has no list of commands, and needs what operations need.
+#[test]
+fn a_populated_table_that_cannot_become_a_parent_is_told_why() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1)")?;
+    scene.refuses(&[
+        (
+            "SELECT shard_create_parent('t', 'hash', 'id', modulus => 4)",
+            "55000",
+            "public.t on the coordinator has no replica identity",
+            "REPLICA IDENTITY FULL",
+        ),
+        (
+            r#"SELECT shard_plan_parent('t', '{"method": "hash", "key": "id", "modulus": 8}')"#,
+            "55000",
+            "table public.t is not empty",
+            "it returns the operation",
+        ),
+    ])
 }
 
 #[test]
