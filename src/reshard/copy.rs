@@ -103,7 +103,7 @@ fn transaction_of(operation: &Operation, source: &QualifiedName, node: &str, bef
 /// A snapshot taken from now on sees every transaction that the slot does not tell of: all that ran when the slot was made
 /// have ended. A commit can be in the log, and so before the slot's beginning, long before others see it: it may wait for
 /// a standby in between.
-fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
+pub fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
     let mut place = own::wait(Place::open(node, operation.role(), BRIEF))?;
     let mut ask = |query: &str| -> Result<i64> {
         let found = own::wait(place.document::<i64>(query, &[]))?;

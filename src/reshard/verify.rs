@@ -1,6 +1,7 @@
 //! The comparison: sources under one snapshot each, and targets that have exactly the transactions which these snapshots
 //! see. Nothing is locked; writers go on, and what they do meanwhile is applied afterwards.
 
+use super::copy;
 use super::follow::Flow;
 use super::stream;
 use super::target::Column;
@@ -30,6 +31,10 @@ const ATTEMPTS: usize = 20;
 /// Compares; on return the targets equal the sources as they were a moment ago.
 pub fn verify(operation: &Operation) -> Step {
     for _ in 0..ATTEMPTS {
+        // What was applied already must be seen by the snapshots too, and a commit is in the log before others see it.
+        for node in operation.plan.source_nodes() {
+            copy::wait_until_quiet(operation, &node)?;
+        }
         let mut outcome = Ok(false);
         let ended = transaction::run_repeatable_read(|| {
             outcome = compare(operation);

@@ -69,7 +69,11 @@ fn moved(client: &mut Client, leaf: &str, to: &str) -> Result<i64> {
     let call = format!("SELECT shard_move_partition('{leaf}', '{to}')");
     // The operation before may still be ending.
     let id: i64 = client.query_one(&call, &[]).with_context(|| call.clone())?.get(0);
-    let state: String = client.query_one("SELECT shard_wait($1, '10 min')", &[&id])?.get(0);
+    let state = client.query_one("SELECT shard_wait($1, '10 min')", &[&id]).map(|row| row.get::<_, String>(0));
+    let state = state.map_err(|error| match error.as_db_error() {
+        Some(told) => anyhow::anyhow!("{told}; {}", told.detail().unwrap_or_default()),
+        None => error.into(),
+    })?;
     ensure!(state == "switched", "{call}: {state}");
     Ok(id)
 }
