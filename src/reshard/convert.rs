@@ -5,7 +5,7 @@
 
 use super::follow::Flow;
 use super::subject::{self, Subject};
-use super::switch::{LIMIT, below, lock_parent};
+use super::switch::{below, lock_parent};
 use super::trouble::Step;
 use super::{plan as plans, prepare, stream};
 use crate::catalog::operation::{self, NewOperation, Operation, Plan, Source, SourceTable};
@@ -110,8 +110,8 @@ pub fn switch(operation: &Operation) -> Step {
     lock_parent(operation)?;
     subject::unchanged(operation)?;
     let subject = Subject::read(operation)?;
-    let end = stream::end_of_log(None)?;
-    flow.up_to(operation, LOCAL, end, LIMIT)?;
+    stream::end_of_log(None)?;
+    flow.up_to_date(operation, LOCAL)?;
     let root = operation.staged(&subject.table.name.name);
     let surveys = nodes.into_iter().zip(surveys).collect();
     let change = Change { operation, table: subject.table, root, tree, surveys };

@@ -42,8 +42,6 @@ pub struct Flow {
 pub struct Round {
     /// All targets have what committed before.
     pub applied: Lsn,
-    /// The end of the last transaction that was read, applied or not.
-    pub read: Lsn,
     /// A transaction was read that the gate keeps out, and after it one that it lets in: the order of commits and what the
     /// snapshot sees do not agree.
     pub disordered: bool,
@@ -112,9 +110,9 @@ impl Flow {
         }
     }
 
-    /// Applies what the slot of `node` has, up to the first end of a transaction after `limit` changes. Within a
+    /// Applies what the slot of `node` has, up to the first end of a transaction after `limit` changes, if there is one. Within a
     /// transaction, which has to be committed before the slot may move on.
-    pub fn round(&mut self, operation: &Operation, node: &str, limit: i32) -> Step<Round> {
+    pub fn round(&mut self, operation: &Operation, node: &str, limit: Option<i32>) -> Step<Round> {
         let mut session = self.sources.get_mut(node).and_then(Option::take);
         let outcome = self.read(operation, node, session.as_mut(), limit);
         self.sources.insert(node.to_string(), session);
@@ -130,23 +128,22 @@ impl Flow {
         Ok(round)
     }
 
-    /// Rounds until everything is applied that committed before `end` and that the gate lets in; `false` when the gate's
-    /// snapshot and the order of commits do not agree.
-    pub fn up_to(&mut self, operation: &Operation, node: &str, end: Lsn, limit: i32) -> Step<bool> {
-        loop {
-            let before = self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default();
-            let round = self.round(operation, node, limit)?;
-            if round.disordered {
-                return Ok(false);
-            }
-            // Nothing more, or nothing that may be applied.
-            if round.read >= end || round.applied <= before {
-                return Ok(true);
-            }
-        }
+    /// Applies everything that the gate lets in of what is in the server's log on disk (see `stream::end_of_log`); `false`
+    /// when the gate's snapshot and the order of commits do not agree.
+    ///
+    /// In one look without a limit: the slot does not move on meanwhile, so a second look with one would see the same again.
+    pub fn up_to_date(&mut self, operation: &Operation, node: &str) -> Step<bool> {
+        let round = self.round(operation, node, None)?;
+        Ok(!round.disordered)
     }
 
-    fn read(&mut self, operation: &Operation, node: &str, session: Option<&mut Session>, limit: i32) -> Step<Round> {
+    fn read(
+        &mut self,
+        operation: &Operation,
+        node: &str,
+        session: Option<&mut Session>,
+        limit: Option<i32>,
+    ) -> Step<Round> {
         let mut relations: HashMap<u32, Layout> = HashMap::new();
         let mut current = Current::default();
         let mut round = Round::default();
@@ -165,7 +162,6 @@ impl Flow {
                     open &= !shut;
                 }
                 Message::Commit { end_lsn, .. } => {
-                    round.read = end_lsn;
                     if !shut {
                         round.applied = end_lsn;
                     }

@@ -204,7 +204,7 @@ fn follow(operation: &Operation, near: i64) -> Step {
             let before = flow.changes;
             let mut outcome = Ok(super::follow::Round::default());
             let ended = transaction::run(|| {
-                outcome = flow.round(operation, node, LIMIT);
+                outcome = flow.round(operation, node, Some(LIMIT));
                 match &outcome {
                     Ok(_) => Ok(()),
                     Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "following was interrupted").into(),

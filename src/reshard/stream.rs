@@ -21,13 +21,13 @@ const CURSOR_ROWS: i64 = 200;
 
 const PEEK: &str = "SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, NULL, $2::int, 'proto_version', '1', 'publication_names', $3::text)";
 
-/// Hands out the messages that the slot has, up to the first end of a transaction after `limit` changes.
+/// Hands out the messages that the slot has, up to the first end of a transaction after `limit` changes, if there is one.
 ///
 /// `session` is `None` for the coordinator's own slot; then within a transaction, as a superuser.
 pub fn read(
     operation: &Operation,
     session: Option<&mut Session>,
-    limit: i32,
+    limit: Option<i32>,
     mut each: impl FnMut(Message) -> Step,
 ) -> Step {
     let name = operation.stage.as_str();
@@ -68,7 +68,7 @@ pub fn read(
     }
 }
 
-fn read_here(name: &str, limit: i32, mut take: impl FnMut(&[u8]) -> Step) -> Step {
+fn read_here(name: &str, limit: Option<i32>, mut take: impl FnMut(&[u8]) -> Step) -> Step {
     let publication = crate::name::ident(name);
     Spi::connect_mut(|client| {
         let mut cursor = client

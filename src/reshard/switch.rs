@@ -31,9 +31,6 @@ use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::{Kind, State};
 use shardkeeper_core::plan::{LOCAL, Partition};
 
-/// Changes that may be left for the time in which writers wait.
-pub const LIMIT: i32 = 1_000_000;
-
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
     let attic = ident(&operation.attic());
@@ -153,8 +150,8 @@ fn work(operation: &Operation) -> Step {
         );
     }
     for node in operation.plan.source_nodes() {
-        let end = stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        flow.up_to(operation, &node, end, LIMIT)?;
+        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        flow.up_to_date(operation, &node)?;
     }
     let stage = Stage::of(Subject::of(&managed)?, operation)?;
     let swap = Swap { operation, managed: &managed, stage: &stage };

@@ -19,8 +19,6 @@ use shardkeeper_core::snapshot::Snapshot;
 use std::collections::{BTreeMap, HashMap};
 
 const BUCKETS: u32 = 1024;
-/// Changes read at a time.
-const LIMIT: i32 = 50_000;
 /// Keys that an error names.
 const NAMED: usize = 3;
 /// How text is written while hashes are made of it, the same on every server.
@@ -88,8 +86,8 @@ fn compare(operation: &Operation) -> Step<bool> {
     }
     for node in operation.plan.source_nodes() {
         stream::claim(operation, &node, flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        let end = stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        if !flow.up_to(operation, &node, end, LIMIT)? {
+        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        if !flow.up_to_date(operation, &node)? {
             return Ok(false);
         }
     }
