@@ -16,6 +16,7 @@ CREATE TABLE shardkeeper.operations (
     wish text NOT NULL DEFAULT 'run',
     halted boolean NOT NULL DEFAULT false,
     tidy boolean NOT NULL DEFAULT false,
+    way_back jsonb,
     failures integer NOT NULL DEFAULT 0,
     retry_at timestamptz,
     error jsonb,
@@ -74,13 +75,15 @@ CREATE VIEW shard_operations AS
            CASE WHEN o.wish = 'pause' AND o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
                 THEN 'paused' ELSE o.state END AS state,
            o.state AS phase, o.wish, o.error ->> 'message' AS error,
-           nullif(concat_ws(' ', o.error ->> 'detail', 'What it made is not removed yet: ' || (o.error ->> 'left') || '.'), '') AS detail,
+           nullif(concat_ws(' ', o.error ->> 'detail', 'What it made is not removed yet: ' || (o.error ->> 'left') || '.',
+               CASE WHEN o.state = 'switched' THEN 'It cannot be reverted. ' || (o.way_back ->> 'lost') END), '') AS detail,
            o.error ->> 'hint' AS hint,
            o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
-           CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of
+           CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of,
+           o.state = 'switched' AND coalesce(o.way_back ? 'since', false) AS revertible
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent;
 COMMENT ON VIEW shard_operations IS
-    'Operations that move data: state, what was asked for, the last error with its hint, and when the old tables go';
+    'Operations that move data: state, what was asked for, the last error with its hint, when the old tables go, and whether shard_revert can bring them back';
 GRANT SELECT ON shard_operations TO PUBLIC;
 
 CREATE VIEW shard_progress AS
@@ -125,10 +128,12 @@ COMMENT ON FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) IS '
 COMMENT ON FUNCTION shard_plan_drain_node(text, text) IS 'What shard_drain_node would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_plan_rebalance(regclass, text, text[], text) IS 'What shard_rebalance would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_wait(bigint, interval) IS
-    'Waits until an operation is switched or over; returns its state';
+    'Waits until an operation is switched, or reverted, or over; returns its state';
 COMMENT ON FUNCTION shard_pause(bigint) IS 'Stops the work of an operation until shard_resume; what it has done stays';
 COMMENT ON FUNCTION shard_resume(bigint) IS 'Goes on with a paused or halted operation';
 COMMENT ON FUNCTION shard_cancel(bigint) IS 'Ends an operation before its switch and takes away everything that it made';
+COMMENT ON FUNCTION shard_revert(bigint) IS
+    'After the switch of an operation, brings the old partitions back, with everything that was written since';
 COMMENT ON FUNCTION shard_finish(bigint) IS 'Drops the tables that an operation replaced';
 
 -- Bounds are written down as text: whoever reads them later reads them alike.

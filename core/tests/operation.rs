@@ -37,7 +37,7 @@ const WISHES: [(State, &str); 13] = [
     (Finished, "ooooo"),
     (Cancelled, "ooooo"),
     (Failed, "ooooo"),
-    (Reverting, "++b+b"),
+    (Reverting, "++++b"),
     (Reverted, "ooooo"),
 ];
 
@@ -94,8 +94,8 @@ fn a_refusal_names_the_command_to_use_instead() {
     };
     insta::assert_snapshot!(text(Switched, Wish::Cancel), @"
     the operation cannot be cancelled: it has switched
-    The new partitions serve; the old ones are kept for a while, as they were at the switch.
-    Start another operation to move the data back.
+    The new partitions serve; the old ones are kept for a while.
+    To bring the old ones back, run SELECT shard_revert(7);
     ");
     insta::assert_snapshot!(text(CatchingUp, Wish::Revert), @"
     the operation cannot be reverted: it has not switched yet

@@ -55,6 +55,31 @@ pub fn under_load(cluster: &Cluster, table: &str, keys: Keys, workload: Workload
     nothing_is_left(cluster)
 }
 
+/// Runs operations under load, each followed by a revert, and checks everything after each switch and each return.
+pub fn there_and_back(cluster: &Cluster, table: &str, keys: Keys, workload: Workload, calls: &[&str]) -> Result<()> {
+    let ledger = Ledger::start(cluster, table, keys, workload)?;
+    let written = |more: usize| {
+        let wanted = ledger.acknowledged() + more;
+        eventually("clients write", Duration::from_secs(60), || Ok(ledger.acknowledged() >= wanted))
+    };
+    let mut client = cluster.coordinator.client()?;
+    for call in calls {
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[]).context(call.to_string())?.get(0);
+        reaches(cluster, id, "switched", Duration::from_secs(90))?;
+        written(300)?;
+        ledger.check(cluster).context(call.to_string())?;
+        client.execute("SELECT shard_revert($1)", &[&id]).context(call.to_string())?;
+        let state = client.query_one("SELECT shard_wait($1, '90 s')", &[&id]).map(|row| row.get::<_, String>(0));
+        ensure!(state.with_context(|| told(cluster))? == "reverted", "{call}: {}", told(cluster));
+        written(200)?;
+        ledger.check(cluster).with_context(|| format!("after the revert of {call}"))?;
+    }
+    let outcome = ledger.stop()?;
+    println!("{keys:?}: {outcome}");
+    outcome.check(cluster)?;
+    nothing_is_left(cluster)
+}
+
 /// What the servers know of operations, for a failure.
 pub fn told(cluster: &Cluster) -> String {
     let operations = cluster.coordinator.value::<String>("SELECT string_agg(o::text, E'\n') FROM shard_operations o");

@@ -51,6 +51,15 @@ fn shard_finish(operation: Option<i64>) -> Result<(), ErrorReport> {
     Ok(control::wish(given("operation", operation)?, Wish::Finish)?)
 }
 
+/// Brings back what an operation replaced, with everything that was written since; the new partitions go.
+///
+/// Errors: those of `shard_pause`; 55000 it has not switched, or there is no way back; 55006 another operation runs on the parent.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_revert(operation: Option<i64>) -> Result<(), ErrorReport> {
+    Ok(control::wish(given("operation", operation)?, Wish::Revert)?)
+}
+
 extension_sql_file!(
     "../../sql/operations.sql",
     name = "operations",
@@ -74,6 +83,7 @@ extension_sql_file!(
         shard_pause,
         shard_resume,
         shard_cancel,
-        shard_finish
+        shard_finish,
+        shard_revert
     ]
 );

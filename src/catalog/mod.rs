@@ -2,3 +2,5 @@
 
 pub mod operation;
 pub mod parent;
+pub mod plan;
+pub mod way_back;

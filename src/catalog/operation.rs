@@ -1,116 +1,16 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
+use crate::catalog::way_back::WayBack;
 use crate::error::{Error, Report, Result, sql_state, sql_state_text};
 use crate::name::QualifiedName;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 use shardkeeper_core::operation::{Kind, Mode, State, Wish};
-use shardkeeper_core::plan::{Bound, LOCAL, Method, Partition, Tree};
-use std::collections::BTreeMap;
 
-/// What an operation replaces, and by what. All of it is decided when the operation is called for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Plan {
-    /// The partitioned table whose partitions change, and the labels that lead to it from the root.
-    pub above: QualifiedName,
-    pub labels: Vec<String>,
-    pub method: Method,
-    pub key: Vec<String>,
-    pub sources: Vec<Source>,
-    pub targets: Vec<Partition>,
-    /// The parent's spec and counters once the operation is switched.
-    pub spec: Value,
-    pub dealt: BTreeMap<String, u64>,
-    /// Of a group, which replaces nothing itself: its moves, in their order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub moves: Vec<Move>,
-    /// The node that a drain empties.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub leaving: Option<String>,
-}
-
-/// One move of a group.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Move {
-    pub parent: QualifiedName,
-    pub partition: QualifiedName,
-    pub from: String,
-    pub to: String,
-    /// Moves of one step may run side by side; a step waits for the end of the one before.
-    pub step: u32,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Self {
-            above: QualifiedName::new("", ""),
-            labels: Vec::new(),
-            method: Method::Hash,
-            key: Vec::new(),
-            sources: Vec::new(),
-            targets: Vec::new(),
-            spec: Value::Null,
-            dealt: BTreeMap::new(),
-            moves: Vec::new(),
-            leaving: None,
-        }
-    }
-}
-
-/// A partition that goes, with all tables below it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Source {
-    pub name: QualifiedName,
-    pub label: String,
-    pub bound: Bound,
-    /// Itself if it is a leaf, else the tables below it too, each after the one above it.
-    pub tables: Vec<SourceTable>,
-    /// Of a plain table that becomes a parent, what must not change until it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shape: Option<Value>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceTable {
-    pub name: QualifiedName,
-    /// Where a leaf lives; `None` for a table that is partitioned itself.
-    pub node: Option<String>,
-    /// Of a partitioned table, where the leaves below it live.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nodes_below: Vec<String>,
-}
-
-impl Plan {
-    pub fn target_tree(&self) -> Tree {
-        Tree { method: self.method, key: self.key.clone(), partitions: self.targets.clone() }
-    }
-
-    /// The leaves to be read, with their servers.
-    pub fn source_leaves(&self) -> impl Iterator<Item = (&QualifiedName, &str)> {
-        let tables = self.sources.iter().flat_map(|source| &source.tables);
-        tables.filter_map(|table| Some((&table.name, table.node.as_deref()?)))
-    }
-
-    pub fn source_nodes(&self) -> Vec<String> {
-        distinct(self.source_leaves().map(|(_, node)| node))
-    }
-
-    pub fn target_nodes(&self) -> Vec<String> {
-        let tree = self.target_tree();
-        distinct(tree.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL)))
-    }
-}
-
-fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut names: Vec<String> = names.map(str::to_string).collect();
-    names.sort();
-    names.dedup();
-    names
-}
+pub use super::plan::{Before, Move, Plan, Source, SourceTable};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Operation {
@@ -128,6 +28,13 @@ pub struct Operation {
     pub failures: u32,
     /// Seconds until the replaced tables may go.
     pub keep_left: f64,
+    /// They are kept at all.
+    pub keeps: bool,
+    pub tidy: bool,
+    pub way_back: Option<WayBack>,
+    /// It is an operation turned round: its sources are what the operation brought, its targets what that replaced.
+    #[serde(skip)]
+    pub is_return: bool,
 }
 
 impl Operation {
@@ -145,9 +52,11 @@ impl Operation {
         self.kind == Kind::Convert && self.state.is_before_switch()
     }
 
-    /// The schema of the replaced tables after the switch.
+    /// The schema of the replaced tables after the switch. Turned round, the two schemas change places.
     pub fn attic(&self) -> String {
-        self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+        let (stage, attic) = ("shardkeeper_op_", "shardkeeper_old_");
+        let (from, to) = if self.is_return { (attic, stage) } else { (stage, attic) };
+        self.stage.replacen(from, to, 1)
     }
 
     pub fn staged(&self, name: &str) -> QualifiedName {
@@ -273,7 +182,8 @@ pub fn running(parent: Oid) -> Result<Option<i64>> {
 const OPERATION: &str =
     "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
         'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
-        'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()))::text
+        'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()), 'keeps', keep > '0',
+        'tidy', tidy, 'way_back', way_back)::text
      FROM shardkeeper.operations";
 
 pub fn load(id: i64) -> Result<Option<Operation>> {
@@ -300,7 +210,8 @@ pub fn wanting() -> Result<Vec<i64>> {
         "SELECT id FROM shardkeeper.operations
          WHERE ended_at IS NULL AND NOT halted
            AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT tidy)
-           AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp())
+           AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp()
+                OR way_back ? 'since')
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
          ORDER BY id",
         &[],
@@ -398,6 +309,27 @@ pub fn end(id: i64) -> Result<()> {
              error = CASE WHEN state = 'failed' THEN error - 'left' END
          WHERE id = $1",
         &[id.into()],
+    )?;
+    Ok(())
+}
+
+/// Back to a switched operation that goes on as one: the revert is given up.
+pub fn stay_switched(id: i64, note: &str) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, tidy = false, retry_at = NULL,
+             changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
+        &[id.into()],
+    )?;
+    log(id, State::Switched, Some(note))
+}
+
+/// There is nothing to do for some seconds.
+pub fn rest(id: i64, seconds: f64) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET retry_at = pg_catalog.clock_timestamp() + $2 * '1 second'::interval,
+             error = NULL, failures = 0
+         WHERE id = $1",
+        &[id.into(), seconds.into()],
     )?;
     Ok(())
 }

@@ -19,6 +19,9 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
             .hint(refusal.hint(id))
             .into();
     }
+    if wish == Wish::Revert {
+        super::back::check(&operation)?;
+    }
     operation::set_wish(id, wish)?;
     // What is asked of a group is asked of the moves that it is at.
     for child in operation::children(id)?.iter().filter(|child| child.state.is_before_switch()) {
@@ -48,23 +51,25 @@ struct Glance {
     /// It was called for in the current transaction.
     own: bool,
     error: Option<Failure>,
+    /// Why there is no way back.
+    lost: Option<String>,
 }
 
 /// Looks without getting a transaction id: the operation itself waits for the ends of transactions that have one.
 fn glance(id: i64) -> Result<Glance> {
     let found = sql::glance(
         "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', error,
-             'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
+             'lost', way_back ->> 'lost', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
          FROM shardkeeper.operations WHERE id = $1",
         &[id.into()],
     )?;
     found.map_or_else(|| operation::unknown(id), Ok)
 }
 
-/// Waits until the operation has switched or is over. `None` waits for ever.
+/// Waits until the operation has switched, or has reverted where that was asked for, or is over. `None` waits for ever.
 ///
 /// Errors: 42704 no such operation; 57014 the time is over; 55000 it is paused, or waits for a person, or was called for in
-/// this same transaction; the operation's own error when it failed.
+/// this same transaction, or cannot be reverted; the operation's own error when it failed.
 pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
     let first = glance(id)?;
@@ -76,13 +81,21 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     }
     crate::worker::ensure_quietly();
     let start = Instant::now();
+    let mut reverts = false;
     loop {
-        let Glance { state: now, wish, halted, error, .. } = glance(id)?;
+        let Glance { state: now, wish, halted, error, lost, .. } = glance(id)?;
+        let was_to_revert = reverts;
+        reverts = now == State::Reverting || wish == Wish::Revert;
         let error = error.map(Failure::report);
         if now == State::Failed {
             return Err(error.unwrap_or_else(|| Report::new(state, format!("operation {id} has failed"))).into());
         }
-        if now == State::Switched || now.is_final() {
+        if let (State::Switched, true, false, Some(why)) = (now, was_to_revert, reverts, lost) {
+            return Report::new(state, format!("operation {id} was not reverted: its new partitions serve"))
+                .detail(why)
+                .into();
+        }
+        if now == State::Switched && !reverts || now.is_final() {
             return Ok(now);
         }
         if halted || wish == Wish::Pause {

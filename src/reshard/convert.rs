@@ -69,6 +69,7 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
         dealt: plan.dealt,
         moves: Vec::new(),
         leaving: None,
+        before: None,
     };
     let id = operation::insert(&NewOperation {
         kind: Kind::Convert,
@@ -107,6 +108,7 @@ pub fn switch(operation: &Operation) -> Step {
     // Asked before anybody waits.
     let before = Subject::read(operation)?;
     let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
+    flow.up_to_date(operation, LOCAL)?;
     lock_parent(operation)?;
     subject::unchanged(operation)?;
     let subject = Subject::read(operation)?;

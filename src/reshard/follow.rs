@@ -65,6 +65,7 @@ impl Flow {
         for node in operation.plan.target_nodes() {
             let mut target = Target::open(operation, &node, &table)?;
             target.read_progress()?;
+            target.begins_at(operation.starts());
             targets.push(target);
         }
         let mut sources = BTreeMap::new();
@@ -155,7 +156,8 @@ impl Flow {
             }
             match message {
                 Message::Begin { final_lsn, xid, .. } => {
-                    current = Current { xid, lsn: final_lsn };
+                    current =
+                        Current { xid, lsn: final_lsn, ours: node == LOCAL && operation.switched_in() == Some(xid) };
                     open = gate.as_ref().is_none_or(|gate| gate.sees(xid));
                     round.disordered |= open && shut;
                     shut |= !open;
@@ -212,7 +214,7 @@ impl Flow {
         let target = &self.targets[at];
         let copied = target.brought.copied.get(&layout.source).is_some_and(|snapshot| snapshot.sees(current.xid));
         // The position of a commit is before the end of its record, up to which the stream was applied.
-        !copied && current.lsn >= target.applied(node)
+        !copied && !current.ours && current.lsn >= target.applied(node)
     }
 
     fn identified(&mut self, at: usize, layout: &Layout) -> Step<&mut Target> {
@@ -295,6 +297,8 @@ impl Flow {
 struct Current {
     xid: u32,
     lsn: Lsn,
+    /// It brought what the sources have: the switch itself.
+    ours: bool,
 }
 
 /// How the columns of a source stand to those of the targets.

@@ -205,7 +205,12 @@ impl Trace {
             return Some(Finding::new(
                 Severity::Error,
                 format!("the replication slot {} lost its log to max_slot_wal_keep_size", self.name),
-                Some(&format!("Run SELECT shard_cancel({id}); raise max_slot_wal_keep_size there, and start again.")),
+                Some(&match operation.state {
+                    State::Switched | State::Reverting => {
+                        format!("It cannot be reverted any more: run SELECT shard_finish({id});")
+                    }
+                    _ => format!("Run SELECT shard_cancel({id}); raise max_slot_wal_keep_size there, and start again."),
+                }),
             ));
         }
         let kept = self.kept?;
@@ -222,6 +227,9 @@ impl Trace {
         };
         let hint = match (operation.wish, operation.state) {
             (Wish::Pause, _) => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
+            (_, State::Switched | State::Reverting) => format!(
+                "It is kept for the way back. Look at the disk there; SELECT shard_finish({id}); gives it free."
+            ),
             _ => format!(
                 "It is kept until the operation has switched. Look at the disk there; SELECT shard_cancel({id}); gives it free."
             ),

@@ -2,10 +2,11 @@
 //!
 //! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
 //! operation, `group` that of many moves. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep`
-//! (cleaning up); each can be repeated from its start after a crash. `health` is the doctor's part. `stage` is where the targets
+//! (cleaning up); each can be repeated from its start after a crash. `back` leads the same steps the other way. `health` is the doctor's part. `stage` is where the targets
 //! stand, `place` a server, `stream` its changes, `subject` the table that changes. `convert` is the plan and the switch of a
 //! plain table that becomes a parent.
 
+mod back;
 pub mod control;
 pub mod convert;
 mod copy;

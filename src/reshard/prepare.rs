@@ -40,7 +40,8 @@ pub fn prepare(operation: &Operation) -> Step {
         build_on(operation, &stage, node)?;
     }
     for node in operation.plan.source_nodes() {
-        publish(operation, &node)?;
+        let tables: Vec<QualifiedName> = leaves_on(operation, &node).cloned().collect();
+        publish(operation, &node, &operation.stage, &tables)?;
     }
     Ok(())
 }
@@ -86,6 +87,18 @@ fn check_source(operation: &Operation, node: &str) -> Step {
         place.document::<Facts>(&facts(&names), &[]).await
     })?;
     Ok(found.map_or(Ok(()), |facts| judge(&facts, node))?)
+}
+
+/// Why changes of these tables on the server could not be followed beside the operation; the next operation shall find a
+/// slot too.
+pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]) -> Step<Option<Report>> {
+    let found = own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.document::<Facts>(&facts(tables), &[]).await
+    })?;
+    let Some(mut facts) = found else { return Ok(None) };
+    facts.slots -= 1;
+    Ok(judge(&facts, node).err().map(Report::from))
 }
 
 /// The same for tables of the coordinator, in the caller's transaction.
@@ -192,7 +205,7 @@ fn look(operation: &Operation, node: &str) -> Result<Survey> {
 }
 
 /// The mirror on the node down to the table whose partitions change, in one transaction with the coordinator's catalog.
-fn way(operation: &Operation, node: &str) -> Result<Survey> {
+pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
     transaction::run(|| {
         role::acting_as(operation.role(), || {
             let (managed, _) = Managed::open(operation.parent())?;
@@ -235,9 +248,10 @@ fn way(operation: &Operation, node: &str) -> Result<Survey> {
 }
 
 /// From here on, all changes of the sources on this server are kept until the operation is over.
-fn publish(operation: &Operation, node: &str) -> Result<()> {
-    let name = &operation.stage;
-    let tables = leaves_on(operation, node).map(|leaf| leaf.to_string()).collect::<Vec<_>>().join(", ");
+///
+/// Under `name`, by a publication of these tables and a slot.
+pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[QualifiedName]) -> Result<()> {
+    let tables = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}", ident(name));
     let slot = format!(
         "SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')",

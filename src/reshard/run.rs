@@ -5,9 +5,10 @@
 
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
-use super::{copy, group, prepare, stream, sweep, switch, verify};
+use super::{back, copy, group, prepare, stream, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
+use crate::catalog::way_back::WayBack;
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::pg::lock::{self, Single};
@@ -20,10 +21,12 @@ use std::time::{Duration, Instant};
 /// Changes that are read from a slot at a time.
 const LIMIT: i32 = 20_000;
 /// Bytes of log behind the writers with which the comparison, and then the switch, are begun.
-const NEAR: i64 = 16 << 20;
-const VERY_NEAR: i64 = 1 << 20;
+pub const NEAR: i64 = 16 << 20;
+pub const VERY_NEAR: i64 = 1 << 20;
 /// How long the switch is tried, and rested between two tries, before the operation goes back to following for a while.
-const REST: Duration = Duration::from_millis(250);
+pub const REST: Duration = Duration::from_millis(250);
+/// How often servers are made to note which transactions run, while changes are followed.
+const FRESHEN: Duration = Duration::from_secs(3);
 /// While it follows and nothing changes.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -102,6 +105,9 @@ fn take_up(id: i64) -> Result<bool> {
         let _ = switch::undo_halves(&operation);
         transaction::run(|| operation::go_back(id, State::Verifying))?;
     }
+    if operation.state == State::Reverting {
+        let _ = switch::undo_halves(&operation);
+    }
     Ok(true)
 }
 
@@ -144,6 +150,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (State::Verifying, _) => verify::verify(operation).map(|()| Some(State::Ready)),
         (State::Ready, _) => {
             switch::get_ready(operation)?;
+            back::prepare(operation)?;
             follow(operation, VERY_NEAR)?;
             Ok(Some(State::Switching))
         }
@@ -152,39 +159,60 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 // The switch itself has entered the state.
                 return Err(Trouble::Asked);
             };
-            let locked = Report::new(refused.code, "the switch waits for a moment in which nobody holds the parent for long")
-                .detail(format!("The last try: {}", refused.one_line()))
-                .hint("It is tried again and again, and writers wait no longer than shardkeeper.switch_lock_timeout. See pg_locks for a session that keeps a lock on the parent.");
+            let locked = switch::waits_for_lock(refused);
             transaction::run(|| operation::note_failure(operation.id, locked.into(), Some(0.0)))?;
             worker::sleep(REST);
             follow(operation, VERY_NEAR)?;
             Err(Trouble::Asked)
         }
         (State::Switched, wish) => {
-            switch::tidy(operation)?;
-            transaction::run(|| operation::set_tidy(operation.id))?;
-            let is_due = wish != Wish::Pause && operation.keep_left <= 0.0;
-            if wish == Wish::Finish || is_due { Ok(Some(State::Finished)) } else { Ok(None) }
+            if !operation.tidy {
+                if !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
+                    sweep::way_back(operation)?;
+                }
+                switch::tidy(operation)?;
+                transaction::run(|| operation::set_tidy(operation.id))?;
+            }
+            let is_due = operation.keep_left <= 0.0;
+            match wish {
+                Wish::Finish => Ok(Some(State::Finished)),
+                Wish::Revert => Ok(Some(State::Reverting)),
+                Wish::Pause => Ok(None),
+                _ if is_due => Ok(Some(State::Finished)),
+                _ => back::keep_current(operation).map(|()| None),
+            }
         }
-        (State::Reverting | State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Ok(None),
+        (State::Reverting, Wish::Cancel) => {
+            transaction::run(|| operation::stay_switched(operation.id, "the revert was given up"))?;
+            Err(Trouble::Asked)
+        }
+        (State::Reverting, _) => back::revert(operation),
+        (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Ok(None),
     }
 }
 
 /// Takes away what is no longer needed, and says that the operation is over.
 fn clean_up(operation: &Operation) -> Step {
-    if operation.state != State::Finished {
+    if !matches!(operation.state, State::Finished | State::Reverted) {
         // The way back of a switch that was half made leads through what is removed here.
         switch::undo_halves(operation)?;
     }
     // A server that is down must not keep the others from being cleaned.
-    let done = [sweep::stage(operation), sweep::attic(operation), super::mirrors::drop_empty(operation)];
+    let cleared = if operation.state == State::Reverted { back::clear_attic(operation) } else { Ok(()) };
+    let done = [
+        cleared,
+        sweep::way_back(operation),
+        sweep::stage(operation),
+        sweep::attic(operation),
+        super::mirrors::drop_empty(operation),
+    ];
     done.into_iter().collect::<Result<Vec<()>>>()?;
     transaction::run(|| operation::end(operation.id))?;
     Ok(())
 }
 
 /// Applies changes until the sources are no more than so many bytes of log ahead.
-fn follow(operation: &Operation, near: i64) -> Step {
+pub fn follow(operation: &Operation, near: i64) -> Step {
     let mut flow = transaction::run(|| Flow::open(operation))?;
     let nodes = operation.plan.source_nodes();
     for node in &nodes {
@@ -197,7 +225,14 @@ fn follow(operation: &Operation, near: i64) -> Step {
         outcome?;
     }
     let mut told = Instant::now();
+    let mut freshened: Option<Instant> = None;
     loop {
+        if freshened.is_none_or(|at| at.elapsed() > FRESHEN) {
+            freshened = Some(Instant::now());
+            nodes
+                .iter()
+                .for_each(|node| stream::freshen(operation, flow.sources.get_mut(node).and_then(Option::as_mut)));
+        }
         let mut behind = 0;
         let mut progressed = false;
         for node in &nodes {

@@ -6,6 +6,7 @@
 
 use crate::catalog::operation::Operation;
 use crate::error::Result;
+use crate::hierarchy::bound::for_values;
 use crate::hierarchy::build::{Blueprint, lives_on};
 use crate::hierarchy::columns::{self, Place as ColumnPlace};
 use crate::hierarchy::create::fitted;
@@ -76,16 +77,52 @@ impl Stage {
         let table = fitted(&self.bare(), survey);
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let schema = ident(&table.name.schema);
-        let mut commands = vec![
-            format!("CREATE SCHEMA {schema}"),
-            format!(
-                "CREATE TABLE {schema}.{PROGRESS} (operation bigint NOT NULL, source text NOT NULL, snapshot text, lsn pg_lsn, PRIMARY KEY (operation, source))"
-            ),
-        ];
+        let mut commands = vec![format!("CREATE SCHEMA {schema}"), progress_table_in(&schema)];
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(blueprint.mirror_tree(node, &table.name, &self.tree));
         commands.extend(self.attach_checks());
         commands
+    }
+
+    /// What makes the sources of a switched operation, in the attic, partitions again: on the coordinator.
+    pub fn return_here(&self) -> Vec<String> {
+        let table = self.bare();
+        let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
+        let mut commands =
+            vec![create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree))];
+        rebuild::alter(&mut commands, &table.name, columns::settings(&table));
+        for leaf in self.tree.leaves().filter(|leaf| leaf.node.as_deref().is_some_and(|node| node != LOCAL)) {
+            commands.push(format!(
+                "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
+                table.name.sibling(&leaf.name),
+                literal(&table.name.schema)
+            ));
+        }
+        commands.extend(self.attach(|_| true));
+        commands.extend(self.attach_checks());
+        commands
+    }
+
+    /// The same on a node.
+    pub fn return_on(&self, node: &str, survey: &Survey) -> Vec<String> {
+        let table = fitted(&self.bare(), survey);
+        let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
+        let mut commands = vec![progress_table_in(&ident(&table.name.schema))];
+        commands.extend(blueprint.mirror_root(&self.tree));
+        commands.extend(self.attach(|partition| lives_on(partition, node)));
+        commands.extend(self.attach_checks());
+        commands
+    }
+
+    fn attach(&self, which: impl Fn(&Partition) -> bool) -> Vec<String> {
+        let root = &self.table.name;
+        let partitions = self.tree.partitions.iter().filter(|partition| which(partition));
+        partitions
+            .map(|partition| {
+                let values = for_values(&partition.bound);
+                format!("ALTER TABLE {root} ATTACH PARTITION {} {values}", root.sibling(&partition.name))
+            })
+            .collect()
     }
 
     /// The description with only what must be there before rows are: keys that changes are applied by, or that could be
@@ -149,6 +186,12 @@ END",
         let on_node = |partition: &&Partition| lives_on(partition, node);
         self.tree.walk().filter(on_node).map(|p| self.table.name.sibling(p.name.clone())).collect()
     }
+}
+
+fn progress_table_in(schema: &str) -> String {
+    format!(
+        "CREATE TABLE {schema}.{PROGRESS} (operation bigint NOT NULL, source text NOT NULL, snapshot text, lsn pg_lsn, PRIMARY KEY (operation, source))"
+    )
 }
 
 /// The table on a server in which the operation notes what it has brought there.

@@ -6,18 +6,22 @@
 use super::trouble::{Step, fail};
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
+use crate::name::literal;
 use crate::node::own::{self, Session};
-use crate::pg::sql;
+use crate::pg::{deadline, sql, transaction};
 use futures_util::StreamExt;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::Spi;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::pgoutput::Message;
 use std::pin::pin;
+use std::time::Duration;
 
 /// What is taken from the network or a cursor at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 const CURSOR_ROWS: i64 = 200;
+/// What a moment without a running transaction is waited for.
+const FRESHEN_PATIENCE: Duration = Duration::from_secs(1);
 
 const PEEK: &str = "SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, NULL, $2::int, 'proto_version', '1', 'publication_names', $3::text)";
 
@@ -141,6 +145,37 @@ pub fn advance(operation: &Operation, session: Option<&mut Session>, to: Lsn) ->
         None => sql::run(ADVANCE, &[name.into(), to.as_str().into()]).map(|_| ()),
         Some(session) => own::wait(session.rows(ADVANCE, &[&name, &to])).map(|_| ()),
     }
+}
+
+/// Makes the server note which transactions run, which it does by itself every 15 seconds only. Each look at a slot decodes
+/// the log from the last but one such note before the slot's position: without, most of the time of a look goes into what
+/// was read before. A temporary slot does it on all versions. Outside a transaction; whatever is in the way of it, nothing
+/// is lost but time.
+pub fn freshen(operation: &Operation, session: Option<&mut Session>) {
+    let name = literal(&format!("{}_now", operation.stage));
+    let make =
+        format!("SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput', true)");
+    let drop = format!(
+        "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name} AND active_pid = pg_catalog.pg_backend_pid()"
+    );
+    let _ = match session {
+        None => {
+            let made = transaction::run(|| {
+                let _deadline = deadline::deadline(FRESHEN_PATIENCE);
+                sql::one_without_id::<String>(&make, &[]).map(|_| ())
+            });
+            made.and(transaction::run(|| sql::run_quietly(&drop)))
+        }
+        Some(session) => own::wait(async {
+            let milliseconds = FRESHEN_PATIENCE.as_millis();
+            let made =
+                session.run(&format!("BEGIN; SET LOCAL statement_timeout = {milliseconds}; {make}; COMMIT")).await;
+            if made.is_err() {
+                session.run("ROLLBACK").await?;
+            }
+            session.run(&drop).await
+        }),
+    };
 }
 
 /// How far the slot is behind the end of the server's log, in bytes. `None` if there is no such slot, or it has lost what it

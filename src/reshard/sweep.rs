@@ -16,12 +16,20 @@ const RESTRICT: &str = "RESTRICT";
 pub fn stage(operation: &Operation) -> Result<()> {
     let mut failed = None;
     for node in servers(operation) {
-        if let Err(error) = stream(operation, &node).and_then(|()| schema(operation, &node, &operation.stage, CASCADE))
-        {
+        let done = stream(operation, &node, &operation.stage)
+            .and_then(|()| schema(operation, &node, &operation.stage, CASCADE));
+        if let Err(error) = done {
             failed = failed.or(Some(error));
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// What the servers keep for a way back.
+pub fn way_back(operation: &Operation) -> Result<()> {
+    let done: Vec<Result<()>> =
+        servers(operation).iter().map(|node| stream(operation, node, &operation.attic())).collect();
+    done.into_iter().collect()
 }
 
 /// The schema of the replaced tables, on all servers. Before a switch it is empty, and nothing else is taken away: where a
@@ -47,13 +55,13 @@ fn servers(operation: &Operation) -> Vec<String> {
 }
 
 /// Slot and publication. A process that still reads the slot is one of ours that lost its worker.
-fn stream(operation: &Operation, node: &str) -> Result<()> {
-    let name = literal(&operation.stage);
+pub fn stream(operation: &Operation, node: &str, named: &str) -> Result<()> {
+    let name = literal(named);
     let commands = format!(
         "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name} AND active_pid <> pg_catalog.pg_backend_pid();
          SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name};
          DROP PUBLICATION IF EXISTS {}",
-        ident(&operation.stage)
+        ident(named)
     );
     if node == LOCAL {
         return transaction::run(|| sql::run_quietly(&commands));

@@ -4,6 +4,7 @@
 //! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
 //! go to a schema of their own, the attic, where nobody finds them.
 
+use super::back;
 use super::follow::Flow;
 use super::plan::label_rows;
 use super::stage::{ATTACH_CHECK, Stage};
@@ -12,6 +13,7 @@ use super::subject::Subject;
 use super::trouble::{Step, fail};
 use crate::catalog::operation::{self, Operation, Source};
 use crate::catalog::parent;
+use crate::catalog::way_back;
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::hierarchy::bound::for_values;
@@ -107,6 +109,13 @@ pub fn settle(operation: &Operation, nodes: &[String]) -> Result<()> {
     })
 }
 
+/// What an operation says that waits for the lock of its switch.
+pub fn waits_for_lock(refused: Report) -> Report {
+    Report::new(refused.code, "the switch waits for a moment in which nobody holds the parent for long")
+        .detail(format!("The last try: {}", refused.one_line()))
+        .hint("It is tried again and again, and writers wait no longer than shardkeeper.switch_lock_timeout. See pg_locks for a session that keeps a lock on the parent.")
+}
+
 fn not_now(error: Error) -> Step<Option<Report>> {
     let report = Report::from(error);
     match report.code {
@@ -134,6 +143,10 @@ fn work(operation: &Operation) -> Step {
     }
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
+    // Most of what is left, before anybody waits.
+    for node in operation.plan.source_nodes() {
+        flow.up_to_date(operation, &node)?;
+    }
     lock_parent(operation)?;
     let managed = role::acting_as(operation.role(), || {
         let managed = Managed::read(operation.parent())?;
@@ -157,7 +170,13 @@ fn work(operation: &Operation) -> Step {
     let swap = Swap { operation, managed: &managed, stage: &stage };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
-    operation::enter(operation.id, State::Switched, None)?;
+    if operation.is_return {
+        operation::enter(operation.id, State::Reverted, None)?;
+    } else {
+        back::open(operation, &mut flow)?;
+        way_back::cut_off(operation, operation.parent())?;
+        operation::enter(operation.id, State::Switched, None)?;
+    }
     cache::forget_everywhere(operation.parent());
     Ok(())
 }
@@ -349,7 +368,19 @@ impl Swap<'_> {
             .collect();
         parent::forget_partitions(&gone)?;
         parent::add_partitions(self.managed.root, &self.managed.name().schema, &label_rows(&plan.targets))?;
-        parent::insert(self.managed.root, plan.spec.clone(), &self.managed.catalog.extras, &plan.dealt)
+        // What others dealt out meanwhile stays dealt out.
+        let now = &self.managed.catalog.dealt;
+        let dealt = match &plan.before {
+            Some(before) if self.operation.is_return => {
+                if *now == plan.dealt {
+                    &before.dealt
+                } else {
+                    now
+                }
+            }
+            _ => &plan.dealt,
+        };
+        parent::insert(self.managed.root, plan.spec.clone(), &self.managed.catalog.extras, dealt)
     }
 }
 
@@ -373,9 +404,13 @@ pub fn below(target: &Partition) -> impl Iterator<Item = &Partition> {
 
 /// After the switch: what it made needless goes, in small steps that can be repeated.
 pub fn tidy(operation: &Operation) -> Result<()> {
-    if operation.kind == Kind::Convert {
-        return super::sweep::stage(operation);
+    if operation.kind != Kind::Convert {
+        drop_attach_checks(operation)?;
     }
+    super::sweep::stage(operation)
+}
+
+pub fn drop_attach_checks(operation: &Operation) -> Result<()> {
     for node in operation.plan.target_nodes() {
         let tables = operation.plan.targets.iter().filter(|target| {
             if node == LOCAL {
@@ -402,5 +437,5 @@ pub fn tidy(operation: &Operation) -> Result<()> {
             Ok(())
         })?;
     }
-    super::sweep::stage(operation)
+    Ok(())
 }

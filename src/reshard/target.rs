@@ -130,6 +130,15 @@ impl Target {
         Ok(())
     }
 
+    /// What streams from these servers told before these positions was never to be brought.
+    pub fn begins_at(&mut self, starts: &BTreeMap<String, String>) {
+        for (node, start) in starts {
+            if let Ok(start) = start.parse() {
+                self.brought.applied.entry(stream_name(node)).or_insert(start);
+            }
+        }
+    }
+
     /// Begins a transaction there, if none is open.
     pub fn begin(&mut self) -> Result<()> {
         if self.begun {

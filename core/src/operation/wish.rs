@@ -66,9 +66,7 @@ impl Refusal {
                 _ => "The partitions are as they were before it, and what it had made is removed.",
             }
             .to_owned(),
-            Self::Switched => {
-                "The new partitions serve; the old ones are kept for a while, as they were at the switch.".to_owned()
-            }
+            Self::Switched => "The new partitions serve; the old ones are kept for a while.".to_owned(),
             Self::NotSwitched { state, .. } => format!("Its state is {state}; the old partitions still serve."),
             Self::Reverting { .. } => "The old partitions are about to serve again.".to_owned(),
         }
@@ -79,7 +77,7 @@ impl Refusal {
         let run = |wish: Wish| format!("SELECT {}({operation});", wish.function());
         match self {
             Self::Over { .. } => "Start a new operation if the data has to move.".to_owned(),
-            Self::Switched => "Start another operation to move the data back.".to_owned(),
+            Self::Switched => format!("To bring the old ones back, run {}", run(Wish::Revert)),
             Self::NotSwitched { wish: Wish::Revert, .. } => format!("To give it up, run {}", run(Wish::Cancel)),
             Self::NotSwitched { .. } => {
                 format!("Run SELECT shard_wait({operation}); and try again, or give it up with {}", run(Wish::Cancel))
@@ -97,8 +95,9 @@ pub const fn allowed(state: State, wish: Wish) -> Result<(), Refusal> {
     match (state, wish) {
         (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Err(Refusal::Over { wish, state }),
         (_, Wish::Run | Wish::Pause) => Ok(()),
-        (State::Reverting, Wish::Revert) => Ok(()),
-        (State::Reverting, Wish::Cancel | Wish::Finish) => Err(Refusal::Reverting { wish }),
+        // To cancel a revert leaves the operation switched.
+        (State::Reverting, Wish::Revert | Wish::Cancel) => Ok(()),
+        (State::Reverting, Wish::Finish) => Err(Refusal::Reverting { wish }),
         (State::Switched, Wish::Cancel) => Err(Refusal::Switched),
         (State::Switched, Wish::Revert | Wish::Finish) => Ok(()),
         (_, Wish::Cancel) => Ok(()),

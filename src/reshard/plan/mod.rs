@@ -1,5 +1,6 @@
 //! What an operation will replace, decided when it is called for: which partitions go, and which come instead.
 
+mod before;
 mod group;
 mod hash;
 mod moves;
@@ -46,6 +47,7 @@ impl Decided {
         if mode == Mode::Online {
             check_encoding()?;
         }
+        let plan = Plan { before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
         operation::insert(&NewOperation {
             kind: self.kind,
             mode,
@@ -54,7 +56,7 @@ impl Decided {
             subject: self.subject.clone(),
             role: owner(self.managed.root)?,
             keep,
-            plan: &self.plan,
+            plan: &plan,
             part_of,
         })
     }

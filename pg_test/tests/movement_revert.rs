@@ -1,0 +1,187 @@
+//! The way back: a switched operation is reverted with everything that was written since, or says why it cannot be.
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pg_test::movement::{complains, ends, field, joined, nothing_is_left, reaches, there_and_back, told};
+use pg_test::objects::settled;
+use pg_test::sql::{code, refused};
+use pg_test::{Cluster, Keys, Ledger, Objects, PATIENCE, Tolerate, Workload, eventually};
+use postgres::Client;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn scene(keys: Keys, create: &str) -> Result<(Cluster, Client)> {
+    let cluster = joined(3)?;
+    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
+    cluster.coordinator.reload()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(&keys.create_sql("t"))?;
+    client.batch_execute(create)?;
+    keys.load(&mut client, "t", 3_000)?;
+    Ok((cluster, client))
+}
+
+const TWO: &str = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{local, n1}')";
+
+#[test]
+fn operations_are_reverted_while_clients_write() -> Result<()> {
+    let (cluster, _client) = scene(Keys::Bigint, TWO)?;
+    let calls = [
+        "shard_move_partition('t_1', 'n2')",
+        "shard_move_partition('t_1', 'local')",
+        "shard_move_partition('t_0', 'n3')",
+        "shard_set_modulus('t', 3, nodes => '{n1, n2, local}')",
+        "shard_set_modulus('t', 1)",
+    ];
+    there_and_back(&cluster, "t", Keys::Bigint, Workload::default(), &calls)
+}
+
+#[test]
+fn partitions_with_partitions_are_reverted_while_clients_write() -> Result<()> {
+    let create = r#"SELECT shard_create_parent('t', '{"method": "hash", "key": "id", "modulus": 2, "nodes": ["n1", "local"],
+        "partitions": {"method": "hash", "key": "id", "modulus": 2}}')"#;
+    let (cluster, _client) = scene(Keys::Text, create)?;
+    let calls = ["shard_set_modulus('t', 3, nodes => '{n2, n1}')", "shard_set_modulus('t_1', 3, nodes => '{n3}')"];
+    there_and_back(&cluster, "t", Keys::Text, Workload::default(), &calls)
+}
+
+/// All that exists, but for the history of operations.
+fn objects(cluster: &Cluster) -> Result<Objects> {
+    settled(cluster, PATIENCE)?;
+    Objects::of_all(cluster)
+}
+
+#[test]
+fn after_a_revert_everything_is_as_before() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let before = objects(&cluster)?;
+    let id: i64 = client.query_one("SELECT shard_set_modulus('t', 3, nodes => '{n1, local, n2}')", &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    ensure!(field(&cluster, id, "revertible")? == "true", "{}", told(&cluster));
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "reverted");
+    nothing_is_left(&cluster)?;
+    let differences = || -> Result<Vec<String>> {
+        let mut changes = objects(&cluster)?.changes_since(&before);
+        changes.retain(|line| !line.contains("row of shardkeeper.operation"));
+        Ok(changes)
+    };
+    eventually("all objects are as before", PATIENCE, || Ok(differences()?.is_empty()))
+        .with_context(|| differences().unwrap_or_default().join("\n"))?;
+    // And it can begin again.
+    let id: i64 = client.query_one("SELECT shard_set_modulus('t', 3, nodes => '{n1, local, n2}')", &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    client.execute("SELECT shard_finish($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_revert_waits_for_its_lock_and_can_be_given_up() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2')", &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    let mut reader = cluster.coordinator.client()?;
+    reader.batch_execute("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")?;
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    complains(&cluster, id, "nobody holds the parent", LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "reverting");
+    assert_eq!(code(&mut client, "SELECT shard_move_partition('t_0', 'n3')")?, "55006");
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    reader.batch_execute("COMMIT")?;
+    client.batch_execute(
+        "INSERT INTO t (id, version, client) SELECT i, 0, 0 FROM generate_series(100001, 100100) AS i",
+    )?;
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "reverted");
+    let rows: i64 = client.query_one("SELECT count(*) FROM t WHERE id > 100000", &[])?.get(0);
+    assert_eq!(rows, 100);
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_revert_survives_the_death_of_each_server() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let workload = Workload { clients: 2, tolerate: Tolerate::Restarts, ..Workload::default() };
+    let ledger = Ledger::start(&cluster, "t", Keys::Bigint, workload)?;
+    let written = || {
+        let wanted = ledger.acknowledged() + 50;
+        eventually("clients write", LIMIT, || Ok(ledger.acknowledged() >= wanted)).with_context(|| told(&cluster))
+    };
+    let calls = ["shard_move_partition('t_1', 'n2')", "shard_set_modulus('t', 3, nodes => '{n2, local, n3}')"];
+    for call in calls {
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        written()?;
+        let mut reader = cluster.coordinator.client()?;
+        reader.batch_execute("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")?;
+        client.execute("SELECT shard_revert($1)", &[&id])?;
+        complains(&cluster, id, "nobody holds the parent", LIMIT)?;
+        for server in [cluster.node(2), cluster.node(1), &cluster.coordinator] {
+            server.kill9()?;
+            server.start()?;
+        }
+        client = cluster.coordinator.patient()?;
+        ends(&cluster, id, LIMIT)?;
+        assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
+        settled(&cluster, PATIENCE)?;
+        written()?;
+        ledger.check(&cluster)?;
+        nothing_is_left(&cluster)?;
+    }
+    ledger.stop()?.check(&cluster)
+}
+
+#[test]
+fn a_way_back_that_is_lost_says_why() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let switched = |client: &mut Client, call: &str| -> Result<i64> {
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        Ok(id)
+    };
+    let no_way = |client: &mut Client, id: i64, why: &str| -> Result<()> {
+        let error = refused(client, &format!("SELECT shard_revert({id})"))?;
+        ensure!(error.code().code() == "55000" && error.message().contains("has no way back"), "{error}");
+        ensure!(error.detail().unwrap_or_default().contains(why), "{error:?}");
+        Ok(())
+    };
+    // Its partitions were replaced by a later operation.
+    let first = switched(&mut client, "shard_move_partition('t_1', 'n2')")?;
+    let second = switched(&mut client, "shard_move_partition('t_1', 'n3')")?;
+    no_way(&mut client, first, &format!("Operation {second} has replaced"))?;
+    client.execute("SELECT shard_finish($1)", &[&first])?;
+    ends(&cluster, first, LIMIT)?;
+
+    // The table is not what it was.
+    client.batch_execute("ALTER TABLE t ADD CONSTRAINT later CHECK (version > -1)")?;
+    client.execute("SELECT shard_revert($1)", &[&second])?;
+    let error = refused(&mut client, &format!("SELECT shard_wait({second}, '60 s')"))?;
+    ensure!(error.message().contains("was not reverted"), "{error:?}");
+    assert_eq!(field(&cluster, second, "state")?, "switched");
+    no_way(&mut client, second, "was changed since")?;
+    client.execute("SELECT shard_finish($1)", &[&second])?;
+    ends(&cluster, second, LIMIT)?;
+
+    // Somebody wrote to what was replaced.
+    client.batch_execute("ALTER TABLE t DROP CONSTRAINT later")?;
+    let third = switched(&mut client, "shard_move_partition('t_1', 'n1')")?;
+    let attic: String =
+        cluster.nodes()[2].value("SELECT nspname::text FROM pg_namespace WHERE nspname ~ '^shardkeeper_old_'")?;
+    cluster.nodes()[2].run(&format!("DELETE FROM {attic}.t_1 WHERE ctid = (SELECT min(ctid) FROM {attic}.t_1)"))?;
+    client.execute("SELECT shard_revert($1)", &[&third])?;
+    let error = refused(&mut client, &format!("SELECT shard_wait({third}, '60 s')"))?;
+    ensure!(error.message().contains("was not reverted"), "{error:?}");
+    no_way(&mut client, third, "is missing in the copy")?;
+    client.execute("SELECT shard_finish($1)", &[&third])?;
+    ends(&cluster, third, LIMIT)?;
+
+    // Nothing was to be kept.
+    let fourth: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2', keep => '0')", &[])?.get(0);
+    ends(&cluster, fourth, LIMIT)?;
+    assert_eq!(code(&mut client, &format!("SELECT shard_revert({fourth})"))?, "55000");
+    nothing_is_left(&cluster)
+}

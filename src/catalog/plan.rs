@@ -1,0 +1,143 @@
+//! What an operation replaces, and by what: the document in the column `plan` of `shardkeeper.operations`.
+
+use crate::name::QualifiedName;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shardkeeper_core::plan::{Bound, LOCAL, Method, Partition, Tree};
+use std::collections::BTreeMap;
+
+/// What an operation replaces, and by what. All of it is decided when the operation is called for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plan {
+    /// The partitioned table whose partitions change, and the labels that lead to it from the root.
+    pub above: QualifiedName,
+    pub labels: Vec<String>,
+    pub method: Method,
+    pub key: Vec<String>,
+    pub sources: Vec<Source>,
+    pub targets: Vec<Partition>,
+    /// The parent's spec and counters once the operation is switched.
+    pub spec: Value,
+    pub dealt: BTreeMap<String, u64>,
+    /// Of a group, which replaces nothing itself: its moves, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
+    /// The node that a drain empties.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<String>,
+    /// What is to be there again after a revert; `None` where there is no way back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// What was there when the operation was called for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Before {
+    /// The sources with all that is below them.
+    pub partitions: Vec<Partition>,
+    pub spec: Value,
+    pub dealt: BTreeMap<String, u64>,
+}
+
+/// One move of a group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Move {
+    pub parent: QualifiedName,
+    pub partition: QualifiedName,
+    pub from: String,
+    pub to: String,
+    /// Moves of one step may run side by side; a step waits for the end of the one before.
+    pub step: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            above: QualifiedName::new("", ""),
+            labels: Vec::new(),
+            method: Method::Hash,
+            key: Vec::new(),
+            sources: Vec::new(),
+            targets: Vec::new(),
+            spec: Value::Null,
+            dealt: BTreeMap::new(),
+            moves: Vec::new(),
+            leaving: None,
+            before: None,
+        }
+    }
+}
+
+/// A partition that goes, with all tables below it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source {
+    pub name: QualifiedName,
+    pub label: String,
+    pub bound: Bound,
+    /// Itself if it is a leaf, else the tables below it too, each after the one above it.
+    pub tables: Vec<SourceTable>,
+    /// Of a plain table that becomes a parent, what must not change until it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTable {
+    pub name: QualifiedName,
+    /// Where a leaf lives; `None` for a table that is partitioned itself.
+    pub node: Option<String>,
+    /// Of a partitioned table, where the leaves below it live.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes_below: Vec<String>,
+}
+
+impl Source {
+    /// A partition below `above` with all its tables.
+    pub fn of(above: &QualifiedName, partition: &Partition) -> Self {
+        let below = partition.sub.iter().flat_map(|sub| sub.walk());
+        let tables = std::iter::once(partition).chain(below).map(|table| SourceTable {
+            name: above.sibling(&table.name),
+            node: table.sub.is_none().then(|| table.node.clone().unwrap_or_else(|| LOCAL.to_string())),
+            nodes_below: match &table.sub {
+                Some(sub) => distinct(sub.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL))),
+                None => Vec::new(),
+            },
+        });
+        Self {
+            name: above.sibling(&partition.name),
+            label: partition.label.clone(),
+            bound: partition.bound.clone(),
+            tables: tables.collect(),
+            shape: None,
+        }
+    }
+}
+
+impl Plan {
+    pub fn target_tree(&self) -> Tree {
+        Tree { method: self.method, key: self.key.clone(), partitions: self.targets.clone() }
+    }
+
+    /// The leaves to be read, with their servers.
+    pub fn source_leaves(&self) -> impl Iterator<Item = (&QualifiedName, &str)> {
+        let tables = self.sources.iter().flat_map(|source| &source.tables);
+        tables.filter_map(|table| Some((&table.name, table.node.as_deref()?)))
+    }
+
+    pub fn source_nodes(&self) -> Vec<String> {
+        distinct(self.source_leaves().map(|(_, node)| node))
+    }
+
+    pub fn target_nodes(&self) -> Vec<String> {
+        let tree = self.target_tree();
+        distinct(tree.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL)))
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut names: Vec<String> = names.map(str::to_string).collect();
+    names.sort();
+    names.dedup();
+    names
+}

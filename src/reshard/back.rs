@@ -1,0 +1,255 @@
+//! The way back: from the switch on, what changes in the targets is brought to the sources too, so that these can serve again
+//! without a loss until they are given up.
+//!
+//! It is the same engine with sources and targets changed over (`Operation::turned_round`): slots on the servers of the
+//! targets, made before the switch; a stage in the attic, in which the sources are partitions again; the same following,
+//! comparison and switch.
+
+use super::follow::Flow;
+use super::place::{BRIEF, LONG, Place};
+use super::stage::{Stage, progress_table};
+use super::trouble::{Step, Trouble, fail};
+use super::{prepare, run, sweep, switch, verify};
+use crate::catalog::operation::{self, Operation};
+use crate::catalog::parent;
+use crate::catalog::way_back::{self, WayBack};
+use crate::error::{Report, Result};
+use crate::hierarchy::description::Description;
+use crate::name::{QualifiedName, ident, literal};
+use crate::node::own;
+use crate::pg::{role, sql, transaction, worker};
+use pgrx::PgSqlErrorCode as Code;
+use shardkeeper_core::operation::{Kind, State};
+use shardkeeper_core::plan::LOCAL;
+
+/// Seconds between two looks at what changed in the targets.
+const REST: f64 = 10.0;
+
+/// Before the switch: from here on, the servers of the targets keep their changes. Where one cannot, the operation goes on
+/// without a way back, and says so.
+pub fn prepare(operation: &Operation) -> Step {
+    if operation.way_back.as_ref().is_some_and(|way_back| way_back.lost.is_some()) {
+        return Ok(());
+    }
+    if let Some(why) = obstacle(operation)? {
+        sweep::way_back(operation)?;
+        transaction::run(|| way_back::lose(operation.id, &why))?;
+        return Ok(());
+    }
+    let name = operation.attic();
+    for (node, tables) in targets(operation) {
+        let there = format!(
+            "SELECT (EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name} AND wal_status IS DISTINCT FROM 'lost')
+                 AND EXISTS (SELECT FROM pg_publication WHERE pubname = {name}))::text",
+            name = literal(&name)
+        );
+        let there: Option<bool> =
+            own::wait(async { Place::open(&node, operation.role(), BRIEF).await?.document(&there, &[]).await })?;
+        if there != Some(true) {
+            sweep::stream(operation, &node, &name)?;
+            prepare::publish(operation, &node, &name, &tables)?;
+        }
+    }
+    transaction::run(|| way_back::set(operation.id, &WayBack::default()))?;
+    Ok(())
+}
+
+/// The servers of the targets, each with its leaves where they stand before the switch.
+fn targets(operation: &Operation) -> Vec<(String, Vec<QualifiedName>)> {
+    let tree = operation.plan.target_tree();
+    let on = |node: &String| -> Vec<QualifiedName> {
+        let here = tree.leaves().filter(|leaf| leaf.node.as_deref().unwrap_or(LOCAL) == node);
+        here.map(|leaf| operation.staged(&leaf.name)).collect()
+    };
+    operation.plan.target_nodes().into_iter().map(|node| (node.clone(), on(&node))).collect()
+}
+
+/// Why there will be no way back.
+fn obstacle(operation: &Operation) -> Step<Option<String>> {
+    if !operation.keeps {
+        return Ok(Some("It was called for with keep => '0'.".into()));
+    }
+    if operation.kind == Kind::Convert {
+        return Ok(Some("A parent is not made a plain table again.".into()));
+    }
+    if operation.plan.before.is_none() {
+        return Ok(Some("What it replaced is not described by the spec of the parent.".into()));
+    }
+    for (node, tables) in targets(operation) {
+        if let Some(report) = prepare::cannot_follow(operation, &node, &tables)? {
+            return Ok(Some(format!("When it switched, {}.", report.message)));
+        }
+    }
+    Ok(None)
+}
+
+/// Part of the switch: whatever commits on the servers of the targets later than this, others have written.
+pub fn open(operation: &Operation, flow: &mut Flow) -> Result<()> {
+    const END: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
+    if operation.way_back.as_ref().is_none_or(|way_back| way_back.lost.is_some()) {
+        return Ok(());
+    }
+    let mut way_back = WayBack {
+        shape: role::acting_as(operation.role(), || Description::shape(operation.parent()))?,
+        switched_in: sql::document("SELECT pg_catalog.pg_current_xact_id()::xid::text", &[])?,
+        ..WayBack::default()
+    };
+    for target in &mut flow.targets {
+        let end: Option<String> = match &mut target.session {
+            None => sql::one(END, &[])?,
+            Some(session) => own::wait(session.one(END, &[]))?,
+        };
+        let Some(end) = end else {
+            return Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no position of its log").into();
+        };
+        way_back.since.insert(target.node.clone(), end);
+    }
+    way_back::set(operation.id, &way_back)
+}
+
+/// Brings the sources up to date, and rests. A way that cannot be kept open is given up: the operation stays switched.
+pub fn keep_current(operation: &Operation) -> Step {
+    let Some(back) = turned(operation) else { return Ok(()) };
+    match stage(&back).and_then(|()| run::follow(&back, run::VERY_NEAR)) {
+        Ok(()) => Ok(transaction::run(|| operation::rest(operation.id, REST))?),
+        Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
+            let why = Report::from(error).one_line();
+            Ok(transaction::run(|| way_back::lose(operation.id, &why))?)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn turned(operation: &Operation) -> Option<Operation> {
+    let is_open = operation.way_back.as_ref().is_some_and(WayBack::is_open);
+    operation.turned_round().filter(|_| is_open)
+}
+
+/// The switch back. Between tries, and in the end if it cannot be made, the targets serve.
+pub fn revert(operation: &Operation) -> Step<Option<State>> {
+    match try_revert(operation) {
+        Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
+            let why = Report::from(error).one_line();
+            transaction::run(|| {
+                way_back::lose(operation.id, &why)?;
+                operation::stay_switched(operation.id, "it cannot be reverted")
+            })?;
+            Err(Trouble::Asked)
+        }
+        outcome => outcome.map(|()| None),
+    }
+}
+
+fn try_revert(operation: &Operation) -> Step {
+    let Some(back) = turned(operation) else {
+        return fail(Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "there is no way back"));
+    };
+    let spec = transaction::run(|| parent::require(operation.parent()))?.spec;
+    if spec != operation.plan.spec {
+        return changed(operation);
+    }
+    stage(&back)?;
+    run::follow(&back, run::NEAR)?;
+    verify::verify(&back)?;
+    switch::get_ready(&back)?;
+    loop {
+        run::follow(&back, run::VERY_NEAR)?;
+        let Some(refused) = switch::attempt(&back)? else { return Err(Trouble::Asked) };
+        let waits = switch::waits_for_lock(refused);
+        transaction::run(|| operation::note_failure(operation.id, waits.into(), Some(0.0)))?;
+        worker::sleep(run::REST);
+        let asked = transaction::run(|| operation::load(operation.id))?;
+        if asked.is_none_or(|found| found.wish != operation.wish) {
+            return Err(Trouble::Asked);
+        }
+    }
+}
+
+fn changed<T>(operation: &Operation) -> Step<T> {
+    let text = format!("{} was changed since operation {} switched", operation.name, operation.id);
+    fail(Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text))
+}
+
+/// The sources are partitions again, of a table in the attic. Safe to repeat; nobody is kept waiting.
+fn stage(back: &Operation) -> Step {
+    if transaction::run(|| parent::load(back.parent()))?.is_none() {
+        return changed(back);
+    }
+    let stage = Stage::read(back)?;
+    for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
+        let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress_table(back, node)));
+        let there: Option<bool> =
+            own::wait(async { Place::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;
+        if there == Some(true) {
+            continue;
+        }
+        let survey = prepare::way(back, node)?;
+        let commands = stage.return_on(node, &survey).join(";\n");
+        own::wait(async { Place::open(node, back.role(), LONG).await?.run(&commands).await })?;
+    }
+    let root = stage.root().to_string();
+    let there = transaction::run(|| {
+        sql::one::<bool>("SELECT pg_catalog.to_regclass($1) IS NOT NULL", &[root.as_str().into()])
+    })?;
+    if there != Some(true) {
+        transaction::run(|| {
+            leave_publications(back)?;
+            role::acting_as(back.role(), || sql::run_quietly(&stage.return_here().join(";\n")))
+        })?;
+    }
+    let shape = transaction::run(|| role::acting_as(back.role(), || Description::shape(back.parent())))?;
+    if shape.is_some() && back.way_back.as_ref().is_some_and(|way_back| way_back.shape == shape) {
+        return Ok(());
+    }
+    changed(back)
+}
+
+/// What is brought to the sources is no news for the subscribers of the application's publications. As the worker itself: a
+/// publication can be of another owner.
+fn leave_publications(back: &Operation) -> Result<()> {
+    let commands: Vec<String> = sql::column(
+        "SELECT pg_catalog.format('ALTER PUBLICATION %I DROP TABLE %I.%I', p.pubname, n.nspname, c.relname)
+         FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+         JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1",
+        &[back.stage.as_str().into()],
+    )?;
+    commands.iter().try_for_each(|command| sql::run_quietly(command))
+}
+
+/// What the way back left in the attic, once the sources have come out of it.
+pub fn clear_attic(operation: &Operation) -> Result<()> {
+    let Some(back) = operation.turned_round() else { return Ok(()) };
+    switch::drop_attach_checks(&back)?;
+    let mut nodes = back.plan.target_nodes();
+    nodes.push(LOCAL.to_string());
+    nodes.dedup();
+    for node in nodes {
+        let mut drops = format!("DROP TABLE IF EXISTS {}", back.staged(&back.plan.above.name));
+        if node != LOCAL {
+            drops = format!("{drops}, {}", progress_table(&back, &node));
+        }
+        own::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&drops).await })?;
+    }
+    Ok(())
+}
+
+/// Whether a revert can begin.
+///
+/// Errors: 55000 there is no way back; 55006 another operation runs on the parent.
+pub fn check(operation: &Operation) -> Result<()> {
+    if operation.state == State::Switched && !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
+        let why = operation.way_back.as_ref().and_then(|way_back| way_back.lost.clone());
+        return Report::new(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("operation {} has no way back", operation.id),
+        )
+        .detail(why.unwrap_or_else(|| "Nothing was kept for it.".into()))
+        .hint("Start another operation to move the data back.")
+        .into();
+    }
+    if operation.state == State::Switched {
+        operation::refuse_if_running(operation.parent(), &ident(&operation.name))?;
+    }
+    Ok(())
+}
