@@ -316,7 +316,7 @@ pub fn end(id: i64) -> Result<()> {
 /// Back to a switched operation that goes on as one: the revert is given up.
 pub fn stay_switched(id: i64, note: &str) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, tidy = false, retry_at = NULL,
+        "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, retry_at = NULL,
              changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
         &[id.into()],
     )?;

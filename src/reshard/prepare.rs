@@ -27,6 +27,7 @@ use std::time::Duration;
 const SLOT_PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn prepare(operation: &Operation) -> Step {
+    sweep::way_back(operation)?;
     sweep::stage(operation)?;
     if !operation.converts() {
         as_planned(operation)?;
