@@ -21,9 +21,11 @@ impl Throttle {
         self.pace.passed(bytes as u64);
     }
 
-    /// How long to wait before more is read. A setting that was changed counts at once: the signal for it ends a wait.
+    /// How long to wait before more is read, in whole milliseconds, as the latch counts them. A setting that was changed
+    /// counts at once: the signal for it ends a wait.
     pub fn rest(&mut self) -> Duration {
         worker::reload_if_asked();
-        self.pace.wait(guc::copy_rate_limit(), self.begun.elapsed())
+        let rest = self.pace.wait(guc::copy_rate_limit(), self.begun.elapsed());
+        Duration::from_millis(u64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
     }
 }
