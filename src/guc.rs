@@ -13,6 +13,8 @@ static HEAL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(2000);
 static WORKER: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// 50 ms: writers that queue behind a switch which does not get its lock hardly notice, and the next try comes soon.
 static SWITCH_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(50);
+/// No limit: whoever moves data wants it moved, and knows when its readers and writers matter more.
+static COPY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 pub fn register() {
     GucRegistry::define_int_guc(
@@ -55,6 +57,16 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"shardkeeper.copy_rate_limit",
+        c"How much the copy of an operation reads from its sources in a second.",
+        c"Each operation by itself. Zero is no limit.",
+        &COPY_RATE_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
     GucRegistry::define_bool_guc(
         c"shardkeeper.worker",
         c"Whether background workers of shardkeeper do their work.",
@@ -83,4 +95,9 @@ pub fn worker_enabled() -> bool {
 
 pub fn switch_lock_timeout_milliseconds() -> i32 {
     SWITCH_LOCK_TIMEOUT.get()
+}
+
+/// Bytes a second; 0 for no limit.
+pub fn copy_rate_limit() -> u64 {
+    u64::from(COPY_RATE_LIMIT.get().unsigned_abs()) * 1024
 }

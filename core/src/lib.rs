@@ -9,6 +9,7 @@ mod interval;
 mod lsn;
 pub mod name;
 pub mod operation;
+pub mod pace;
 mod path;
 pub mod pgoutput;
 pub mod plan;

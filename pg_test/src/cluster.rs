@@ -14,6 +14,8 @@ use crate::tls::{self, Authority};
 #[derive(Clone)]
 pub struct Options {
     pub nodes: usize,
+    /// Their names; those without one are n1, n2 …
+    pub names: &'static [&'static str],
     pub coordinator_settings: Vec<(&'static str, &'static str)>,
     pub node_settings: Vec<(&'static str, &'static str)>,
     /// `CREATE EXTENSION` in the coordinator's database `app`.
@@ -34,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             nodes: 3,
+            names: &[],
             coordinator_settings: Vec::new(),
             node_settings: Vec::new(),
             extension: true,
@@ -100,7 +103,10 @@ impl Cluster {
                     scope.spawn(move || {
                         let name = match place {
                             0 => "coordinator".to_owned(),
-                            _ => format!("n{place}"),
+                            _ => options
+                                .names
+                                .get(place - 1)
+                                .map_or_else(|| format!("n{place}"), |name| (*name).to_owned()),
                         };
                         let server = Server::create(home, &name, place, install)?;
                         configure(&server, place, options, tls)?;

@@ -39,6 +39,30 @@ fn a_leaf_moves_while_clients_write() -> Result<()> {
     under_load(&cluster, "t", Keys::Text, Workload { direct: 1, ..Workload::default() }, &calls)
 }
 
+/// Autovacuum and `shard_tree` go by them, and a worker may live long.
+#[test]
+fn what_a_worker_writes_counts_in_the_statistics_while_it_lives() -> Result<()> {
+    let cluster = joined(1)?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute(
+        "CREATE TABLE t (id bigint PRIMARY KEY);
+         SELECT shard_create_parent('t', 'hash', 'id', modulus => 1, nodes => '{n1}');
+         INSERT INTO t SELECT generate_series(1, 3000)",
+    )?;
+    let mut reader = cluster.coordinator.client()?;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM t WHERE id = 1")?;
+    let id: i64 = client.query_one("SELECT shard_move_partition('t_0', 'local')", &[])?.get(0);
+    complains(&cluster, id, "nobody holds the parent", LIMIT)?;
+    let rows =
+        "SELECT pg_stat_get_live_tuples(c.oid) = 3000 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname ~ '^shardkeeper_op_' AND c.relname = 't_0'";
+    eventually("the rows are counted", LIMIT, || cluster.coordinator.value(rows))?;
+    reader.batch_execute("COMMIT")?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    client.execute("SELECT shard_finish($1)", &[&id])?;
+    nothing_is_left(&cluster)
+}
+
 /// More changes than a look at a slot takes, at the comparison and then at the switch.
 #[test]
 fn a_long_pause_loses_no_change() -> Result<()> {

@@ -34,6 +34,9 @@ fn run_at<T>(isolation: Option<u32>, work: impl FnOnce() -> Result<T>) -> Result
         unsafe {
             pg_sys::PopActiveSnapshot();
             pg_sys::CommitTransactionCommand();
+            // As a session does between two statements; once a second at most. A worker may live long, and autovacuum
+            // has to know what it wrote.
+            pg_sys::pgstat_report_stat(false);
         }
         Ok(value)
     });

@@ -7,6 +7,7 @@ use super::follow::Flow;
 use super::place::{BRIEF, Place};
 use super::stage::Stage;
 use super::target::Target;
+use super::throttle::Throttle;
 use super::trouble::{Step, Trouble};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
@@ -42,8 +43,9 @@ pub fn copy(operation: &Operation) -> Step {
         operation.plan.source_leaves().map(|(name, node)| (name.clone(), node.to_string())).collect();
     let mut total = sizes(operation)?;
     transaction::run(|| operation::set_progress(operation.id, total))?;
+    let mut throttle = Throttle::new();
     for (name, node) in &sources {
-        let rows = transaction_of(operation, name, node, total.rows_done)?;
+        let rows = transaction_of(operation, &mut throttle, (name, node), total.rows_done)?;
         total.rows_done += rows;
         transaction::run(|| operation::set_progress(operation.id, total))?;
     }
@@ -78,14 +80,22 @@ fn sizes(operation: &Operation) -> Result<Progress> {
 }
 
 /// Copies one source to the servers that lack it; the number of rows read.
-fn transaction_of(operation: &Operation, source: &QualifiedName, node: &str, before: i64) -> Step<i64> {
+fn transaction_of(
+    operation: &Operation,
+    throttle: &mut Throttle,
+    (source, node): (&QualifiedName, &str),
+    before: i64,
+) -> Step<i64> {
     wait_until_quiet(operation, node)?;
     let mut outcome = Ok(0);
     let work = || {
         let mut flow = Flow::open(operation)?;
         let name = source.to_string();
         flow.targets.retain(|target| !target.brought.copied.contains_key(&name));
-        outcome = if flow.targets.is_empty() { Ok(0) } else { one_source(operation, flow, source, node, before) };
+        outcome = match flow.targets.is_empty() {
+            true => Ok(0),
+            false => one_source(operation, flow, throttle, (source, node), before),
+        };
         match &outcome {
             Ok(_) => Ok(()),
             // Rolls back; the reason is in `outcome`.
@@ -141,9 +151,16 @@ struct Pump<'a> {
     outlets: Vec<Outlet>,
     rows: i64,
     looked: Instant,
+    throttle: &'a mut Throttle,
 }
 
-fn one_source(operation: &Operation, flow: Flow, source: &QualifiedName, node: &str, before: i64) -> Step<i64> {
+fn one_source(
+    operation: &Operation,
+    flow: Flow,
+    throttle: &mut Throttle,
+    (source, node): (&QualifiedName, &str),
+    before: i64,
+) -> Step<i64> {
     let table = flow.table.clone();
     let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
     let (inlet, snapshot) = open(operation, flow.sources, source, node, &columns)?;
@@ -158,7 +175,7 @@ fn one_source(operation: &Operation, flow: Flow, source: &QualifiedName, node: &
         }
     };
     let outlets = flow.targets.into_iter().map(|target| Outlet { target, sink: None, buffer: Vec::new() }).collect();
-    let mut pump = Pump { operation, inlet, router, outlets, rows: before, looked: Instant::now() };
+    let mut pump = Pump { operation, inlet, router, outlets, rows: before, looked: Instant::now(), throttle };
     pump.begin(&table.name, &columns)?;
     let here = pump.outlets.iter().position(|outlet| outlet.target.session.is_none());
     match here {
@@ -246,29 +263,43 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// Takes some rows and sends them on; `false` when there are no more.
+    /// Takes some rows and sends them on, no faster than it may; `false` when there are no more.
     fn step(&mut self) -> Step<bool> {
-        if self.looked.elapsed() > LOOK {
-            self.looked = Instant::now();
-            progress::report_rows(self.rows);
-            if operation::load(self.operation.id)?.is_none_or(|found| found.wish != Wish::Run) {
-                return Err(Trouble::Asked);
-            }
-        }
+        self.look()?;
         let more = self.take()?;
         for outlet in &mut self.outlets {
             if outlet.buffer.len() >= CHUNK || !more {
                 outlet.send()?;
             }
         }
-        Ok(more)
+        loop {
+            let rest = self.throttle.rest();
+            if rest.is_zero() {
+                return Ok(more);
+            }
+            worker::sleep(rest.min(LOOK));
+            self.look()?;
+        }
+    }
+
+    fn look(&mut self) -> Step {
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        progress::report_rows(self.rows);
+        match operation::load(self.operation.id)?.is_none_or(|found| found.wish != Wish::Run) {
+            true => Err(Trouble::Asked),
+            false => Ok(()),
+        }
     }
 
     fn take(&mut self) -> Step<bool> {
-        let Pump { inlet, router, outlets, rows, .. } = self;
+        let Pump { inlet, router, outlets, rows, throttle, .. } = self;
         let more = match inlet {
             Inlet::Here(reader) => {
                 let (chunk, more) = reader.next();
+                throttle.passed(chunk.len());
                 // Whole rows without header, as the splitter wants them with one.
                 let mut splitter = Splitter::new();
                 splitter.feed(&HEADER);
@@ -287,6 +318,7 @@ impl Pump<'_> {
                     }
                     Ok(chunk)
                 }))?;
+                throttle.passed(chunk.len());
                 splitter.feed(&chunk);
                 route(splitter, router, outlets, rows)?;
                 if chunk.is_empty() {

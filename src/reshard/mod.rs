@@ -24,5 +24,6 @@ mod subject;
 mod sweep;
 mod switch;
 mod target;
+mod throttle;
 mod trouble;
 mod verify;

@@ -1,4 +1,8 @@
-//! `cargo xtask demo`: real flights in one partitioned table over five servers, with every command shown.
+//! `cargo xtask demo`: a table of one server grows over six servers and shrinks back, while an application writes to it
+//! and feels how long each write takes.
+mod application;
+mod look;
+mod operation;
 mod screen;
 mod story;
 
@@ -9,7 +13,8 @@ use crate::cluster::{on_interrupt, print_connections};
 use crate::{extension, setup};
 use screen::Screen;
 
-const NODES: usize = 4;
+/// What the role on a node needs for data to move away from there.
+const LEAVE: &str = "ALTER ROLE app REPLICATION; GRANT CREATE ON DATABASE app TO app";
 
 pub fn demo(args: &[String]) -> Result<()> {
     let keep = match args {
@@ -20,11 +25,16 @@ pub fn demo(args: &[String]) -> Result<()> {
     let mut screen = Screen::new();
     screen.step("Install what is missing", |_| setup::run())?;
     screen.step("Build the extension", |_| extension::install(&Install::chosen()?))?;
-    let cluster = screen.step(&format!("Start a coordinator and {NODES} plain Postgres servers"), |screen| {
-        let cluster = Cluster::with(Options { nodes: NODES, ..Options::default() })?;
+    let cluster = screen.step("Start a coordinator, and five plain Postgres servers for later", |screen| {
+        let options = Options { nodes: story::NODES.len(), names: &story::NODES, ..Options::default() };
+        let cluster = Cluster::with(options)?;
+        for node in cluster.nodes() {
+            node.run(LEAVE)?;
+        }
         for server in cluster.servers() {
             screen.say(&format!("{:<12} 127.0.0.1:{}", server.name, server.port()));
         }
+        screen.note(&format!("on the five: {LEAVE};"));
         Ok(cluster)
     })?;
     story::tell(&mut screen, &cluster)?;
@@ -32,8 +42,8 @@ pub fn demo(args: &[String]) -> Result<()> {
     if keep {
         // Before anything is said: a Ctrl-C from here on ends it in order.
         let interrupted = on_interrupt()?;
-        let picture = story::picture(&cluster)?;
-        println!("\nAll of it is yours until you press Ctrl-C. The tree as a picture: {}\n", picture.display());
+        let picture = story::picture(&cluster);
+        println!("\nAll of it is yours until you press Ctrl-C. The tree at its widest: {}\n", picture.display());
         print_connections(&cluster);
         let _ = interrupted.recv();
     }

@@ -16,9 +16,9 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup                                 install all that is needed and missing
-  demo [--keep]                         a partitioned database over five servers; --keep leaves them to you
+  demo [--keep]                         a table grows from one server to six and back; --keep leaves them to you
   test [NAME] [--full] [--pg N|all]     all checks, or fmt, clippy, core, cluster, docs, or tests by name
-  bench NAME                            measurements; without a name, the list
+  bench NAME [--full]                   measurements; without a name, the list
   package                               an archive for each Postgres version
   install [--pg N]                      build the extension into our private Postgres
   cluster [--nodes N] [--pg N] [--plain] [--no-preload] [--no-build] [--tls]

@@ -1,4 +1,6 @@
-//! How the demo looks: numbered steps with the time each took, and commands as one would type them.
+//! How the demo looks: numbered steps with the time each took, commands as one would type them, and on a terminal a line
+//! that changes while something goes on.
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -7,7 +9,10 @@ use anyhow::{Context, Result};
 pub struct Screen {
     steps: u32,
     start: Instant,
+    terminal: bool,
     colours: bool,
+    /// The line that changes is the last one on the terminal.
+    live: Cell<bool>,
 }
 
 const BOLD: &str = "1";
@@ -16,15 +21,18 @@ const COMMAND: &str = "36";
 
 impl Screen {
     pub fn new() -> Screen {
-        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Screen { steps: 0, start: Instant::now(), colours }
+        let terminal = std::io::stdout().is_terminal();
+        let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+        Screen { steps: 0, start: Instant::now(), terminal, colours, live: Cell::new(false) }
     }
 
     pub fn step<T>(&mut self, title: &str, work: impl FnOnce(&Screen) -> Result<T>) -> Result<T> {
         self.steps += 1;
         println!("\n{}", self.paint(BOLD, &format!("{}. {title}", self.steps)));
         let start = Instant::now();
-        let result = work(self).with_context(|| title.to_owned())?;
+        let result = work(self);
+        self.clear();
+        let result = result.with_context(|| title.to_owned())?;
         println!("   {}", self.paint(DIM, &format!("done in {}", seconds(start.elapsed()))));
         Ok(result)
     }
@@ -44,7 +52,31 @@ impl Screen {
         self.lines(text, |line| self.paint(DIM, line));
     }
 
+    /// How it stands: on a terminal in place of the last such line, elsewhere a line of its own if it is `due`.
+    pub fn live(&self, text: &str, due: bool) {
+        if self.terminal {
+            // Back to the beginning, and what is there away.
+            print!("\r\x1b[2K   {}", self.paint(DIM, text));
+            self.live.set(true);
+        } else if due {
+            println!("   {text}");
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    fn clear(&self) {
+        if self.live.replace(false) {
+            print!("\r\x1b[2K");
+        }
+    }
+
+    /// What to remember.
+    pub fn strong(&self, text: &str) {
+        self.lines(text, |line| self.paint(BOLD, line));
+    }
+
     fn lines(&self, text: &str, paint: impl Fn(&str) -> String) {
+        self.clear();
         for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
             println!("{}", format!("   {}", paint(line)).trim_end());
         }
@@ -63,6 +95,10 @@ impl Screen {
 
 pub fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+pub fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
 /// 336776 as 336,776.

@@ -1,217 +1,228 @@
-//! What the demo shows: from an ordinary table to a hierarchy over five servers, correct and enforced.
-use std::path::PathBuf;
-use std::time::Instant;
+//! What the demo shows: a table of one server grows over six, and shrinks back, while an application writes to it.
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pg_test::flights::{self, FLIGHTS, LEAVES, OTHERS, content};
-use pg_test::sql::{column, refused};
-use pg_test::{Cluster, Server};
+use pg_test::Cluster;
+use pg_test::movement::{ends, nothing_is_left};
+use pg_test::sql::column;
 use postgres::Client;
 
-use super::screen::{Screen, number, seconds};
+use super::application::{Application, Order};
+use super::screen::{Screen, milliseconds, number};
+use super::{look, operation};
+
+/// In the order in which they join.
+pub const NODES: [&str; 5] = ["n2", "n3", "us_1", "us_2", "us_3"];
+const ORDERS: i64 = 120_000;
+const ALONE: Duration = Duration::from_secs(2);
+
+const TABLE: &str = "\
+CREATE TABLE orders (
+    id bigint, region text, customer_id bigint, amount integer NOT NULL, note text,
+    PRIMARY KEY (region, customer_id, id)
+);";
+
+const CREATE: &str = r#"SELECT shard_create_parent('orders', '{
+    "method": "list", "key": "region", "values": {"eu": ["DE", "FR"], "us": ["US"]},
+    "partitions": {"method": "hash", "key": "customer_id", "modulus": 1}
+}');"#;
 
 pub fn tell(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     let mut client = cluster.coordinator.client()?;
-    screen.step("Make the servers known as nodes", |screen| nodes(screen, cluster, &mut client))?;
-    screen.step("Create an ordinary table", |screen| table(screen, &mut client))?;
-    screen.step("Make it a hierarchy over all servers: month, airport, airline", |screen| {
-        hierarchy(screen, &mut client)
+    screen.step("One server, one ordinary table", |screen| table(screen, &mut client))?;
+    let mut application = Application::start(cluster, ORDERS)?;
+    let mut tale = Tale { cluster, client, application: &application, felt: Vec::new() };
+    tale.chapter(screen, "An application begins to write: new orders, changes, deletions", |_, _| {
+        std::thread::sleep(ALONE);
+        Ok(())
     })?;
-    screen.step("Load all flights that left New York in 2013", |screen| load(screen, &mut client))?;
-    screen.step("Is everything where it belongs?", |screen| check(screen, cluster, &mut client))?;
-    screen.step("Look at the tree", |screen| tree(screen, &mut client))?;
-    screen.step("Ask a question to all servers", |screen| question(screen, cluster))?;
-    screen.step("Ask for one key: one leaf on one server answers", |screen| one_key(screen, cluster, &mut client))?;
-    screen.step("Send wrong rows straight to a node: it refuses them itself", |screen| {
-        wrong_rows(screen, cluster, &mut client)
+    tale.chapter(
+        screen,
+        "The table becomes a hierarchy, by region and customer, while the application writes",
+        |tale, screen| tale.moves(screen, CREATE),
+    )?;
+    tale.chapter(screen, "A second server: Europe's orders in two parts", |tale, screen| {
+        tale.join(screen, &NODES[..1])?;
+        tale.moves(screen, "SELECT shard_set_modulus('orders_eu', 2, nodes => '{local, n2}');")
     })?;
-    screen.step("Change all servers in one transaction, and change your mind", |screen| {
-        change_of_mind(screen, cluster, &mut client)
+    tale.chapter(screen, "A third server: three parts", |tale, screen| {
+        tale.join(screen, &NODES[1..2])?;
+        tale.moves(screen, "SELECT shard_set_modulus('orders_eu', 3, nodes => '{local, n2, n3}');")
+    })?;
+    tale.chapter(screen, "Three more servers, for the orders of the United States", |tale, screen| {
+        tale.join(screen, &NODES[2..])?;
+        tale.moves(screen, "SELECT shard_set_modulus('orders_us', 3, nodes => '{us_1, us_2, us_3}');")?;
+        tale.draw()
+    })?;
+    screen.step("Is everything where it belongs? The application waits a moment", |screen| tale.check(screen))?;
+    tale.chapter(screen, "Ask all servers, and ask for one key", |tale, screen| {
+        look::question(screen, cluster)?;
+        look::one_key(screen, cluster, &mut tale.client)
+    })?;
+    tale.chapter(screen, "Send wrong rows straight to a node: it refuses them itself", |_, screen| {
+        look::wrong_rows(screen, cluster)
+    })?;
+    tale.chapter(screen, "Change several servers in one transaction, and change your mind", |tale, screen| {
+        look::change_of_mind(screen, cluster, &mut tale.client)
+    })?;
+    tale.chapter(screen, "Shrink back: the United States to one server", |tale, screen| {
+        tale.moves(screen, "SELECT shard_set_modulus('orders_us', 1, nodes => '{local}');")
+    })?;
+    tale.chapter(screen, "Shrink back: Europe to one server", |tale, screen| {
+        tale.moves(screen, "SELECT shard_set_modulus('orders_eu', 1, nodes => '{local}');")
+    })?;
+    let Tale { mut client, felt, .. } = tale;
+    application.stop();
+    screen.step("The books of the application, and what it felt", |screen| {
+        application.pulse(Instant::now())?;
+        application.books().check(&mut client)?;
+        let orders = application.books().orders();
+        screen.say(&format!("{} orders: each acknowledged write is there, exactly once", number(orders as i64)));
+        nothing_is_left(cluster)?;
+        screen.say("no slot, publication or table of an operation is left on any server");
+        screen.say("");
+        screen.say(&summary(&felt));
+        let longest = felt.iter().skip(1).max_by_key(|chapter| chapter.longest).context("no chapter")?;
+        let alone = felt.first().map(|chapter| chapter.longest).unwrap_or_default();
+        screen.strong(&format!(
+            "\nThe longest pause of the application: {}, in \"{}\". With nobody else at work it was {}.",
+            milliseconds(longest.longest),
+            longest.title,
+            milliseconds(alone)
+        ));
+        Ok(())
     })
 }
 
-/// The tree as an SVG beside the servers' data, so that it goes when they go.
-pub fn picture(cluster: &Cluster) -> Result<PathBuf> {
-    let svg: String = cluster.coordinator.value("SELECT shard_tree('flights', 'svg')")?;
-    let path = cluster.directory().join("flights.svg");
-    std::fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+/// The tree at its widest, as an SVG beside the servers' data, so that it goes when they go.
+pub fn picture(cluster: &Cluster) -> PathBuf {
+    Path::new(cluster.directory()).join("orders.svg")
 }
 
-fn nodes(screen: &Screen, cluster: &Cluster, client: &mut Client) -> Result<()> {
-    for node in cluster.nodes() {
-        let command = format!(
-            "SELECT finding FROM shard_add_node('{}', host => '127.0.0.1', port => {}, username => 'app', password => 'app');",
-            node.name,
-            node.port()
-        );
-        screen.command(&command);
-        for finding in column(client, &command)? {
-            screen.say(&finding);
-        }
+/// What the application felt in one step.
+struct Felt {
+    title: String,
+    writes: usize,
+    median: Duration,
+    longest: Duration,
+}
+
+struct Tale<'a> {
+    cluster: &'a Cluster,
+    client: Client,
+    application: &'a Application,
+    felt: Vec<Felt>,
+}
+
+impl Tale<'_> {
+    /// A step, and what the application felt meanwhile.
+    fn chapter(
+        &mut self,
+        screen: &mut Screen,
+        title: &str,
+        work: impl FnOnce(&mut Self, &Screen) -> Result<()>,
+    ) -> Result<()> {
+        screen.step(title, |screen| {
+            let begun = Instant::now();
+            work(self, screen)?;
+            let pulse = self.application.pulse(begun)?;
+            screen.note(&format!("the application: {pulse}"));
+            let (writes, median, longest) = (pulse.writes, pulse.median, pulse.longest);
+            self.felt.push(Felt { title: title.to_owned(), writes, median, longest });
+            Ok(())
+        })
     }
-    Ok(())
+
+    fn join(&mut self, screen: &Screen, names: &[&str]) -> Result<()> {
+        for node in self.cluster.nodes().iter().filter(|node| names.contains(&node.name.as_str())) {
+            let command = format!(
+                "SELECT finding FROM shard_add_node('{}', host => '127.0.0.1', port => {}, username => 'app', password => 'app');",
+                node.name,
+                node.port()
+            );
+            screen.command(&command);
+            for finding in column(&mut self.client, &command)? {
+                screen.say(&finding);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an operation, tells how it goes until it has switched, drops the old tables, and draws the tree.
+    fn moves(&mut self, screen: &Screen, command: &str) -> Result<()> {
+        screen.command(command);
+        let id: i64 = self.client.query_one(command, &[]).with_context(|| command.to_owned())?.get(0);
+        operation::follow(screen, &mut self.client, self.application, id)?;
+        screen.command(&format!("SELECT shard_finish({id});"));
+        self.client.execute("SELECT shard_finish($1)", &[&id])?;
+        ends(self.cluster, id, operation::LIMIT)?;
+        screen.command("SELECT shard_tree('orders');");
+        let tree: String = self.client.query_one("SELECT shard_tree('orders')", &[])?.get(0);
+        screen.say(&tree);
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let svg: String = self.client.query_one("SELECT shard_tree('orders', 'svg')", &[])?.get(0);
+        let path = picture(self.cluster);
+        std::fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// While the application waits between two writes.
+    fn check(&mut self, screen: &Screen) -> Result<()> {
+        let books = self.application.books();
+        books.check(&mut self.client)?;
+        let orders = books.orders() as i64;
+        screen.say(&format!("{} orders, each as the application wrote it last", number(orders)));
+        let located = "SELECT count(*) FROM orders o, shard_locate('orders', jsonb_build_object(
+                       'region', o.region, 'customer_id', o.customer_id)) l WHERE l.partition = o.tableoid";
+        let right: i64 = self.client.query_one(located, &[])?.get(0);
+        ensure!(right == orders, "{right} of {orders} orders are where shard_locate says");
+        screen.say("each is in the leaf that shard_locate names for its key");
+        let here = "SELECT string_agg('SELECT FROM ' || partition, ' UNION ALL ') FROM shard_partitions
+                    WHERE parent = 'orders'::regclass AND is_leaf AND node = 'local'";
+        let here: String = self.client.query_one(here, &[])?.get(0);
+        let here: i64 = self.client.query_one(&format!("SELECT count(*) FROM ({here}) AS here"), &[])?.get(0);
+        let mut shares = vec![("local", here)];
+        for node in self.cluster.nodes() {
+            shares.push((&node.name, node.value("SELECT count(*) FROM orders")?));
+        }
+        ensure!(shares.iter().map(|(_, rows)| rows).sum::<i64>() == orders, "the shares are {shares:?}");
+        let shares: Vec<String> = shares.iter().map(|(node, rows)| format!("{node} {}", number(*rows))).collect();
+        screen.say(&format!("every server asked by itself: {}", shares.join(" + ")));
+        Ok(())
+    }
 }
 
 fn table(screen: &Screen, client: &mut Client) -> Result<()> {
-    screen.command(
-        "CREATE TABLE flights (\n    \
-         year smallint, month smallint, …, carrier text, flight integer, …, origin text, dest text, …,\n    \
-         time_hour timestamptz,\n    \
-         PRIMARY KEY (time_hour, origin, carrier, flight));",
-    );
-    client.batch_execute(&FLIGHTS.create("flights"))?;
-    Ok(())
-}
-
-fn hierarchy(screen: &Screen, client: &mut Client) -> Result<()> {
-    let command = format!("SELECT shard_create_parent('flights', '{}');", flights::SPEC);
-    screen.command(&command);
-    client.batch_execute(&command)?;
-    let row = client.query_one("SELECT leaves, levels, array_to_string(nodes, ', ') FROM shard_parents", &[])?;
-    let (leaves, levels, nodes): (i64, i32, String) = (row.get(0), row.get(1), row.get(2));
-    ensure!(leaves == LEAVES, "{leaves} leaves instead of {LEAVES}");
-    screen.say(&format!("{leaves} leaves on {levels} levels, on {nodes}; the primary key is kept on each of them"));
-    Ok(())
-}
-
-fn load(screen: &Screen, client: &mut Client) -> Result<()> {
-    for table in OTHERS {
-        client.batch_execute(&table.create(table.name))?;
-        table.copy_into(client, table.name)?;
+    screen.command(TABLE);
+    client.batch_execute(TABLE)?;
+    screen.command("COPY orders FROM STDIN;");
+    let mut copy = client.copy_in("COPY orders FROM STDIN")?;
+    for id in 0..ORDERS {
+        let Order { region, customer, note } = Order::of(id);
+        writeln!(copy, "{id}\t{region}\t{customer}\t{}\t{note}", id % 100)?;
     }
-    let names = OTHERS.map(|table| table.name).join(", ");
-    screen.say(&format!("{names}: ordinary tables on the coordinator"));
-    client.batch_execute(&FLIGHTS.create("flights_plain"))?;
-    screen.command("COPY flights_plain FROM STDIN (FORMAT csv, HEADER, NULL 'NA');");
-    FLIGHTS.copy_into(client, "flights_plain")?;
-    screen.say(&format!("{} rows in an ordinary table, to compare with", number(FLIGHTS.rows)));
-    screen.command("INSERT INTO flights SELECT * FROM flights_plain;");
-    let start = Instant::now();
-    let count = client.execute("INSERT INTO flights SELECT * FROM flights_plain", &[])?;
-    let took = start.elapsed();
-    let speed = count as f64 / took.as_secs_f64();
-    let text = format!("{} rows through the parent in {}", number(i64::try_from(count)?), seconds(took));
-    screen.say(&format!("{text}: {} a second", number(speed as i64)));
-    screen.command("ANALYZE flights;");
-    client.batch_execute("ANALYZE flights")?;
+    copy.finish()?;
+    client.batch_execute("ANALYZE orders")?;
+    screen.say(&format!("{} orders", number(ORDERS)));
     Ok(())
 }
 
-fn check(screen: &Screen, cluster: &Cluster, client: &mut Client) -> Result<()> {
-    let plain = content(client, "flights_plain")?;
-    ensure!(content(client, "flights")? == plain, "the hierarchy and the ordinary table differ");
-    screen.say(&format!("{} rows, with the same checksum as the ordinary table", number(plain.rows)));
-    let located = "SELECT count(*) FROM flights f, shard_locate('flights', jsonb_build_object(
-                   'time_hour', f.time_hour, 'origin', f.origin, 'carrier', f.carrier)) l WHERE l.partition = f.tableoid";
-    let right: i64 = client.query_one(located, &[])?.get(0);
-    ensure!(right == plain.rows, "{right} of {} rows are where shard_locate says", plain.rows);
-    screen.say("each row is in the leaf that shard_locate names for its key");
-    let local = column(
-        client,
-        "SELECT partition FROM shard_partitions WHERE parent = 'flights'::regclass AND node = 'local' ORDER BY 1",
-    )?;
-    let mut parts = vec![("local".to_owned(), 0)];
-    for leaf in local {
-        parts[0].1 += content(client, &leaf)?.rows;
+fn summary(felt: &[Felt]) -> String {
+    let mut text = "  writes     median    longest  while\n".to_owned();
+    for Felt { title, writes, median, longest } in felt {
+        let (median, longest) = (milliseconds(*median), milliseconds(*longest));
+        text += &format!("{:>8} {median:>10} {longest:>10}  {title}\n", number(*writes as i64));
     }
-    for node in cluster.nodes() {
-        parts.push((node.name.clone(), node.value("SELECT count(*) FROM flights")?));
+    text
+}
+
+impl std::fmt::Display for super::application::Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (median, longest) = (milliseconds(self.median), milliseconds(self.longest));
+        write!(f, "{:.0} writes/s, median {median}, longest {longest}", self.a_second)
     }
-    ensure!(parts.iter().map(|(_, rows)| rows).sum::<i64>() == plain.rows, "the shares are {parts:?}");
-    let parts: Vec<String> = parts.iter().map(|(node, rows)| format!("{node} {}", number(*rows))).collect();
-    screen.say(&format!("every node asked by itself: {}", parts.join(" + ")));
-    Ok(())
-}
-
-fn tree(screen: &Screen, client: &mut Client) -> Result<()> {
-    screen.command("SELECT shard_tree('flights');");
-    // The bounds of months read best where the months are counted.
-    client.batch_execute("SET timezone = 'America/New_York'")?;
-    let tree: String = client.query_one("SELECT shard_tree('flights')", &[])?.get(0);
-    client.batch_execute("RESET timezone")?;
-    for line in tree.lines().filter(|line| !is_detail(line)) {
-        screen.say(line);
-    }
-    screen.note("Airports and airlines are shown for January only: the other months are alike.");
-    Ok(())
-}
-
-/// A line below a month other than the first.
-fn is_detail(line: &str) -> bool {
-    let name = line.trim_start_matches(['│', '├', '└', '─', ' ']);
-    let depth = line.chars().count() - name.chars().count();
-    depth > 3 && name.starts_with("flights_") && !name.starts_with("flights_2013_01_")
-}
-
-fn question(screen: &Screen, cluster: &Cluster) -> Result<()> {
-    let question = "SELECT a.name AS airline, count(*) AS flights, round(avg(f.arr_delay)) AS minutes_late\n\
-                    FROM flights f JOIN airlines a USING (carrier)\n\
-                    WHERE f.dest = 'SFO' GROUP BY 1 ORDER BY 2 DESC;";
-    ask(screen, &cluster.coordinator, question)
-}
-
-fn one_key(screen: &Screen, cluster: &Cluster, client: &mut Client) -> Result<()> {
-    let key = r#"{"time_hour": "2013-07-04 12:00-04", "origin": "JFK", "carrier": "B6"}"#;
-    let locate = format!("SELECT * FROM shard_locate('flights', '{key}');");
-    ask(screen, &cluster.coordinator, &locate)?;
-    let explain = "EXPLAIN (COSTS OFF)\nSELECT * FROM flights\n\
-                   WHERE time_hour = '2013-07-04 12:00-04' AND origin = 'JFK' AND carrier = 'B6';";
-    screen.command(explain);
-    for line in column(client, explain)? {
-        screen.say(&line);
-    }
-    Ok(())
-}
-
-fn wrong_rows(screen: &Screen, cluster: &Cluster, client: &mut Client) -> Result<()> {
-    let node = cluster.node(1);
-    let leaves = format!("SELECT partition FROM shard_partitions WHERE is_leaf AND node = '{}' ORDER BY 1", node.name);
-    let leaves = column(client, &leaves)?;
-    let [leaf, other, ..] = &leaves[..] else { anyhow::bail!("{} has fewer than two leaves", node.name) };
-    let mut there = node.client()?;
-    screen.say(&format!("on {}:", node.name));
-    for command in [
-        format!("INSERT INTO {leaf} TABLE {other} LIMIT 1;"),
-        format!("UPDATE {leaf} SET time_hour = '2013-12-24 12:00Z';"),
-        format!("INSERT INTO {leaf} TABLE {leaf} LIMIT 1;"),
-    ] {
-        screen.command(&command);
-        let error = refused(&mut there, &command)?;
-        screen.say(&format!("ERROR:  {}", error.message()));
-    }
-    Ok(())
-}
-
-fn change_of_mind(screen: &Screen, cluster: &Cluster, client: &mut Client) -> Result<()> {
-    let mut transaction = client.transaction()?;
-    screen.command("BEGIN;");
-    let add = "SELECT shard_add_partition('flights', '{\"from\": \"2014-01-01\", \"to\": \"2014-02-01\"}');";
-    screen.command(add);
-    transaction.batch_execute(add)?;
-    let insert = "INSERT INTO flights SELECT later.* FROM flights_plain f,\n    \
-                  jsonb_populate_record(f, jsonb_build_object('time_hour', f.time_hour + interval '1 year')) later\n\
-                  WHERE f.month = 1;";
-    screen.command(insert);
-    let inserted = transaction.execute(insert.trim_end_matches(';'), &[])?;
-    let count: i64 = transaction.query_one("SELECT count(*) FROM flights", &[])?.get(0);
-    let inserted = number(i64::try_from(inserted)?);
-    screen.say(&format!("{inserted} rows in six new leaves on five servers, {} in all", number(count)));
-    screen.command("ROLLBACK;");
-    transaction.rollback()?;
-    let mut left = 0;
-    for server in cluster.servers() {
-        left += server.value::<i64>("SELECT count(*) FROM pg_class WHERE relname LIKE 'flights_2014%'")?;
-    }
-    ensure!(left == 0, "{left} tables of 2014 are left");
-    let count: i64 = client.query_one("SELECT count(*) FROM flights", &[])?.get(0);
-    screen.say(&format!("{} rows, and no table of 2014 on any server", number(count)));
-    Ok(())
-}
-
-/// Shows a query and what psql shows for it.
-fn ask(screen: &Screen, server: &Server, sql: &str) -> Result<()> {
-    screen.command(sql);
-    screen.say(&server.psql(sql)?);
-    Ok(())
 }

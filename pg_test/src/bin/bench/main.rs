@@ -46,18 +46,20 @@ const BENCHES: &[Bench] = &[
 ];
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let full = wanted.iter().any(|word| word == "--full");
+    wanted.retain(|word| word != "--full");
     let chosen: Vec<&Bench> =
         BENCHES.iter().filter(|bench| wanted.iter().any(|name| name == bench.name || name == "all")).collect();
     if chosen.is_empty() {
-        eprintln!("usage: cargo xtask bench NAME …, where NAME is all or one of");
+        eprintln!("usage: cargo xtask bench NAME … [--full], where NAME is all or one of");
         for bench in BENCHES {
             eprintln!("  {:<12} {}", bench.name, bench.about);
         }
         return ExitCode::FAILURE;
     }
     for bench in chosen {
-        if let Err(error) = (bench.run)(&Report { bench: bench.name }) {
+        if let Err(error) = (bench.run)(&Report { bench: bench.name, full }) {
             eprintln!("error: {}: {error:#}", bench.name);
             return ExitCode::FAILURE;
         }
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
 /// Where the numbers of one measurement go.
 struct Report {
     bench: &'static str,
+    /// Also what takes long.
+    full: bool,
 }
 
 impl Report {
