@@ -1,6 +1,7 @@
 //! The cluster harness: real Postgres servers in temporary directories, and faults made for real.
 pub mod cluster;
 pub mod docs;
+pub mod faults;
 pub mod flights;
 mod home;
 pub mod install;
