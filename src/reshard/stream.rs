@@ -150,10 +150,26 @@ pub fn advance(operation: &Operation, session: Option<&mut Session>, to: Lsn) ->
     }
 }
 
-/// How far the slot is behind the end of the server's log, in bytes. `None` if there is no such slot, or it has lost what it
-/// kept.
-pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<i64>> {
-    const LAG: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::text
+/// Where a slot stands to its server's log.
+#[derive(serde::Deserialize)]
+pub struct Lag {
+    /// How far the slot is behind the end.
+    pub bytes: i64,
+    end: String,
+}
+
+impl Lag {
+    /// What is in the log before was on disk.
+    pub fn end(&self) -> Lsn {
+        self.end.parse().unwrap_or_default()
+    }
+}
+
+/// `None` if there is no such slot, or it has lost what it kept.
+pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<Lag>> {
+    const LAG: &str =
+        "SELECT json_build_object('bytes', pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
+            'end', pg_current_wal_flush_lsn())::text
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND wal_status IS DISTINCT FROM 'lost'";
     let name = operation.stage.as_str();
     match session {
