@@ -223,12 +223,12 @@ impl Scene {
             Some(first) => {
                 let first = proxy.stall_on(first.as_bytes());
                 let id = self.begin()?;
-                first.wait_until_hit(PATIENCE).with_context(|| told(&self.cluster))?;
+                first.wait_until_hit(LIMIT).with_context(|| told(&self.cluster))?;
                 proxy.resume();
                 (id, trap())
             }
         };
-        hit.wait_until_hit(PATIENCE).with_context(|| told(&self.cluster))?;
+        hit.wait_until_hit(LIMIT).with_context(|| told(&self.cluster))?;
         let phase = field(&self.cluster, id, "phase")?;
         ensure!(phase == case.spot.state, "hit in {phase}");
         self.strike(case)?;
@@ -335,7 +335,7 @@ impl Scene {
 /// What is not compared: the history of operations, counters, and the schema of the trash, which is made when it is needed.
 const PASSING: [&str; 3] = ["row of shardkeeper.operation", "row of shardkeeper.parents", "schema shardkeeper_trash"];
 
-/// A frozen server is met by retries that wait longer and longer.
+/// A frozen server is met by retries that wait longer and longer, and the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(90);
 
 pub fn restart(server: &Server) -> Result<()> {
