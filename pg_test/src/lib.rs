@@ -1,11 +1,14 @@
 //! The cluster harness: real Postgres servers in temporary directories, and faults made for real.
 pub mod cluster;
+pub mod disk;
 pub mod docs;
+pub mod faults;
 pub mod flights;
 mod home;
 pub mod install;
 pub mod ledger;
 pub mod matrix;
+pub mod memory;
 pub mod movement;
 pub mod objects;
 mod process;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cluster::{Cluster, Options};
 use crate::wait::eventually;
-use crate::{Keys, Ledger, Workload};
+use crate::{Keys, Ledger, Workload, matrix};
 
 /// A cluster whose servers can tell their changes, its nodes not yet added.
 pub fn cluster(nodes: usize) -> Result<Cluster> {
@@ -40,7 +40,9 @@ pub fn under_load(cluster: &Cluster, table: &str, keys: Keys, workload: Workload
         written(200)?;
         let mut client = cluster.coordinator.client()?;
         let id: i64 = client.query_one(&format!("SELECT {call}"), &[]).context(call.to_string())?.get(0);
-        let state = client.query_one("SELECT shard_wait($1, '90 s')", &[&id]).map(|row| row.get::<_, String>(0));
+        let limit = if matrix::is_full() { "30 min" } else { "90 s" };
+        let wait = format!("SELECT shard_wait($1, '{limit}')");
+        let state = client.query_one(&wait, &[&id]).map(|row| row.get::<_, String>(0));
         let state = state.with_context(|| told(cluster))?;
         ensure!(["switched", "finished"].contains(&state.as_str()), "{call}: {state}");
         written(200)?;

@@ -34,4 +34,8 @@ for file in "$dir"/*/data/postmaster.pid; do
     segment=$(sed -n 7p "$file" | awk '{print $2}')
     [ -n "$segment" ] && ipcrm -m "$segment" 2>/dev/null
 done
+# A disk that a test made small (see disk.rs).
+while read -r _ mount _; do
+    case $mount in "$dir"/*) umount "$mount" 2>/dev/null || sudo -n umount "$mount" ;; esac
+done </proc/mounts
 rm -rf "$dir"

@@ -4,6 +4,7 @@
 //! here; each level costs one binary search.
 
 use super::attribute;
+use super::context::Context;
 use super::expression::Expressions;
 use super::partition::{Key, Opened, Partitioned};
 use crate::error::{Report, Result};
@@ -19,6 +20,11 @@ pub trait Row {
 ///
 /// Errors: 22023 a key column has no value given; 23514 no partition accepts it; those of the types' input functions.
 pub fn leaf(root: pg_sys::Oid, row: &impl Row) -> Result<pg_sys::Oid> {
+    // Millions of rows may be placed in one transaction.
+    Context::new(c"shardkeeper route").within(|| find(root, row))
+}
+
+fn find(root: pg_sys::Oid, row: &impl Row) -> Result<pg_sys::Oid> {
     let mut table = root;
     loop {
         let partitions = Partitioned::open(table)?;

@@ -254,6 +254,7 @@ impl Pump<'_> {
         let command = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", idents(columns));
         for outlet in &mut self.outlets {
             outlet.target.begin()?;
+            outlet.target.clear()?;
             if let Some(session) = &mut outlet.target.session {
                 let sink = own::wait(session.with(async |client| client.copy_in(&command).await))?;
                 outlet.sink = Some(Box::pin(sink));

@@ -45,6 +45,8 @@ pub struct Round {
     /// A transaction was read that the gate keeps out, and after it one that it lets in: the order of commits and what the
     /// snapshot sees do not agree.
     pub disordered: bool,
+    /// Nothing is left of what was in the server's log on disk when the slot was looked at: the limit did not end it.
+    pub whole: bool,
 }
 
 impl Flow {
@@ -150,7 +152,9 @@ impl Flow {
         let mut round = Round::default();
         let gate = self.gates.get(node).cloned();
         let (mut shut, mut open) = (false, true);
+        let mut messages = 0;
         stream::read(operation, session, limit, |message| {
+            messages += 1;
             if !open && !matches!(message, Message::Begin { .. } | Message::Relation(_) | Message::Commit { .. }) {
                 return Ok(());
             }
@@ -206,6 +210,7 @@ impl Flow {
             }
             Ok(())
         })?;
+        round.whole = limit.is_none_or(|limit| messages < limit);
         Ok(round)
     }
 

@@ -287,13 +287,16 @@ fn explain(operation: &Operation, node: &str, error: Error) -> Error {
 
 /// An old transaction is in the way; which one, as far as can be told.
 pub fn blocked(operation: &Operation, node: &str) -> Error {
-    let query = "SELECT json_build_object('pid', pid, 'since', to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'user', usename)::text
-                 FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY age(backend_xid) DESC LIMIT 1";
+    let query = "SELECT json_build_object('who', who, 'since', to_char(since, 'YYYY-MM-DD HH24:MI:SS TZ'), 'role', role)::text FROM (
+             SELECT 'process ' || pid, xact_start, usename, backend_xid FROM pg_stat_activity
+             WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+             UNION ALL SELECT 'prepared transaction ' || quote_literal(gid), prepared, owner, transaction FROM pg_prepared_xacts
+         ) AS open (who, since, role, xid) ORDER BY age(xid) DESC LIMIT 1";
     #[derive(Deserialize)]
     struct Blocker {
-        pid: i32,
+        who: String,
         since: Option<String>,
-        user: Option<String>,
+        role: Option<String>,
     }
     let found = own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
@@ -304,10 +307,10 @@ pub fn blocked(operation: &Operation, node: &str) -> Error {
         format!("an open transaction on node {} is in the way of a consistent start", ident(node)),
     );
     match found {
-        Ok(Some(Blocker { pid, since, user })) => waited
+        Ok(Some(Blocker { who, since, role })) => waited
             .detail(format!(
-                "The oldest one is of process {pid}, role {}, since {}.",
-                user.unwrap_or_default(),
+                "The oldest one is of {who}, role {}, since {}.",
+                role.unwrap_or_default(),
                 since.unwrap_or_default()
             ))
             .hint("It goes on by itself when that transaction ends."),

@@ -15,7 +15,9 @@ use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
 use crate::worker::log::Log;
 use pgrx::PgSqlErrorCode as Code;
+use shardkeeper_core::Lsn;
 use shardkeeper_core::operation::{Backoff, State, Wish, allowed};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Changes that are read from a slot at a time.
@@ -226,6 +228,8 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
     }
     let mut told = Instant::now();
     let mut freshened: Option<Instant> = None;
+    // Where each server's log ended before its slot is looked at: other tables may fill it, and this one has no changes.
+    let mut ends: HashMap<&String, Lsn> = HashMap::new();
     loop {
         if freshened.is_none_or(|at| at.elapsed() > FRESHEN) {
             freshened = Some(Instant::now());
@@ -250,11 +254,13 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
             progressed |= flow.changes > before;
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {
-                stream::advance(operation, session.as_deref_mut(), round.applied)?;
+                let seen = ends.get(node).copied().filter(|_| round.whole).unwrap_or_default();
+                stream::advance(operation, session.as_deref_mut(), round.applied.max(seen))?;
                 stream::lag(operation, session)
             })?;
             let Some(lag) = lag else { return stream::gone(operation, node) };
-            behind = behind.max(lag);
+            behind = behind.max(lag.bytes);
+            ends.insert(node, lag.end());
         }
         if told.elapsed() > Duration::from_millis(500) || behind <= near {
             told = Instant::now();

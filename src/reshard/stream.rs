@@ -72,24 +72,31 @@ pub fn read(
     }
 }
 
+/// What a cursor gives is freed when its SPI connection ends, so each piece has one of its own.
 fn read_here(name: &str, limit: Option<i32>, mut take: impl FnMut(&[u8]) -> Step) -> Step {
     let publication = crate::name::ident(name);
-    Spi::connect_mut(|client| {
-        let mut cursor = client
-            .try_open_cursor(PEEK, &[name.into(), limit.into(), publication.as_str().into()])
-            .map_err(crate::error::Error::from)?;
-        loop {
-            let rows = cursor.fetch(CURSOR_ROWS).map_err(crate::error::Error::from)?;
-            if rows.is_empty() {
-                return Ok(());
+    let cursor = Spi::connect_mut(|client| -> Result<_> {
+        let cursor = client.try_open_cursor(PEEK, &[name.into(), limit.into(), publication.as_str().into()])?;
+        Ok(cursor.detach_into_name())
+    })?;
+    loop {
+        let mut chunk: Vec<Vec<u8>> = Vec::new();
+        Spi::connect(|client| -> Result<()> {
+            let mut open = client.find_cursor(&cursor)?;
+            for row in open.fetch(CURSOR_ROWS)? {
+                chunk.extend(row.get::<&[u8]>(1)?.map(<[u8]>::to_vec));
             }
-            for row in rows {
-                if let Some(data) = row.get::<&[u8]>(1).map_err(crate::error::Error::from)? {
-                    take(data)?;
-                }
+            if !chunk.is_empty() {
+                // Dropped, it would be closed.
+                open.detach_into_name();
             }
+            Ok(())
+        })?;
+        if chunk.is_empty() {
+            return Ok(());
         }
-    })
+        chunk.iter().try_for_each(|data| take(data))?;
+    }
 }
 
 /// Makes sure that the slot is there, has all changes since the copy, and is free: who reads it now is a session of ours that
@@ -178,10 +185,26 @@ pub fn freshen(operation: &Operation, session: Option<&mut Session>) {
     };
 }
 
-/// How far the slot is behind the end of the server's log, in bytes. `None` if there is no such slot, or it has lost what it
-/// kept.
-pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<i64>> {
-    const LAG: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::text
+/// Where a slot stands to its server's log.
+#[derive(serde::Deserialize)]
+pub struct Lag {
+    /// How far the slot is behind the end.
+    pub bytes: i64,
+    end: String,
+}
+
+impl Lag {
+    /// What is in the log before was on disk.
+    pub fn end(&self) -> Lsn {
+        self.end.parse().unwrap_or_default()
+    }
+}
+
+/// `None` if there is no such slot, or it has lost what it kept.
+pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Option<Lag>> {
+    const LAG: &str =
+        "SELECT json_build_object('bytes', pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
+            'end', pg_current_wal_flush_lsn())::text
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND wal_status IS DISTINCT FROM 'lost'";
     let name = operation.stage.as_str();
     match session {

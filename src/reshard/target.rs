@@ -153,6 +153,35 @@ impl Target {
         Ok(())
     }
 
+    /// Frees what copies that ended early have left: their rows are seen by nobody, and would fill a disk again and again.
+    /// Where a source has arrived already, its rows stay, and the space is the next vacuum's.
+    pub fn clear(&mut self) -> Result<()> {
+        if !self.brought.copied.is_empty() {
+            return Ok(());
+        }
+        for table in self.places.clone() {
+            let query = format!(
+                "SELECT (count(*) > 0)::text FROM pg_catalog.pg_partition_tree({}) WHERE isleaf AND pg_catalog.pg_relation_size(relid) > 0",
+                table.regclass()
+            );
+            let clear = format!("TRUNCATE {table}");
+            match &mut self.session {
+                None => {
+                    if sql::document(&query, &[])? == Some(true) {
+                        role::acting_as(self.table.role, || sql::run(&clear, &[]))?;
+                    }
+                }
+                Some(session) => own::wait(async {
+                    match session.document(&query, &[]).await? {
+                        Some(true) => session.run(&clear).await,
+                        _ => Ok(()),
+                    }
+                })?,
+            }
+        }
+        Ok(())
+    }
+
     /// Notes, as part of the open transaction, that a source was copied.
     pub fn note_copied(&mut self, source: &str, snapshot: &str) -> Result<()> {
         self.note(source, "snapshot", snapshot)
