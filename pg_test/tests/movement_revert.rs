@@ -185,3 +185,53 @@ fn a_way_back_that_is_lost_says_why() -> Result<()> {
     assert_eq!(code(&mut client, &format!("SELECT shard_revert({fourth})"))?, "55000");
     nothing_is_left(&cluster)
 }
+
+#[test]
+fn a_parent_becomes_a_plain_table_again_while_clients_write() -> Result<()> {
+    let (cluster, _client) = scene(Keys::Bigint, "SELECT 1")?;
+    let calls = [
+        "shard_create_parent('t', 'hash', 'id', modulus => 3, nodes => '{n1, local, n2}')",
+        "shard_create_parent('t', 'hash', 'id', modulus => 2)",
+    ];
+    there_and_back(&cluster, "t", Keys::Bigint, Workload::default(), &calls)
+}
+
+#[test]
+fn a_plain_table_has_everything_again() -> Result<()> {
+    let cluster = joined(1)?;
+    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
+    cluster.coordinator.reload()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE TABLE t (id bigserial PRIMARY KEY, n bigint GENERATED ALWAYS AS IDENTITY, a int, b int CHECK (b > 0), c text);
+         CREATE INDEX t_a ON t (a);
+         CREATE STATISTICS t_ab ON a, b FROM t;
+         CREATE TRIGGER noted BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION noted();
+         CREATE ROLE reads; GRANT SELECT ON t TO reads; COMMENT ON TABLE t IS 'rows';
+         CREATE PUBLICATION told FOR TABLE t;
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY all_of_it ON t USING (true);
+         INSERT INTO t (a, b, c) SELECT i, i, 'c' || i FROM generate_series(1, 500) AS i",
+    )?;
+    let before = objects(&cluster)?;
+    for nodes in ["local", "n1", "n1,local"] {
+        let call = format!("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{{{nodes}}}')");
+        let id: i64 = client.query_one(&call, &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        client.batch_execute("INSERT INTO t (a, b, c) VALUES (0, 7, 'since'); DELETE FROM t WHERE id = 3")?;
+        client.execute("SELECT shard_revert($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+        assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
+        let differences = || -> Result<Vec<String>> {
+            let mut changes = objects(&cluster)?.changes_since(&before);
+            changes.retain(|line| !line.contains("row of shardkeeper.operation"));
+            Ok(changes)
+        };
+        eventually("all objects are as before", PATIENCE, || Ok(differences()?.is_empty()))
+            .with_context(|| differences().unwrap_or_default().join("\n"))?;
+    }
+    client.batch_execute("INSERT INTO t (a, b, c) VALUES (0, 7, 'after')")?;
+    let found = client.query_one("SELECT count(*), max(id), max(n) FROM t", &[])?;
+    assert_eq!((found.get::<_, i64>(0), found.get::<_, i64>(1), found.get::<_, i64>(2)), (503, 504, 504));
+    Ok(())
+}

@@ -78,10 +78,14 @@ pub fn set_dealt(parent: Oid, dealt: &BTreeMap<String, u64>) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the parent, its partitions and mirrors; the tables stay.
+/// Forgets the parent, its partitions and mirrors; the tables stay. All are named: in the worker of an operation, foreign keys do nothing.
 pub fn delete(parent: Oid) -> Result<()> {
-    role::as_extension_owner(|| sql::run("DELETE FROM shardkeeper.parents WHERE parent = $1", &[parent.into()]))?;
-    Ok(())
+    role::as_extension_owner(|| {
+        for table in ["partitions", "mirrors", "parents"] {
+            sql::run(&format!("DELETE FROM shardkeeper.{table} WHERE parent = $1"), &[parent.into()])?;
+        }
+        Ok(())
+    })
 }
 
 /// Notes the labels of partitions, given by name in one schema.

@@ -194,6 +194,11 @@ impl Description {
         sql::document(include_str!("describe.sql"), &[table.into()])
     }
 
+    /// Everything that is told of a table, for comparing.
+    pub fn whole(table: Oid) -> Result<Option<Value>> {
+        sql::document(include_str!("describe.sql"), &[table.into()])
+    }
+
     /// What rows and their copies have in common: columns, checks and keys. Equal as long as none of them is changed.
     pub fn shape(table: Oid) -> Result<Option<Value>> {
         const PARTS: [(&str, &[&str]); 3] = [
@@ -201,7 +206,7 @@ impl Description {
             ("checks", &["name", "definition"]),
             ("keys", &["name", "constraint", "definition", "unique", "valid"]),
         ];
-        let found: Option<Value> = sql::document(include_str!("describe.sql"), &[table.into()])?;
+        let found = Self::whole(table)?;
         let part = |whole: &Value, name: &str, wanted: &[&str]| {
             let items = whole[name].as_array().cloned().unwrap_or_default();
             let item = |item: &Value| wanted.iter().map(|field| item[*field].clone()).collect::<Value>();

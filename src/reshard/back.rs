@@ -19,6 +19,8 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
 use crate::pg::{role, sql, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use serde_json::Value;
 use shardkeeper_core::operation::{Kind, State};
 use shardkeeper_core::plan::LOCAL;
 
@@ -69,9 +71,6 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
     if !operation.keeps {
         return Ok(Some("It was called for with keep => '0'.".into()));
     }
-    if operation.kind == Kind::Convert {
-        return Ok(Some("A parent is not made a plain table again.".into()));
-    }
     if operation.plan.before.is_none() {
         return Ok(Some("What it replaced is not described by the spec of the parent.".into()));
     }
@@ -84,13 +83,13 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
 }
 
 /// Part of the switch: whatever commits on the servers of the targets later than this, others have written.
-pub fn open(operation: &Operation, flow: &mut Flow) -> Result<()> {
+pub fn open(operation: &Operation, parent: Oid, flow: &mut Flow) -> Result<()> {
     const END: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
     if operation.way_back.as_ref().is_none_or(|way_back| way_back.lost.is_some()) {
         return Ok(());
     }
     let mut way_back = WayBack {
-        shape: role::acting_as(operation.role(), || Description::shape(operation.parent()))?,
+        shape: shape(operation, parent)?,
         switched_in: sql::document("SELECT pg_catalog.pg_current_xact_id()::xid::text", &[])?,
         ..WayBack::default()
     };
@@ -105,6 +104,14 @@ pub fn open(operation: &Operation, flow: &mut Flow) -> Result<()> {
         way_back.since.insert(target.node.clone(), end);
     }
     way_back::set(operation.id, &way_back)
+}
+
+/// What of the parent has to be the same at the return. A plain table takes back its own place, with all that was put on it.
+fn shape(operation: &Operation, parent: Oid) -> Result<Option<Value>> {
+    role::acting_as(operation.role(), || match operation.kind {
+        Kind::Convert => Description::whole(parent),
+        _ => Description::shape(parent),
+    })
 }
 
 /// Brings the sources up to date, and rests. A way that cannot be kept open is given up: the operation stays switched.
@@ -175,6 +182,17 @@ fn stage(back: &Operation) -> Step {
     if transaction::run(|| parent::load(back.parent()))?.is_none() {
         return changed(back);
     }
+    if back.kind != Kind::Convert {
+        make_stage(back)?;
+    }
+    let shape = transaction::run(|| shape(back, back.parent()))?;
+    if shape.is_some() && back.way_back.as_ref().is_some_and(|way_back| way_back.shape == shape) {
+        return Ok(());
+    }
+    changed(back)
+}
+
+fn make_stage(back: &Operation) -> Result<()> {
     let stage = Stage::read(back)?;
     for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
         let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress_table(back, node)));
@@ -197,11 +215,7 @@ fn stage(back: &Operation) -> Step {
             role::acting_as(back.role(), || sql::run_quietly(&stage.return_here().join(";\n")))
         })?;
     }
-    let shape = transaction::run(|| role::acting_as(back.role(), || Description::shape(back.parent())))?;
-    if shape.is_some() && back.way_back.as_ref().is_some_and(|way_back| way_back.shape == shape) {
-        return Ok(());
-    }
-    changed(back)
+    Ok(())
 }
 
 /// What is brought to the sources is no news for the subscribers of the application's publications. As the worker itself: a

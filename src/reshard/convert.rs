@@ -7,8 +7,8 @@ use super::follow::Flow;
 use super::subject::{self, Subject};
 use super::switch::{below, lock_parent};
 use super::trouble::Step;
-use super::{plan as plans, prepare, stream};
-use crate::catalog::operation::{self, NewOperation, Operation, Plan, Source, SourceTable};
+use super::{back, plan as plans, prepare, stream};
+use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::build::{lives_on, remote_nodes};
@@ -22,8 +22,9 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{managed as cache, relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use serde_json::Value;
 use shardkeeper_core::operation::{Kind, Mode, State};
-use shardkeeper_core::plan::{Bound, LOCAL, Tree};
+use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 use shardkeeper_core::spec::Level;
 use std::collections::BTreeMap;
 
@@ -49,6 +50,16 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
     plans::check_encoding()?;
     prepare::check_here(std::slice::from_ref(&table.name))?;
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
+    let old = Partition {
+        name: table.name.name.clone(),
+        label: table.name.name.clone(),
+        bound: Bound::Default,
+        node: Some(LOCAL.to_string()),
+        deal: String::new(),
+        sub: None,
+        path: String::new(),
+    };
+    let before = Before { partitions: vec![old], spec: Value::Null, dealt: BTreeMap::new() };
     let source = Source {
         name: table.name.clone(),
         label: table.name.name.clone(),
@@ -69,7 +80,7 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
         dealt: plan.dealt,
         moves: Vec::new(),
         leaving: None,
-        before: None,
+        before: Some(before),
     };
     let id = operation::insert(&NewOperation {
         kind: Kind::Convert,
@@ -126,6 +137,7 @@ pub fn switch(operation: &Operation) -> Step {
     })?;
     change.join_publications()?;
     let root = change.record()?;
+    back::open(operation, root, &mut flow)?;
     operation::set_parent(operation.id, root)?;
     operation::enter(operation.id, State::Switched, None)?;
     cache::forget_everywhere(operation.parent());

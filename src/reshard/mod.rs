@@ -4,7 +4,7 @@
 //! operation, `group` that of many moves. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep`
 //! (cleaning up); each can be repeated from its start after a crash. `back` leads the same steps the other way. `health` is the doctor's part. `stage` is where the targets
 //! stand, `place` a server, `stream` its changes, `subject` the table that changes. `convert` is the plan and the switch of a
-//! plain table that becomes a parent.
+//! plain table that becomes a parent, `unconvert` its switch back.
 
 mod back;
 pub mod control;
@@ -26,4 +26,5 @@ mod switch;
 mod target;
 mod throttle;
 mod trouble;
+mod unconvert;
 mod verify;

@@ -56,7 +56,7 @@ pub fn get_ready(operation: &Operation) -> Result<()> {
     })
 }
 
-fn nodes(operation: &Operation) -> Vec<String> {
+pub fn nodes(operation: &Operation) -> Vec<String> {
     let mut nodes = operation.plan.source_nodes();
     nodes.extend(operation.plan.target_nodes());
     nodes.retain(|node| node != LOCAL);
@@ -141,6 +141,9 @@ fn work(operation: &Operation) -> Step {
     if operation.converts() {
         return super::convert::switch(operation);
     }
+    if operation.is_return && operation.kind == Kind::Convert {
+        return super::unconvert::switch(operation);
+    }
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
     // Most of what is left, before anybody waits.
@@ -154,13 +157,7 @@ fn work(operation: &Operation) -> Step {
         Ok(managed)
     })?;
     if !is_as_planned(operation, &managed) {
-        return fail(
-            Report::new(
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("the partitions of {name} were changed while the data moved"),
-            )
-            .hint("Call for the operation again."),
-        );
+        return not_as_planned(&name);
     }
     for node in operation.plan.source_nodes() {
         stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
@@ -173,7 +170,7 @@ fn work(operation: &Operation) -> Step {
     if operation.is_return {
         operation::enter(operation.id, State::Reverted, None)?;
     } else {
-        back::open(operation, &mut flow)?;
+        back::open(operation, operation.parent(), &mut flow)?;
         way_back::cut_off(operation, operation.parent())?;
         operation::enter(operation.id, State::Switched, None)?;
     }
@@ -194,7 +191,7 @@ fn qualified(relation: Oid) -> Result<String> {
 ///
 /// The table above them stays readable for a moment: the check of a hash target opens it while the last changes are applied.
 /// Writers through it are kept out, so that only one who reads first and writes now can be in the way of the swap.
-fn fence(operation: &Operation) -> Result<()> {
+pub fn fence(operation: &Operation) -> Result<()> {
     for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
         let leaves = operation.plan.source_leaves().filter(|(_, place)| place == node);
         let leaves: Vec<String> = leaves.map(|(name, _)| name.to_string()).collect();
@@ -208,7 +205,17 @@ fn fence(operation: &Operation) -> Result<()> {
     Ok(())
 }
 
-fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
+pub fn not_as_planned<T>(name: &str) -> Step<T> {
+    fail(
+        Report::new(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the partitions of {name} were changed while the data moved"),
+        )
+        .hint("Call for the operation again."),
+    )
+}
+
+pub fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
     let plan = &operation.plan;
     let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else { return false };
     plan.sources.iter().all(|source| {

@@ -1,0 +1,158 @@
+//! The switch back of a plain table that became a parent: the tree leaves, and the table takes its place again.
+
+use super::follow::Flow;
+use super::stream;
+use super::switch::{fence, is_as_planned, lock_parent, nodes, not_as_planned};
+use super::trouble::{Step, fail};
+use crate::catalog::operation::{self, Operation};
+use crate::catalog::parent;
+use crate::error::{Error, Report, Result};
+use crate::hierarchy::description::{Description, outside_dependents};
+use crate::hierarchy::managed::Managed;
+use crate::hierarchy::rebuild;
+use crate::hierarchy::script::Script;
+use crate::name::{QualifiedName, ident, literal};
+use crate::pg::{managed as cache, role, sql};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::operation::State;
+
+/// One attempt, in the caller's transaction.
+pub fn switch(operation: &Operation) -> Step {
+    let mut flow = Flow::open(operation)?;
+    for node in operation.plan.source_nodes() {
+        flow.up_to_date(operation, &node)?;
+    }
+    lock_parent(operation)?;
+    let managed = role::acting_as(operation.role(), || {
+        let managed = Managed::read(operation.parent())?;
+        fence(operation)?;
+        Ok(managed)
+    })?;
+    let planned = operation.plan.sources.iter().map(|source| source.tables.len()).sum::<usize>();
+    let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
+    let below = partitions.iter().filter(|oid| **oid != managed.root).count();
+    if below != planned || !is_as_planned(operation, &managed) {
+        return not_as_planned(&managed.name().to_string());
+    }
+    let others = role::acting_as(operation.role(), || outside_dependents(managed.root, &partitions))?;
+    if !others.is_empty() {
+        let text = format!("other objects depend on {} since it became a parent", managed.name());
+        return fail(
+            Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, text)
+                .detail(format!("They are: {}.", others.join("; "))),
+        );
+    }
+    for node in operation.plan.source_nodes() {
+        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        flow.up_to_date(operation, &node)?;
+    }
+    let change = Return::of(operation, &managed)?;
+    change.leave_publications()?;
+    role::acting_as(operation.role(), || change.script()?.run())?;
+    change.join_publications()?;
+    parent::delete(managed.root)?;
+    operation::set_parent(operation.id, change.old)?;
+    operation::enter(operation.id, State::Reverted, None)?;
+    cache::forget_everywhere(managed.root);
+    cache::forget_everywhere(change.old);
+    Ok(())
+}
+
+struct Return<'a> {
+    operation: &'a Operation,
+    managed: &'a Managed,
+    old: Oid,
+    /// The plain table, still in the attic.
+    table: Description,
+}
+
+impl<'a> Return<'a> {
+    fn of(operation: &'a Operation, managed: &'a Managed) -> Result<Self> {
+        let name = operation.staged(&managed.name().name);
+        let old = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.to_string().into()])?;
+        let table = role::acting_as(operation.role(), || old.map_or(Ok(None), Description::load))?;
+        match (old, table) {
+            (Some(old), Some(table)) => Ok(Self { operation, managed, old, table }),
+            _ => Err(Error::from(Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{name} is gone")))),
+        }
+    }
+
+    fn name(&self) -> &QualifiedName {
+        self.managed.name()
+    }
+
+    fn script(&self) -> Result<Script> {
+        let mut script = Script::default();
+        for node in nodes(self.operation) {
+            let away = ident(&self.operation.attic());
+            let (mut commands, mut inverse) = (Vec::new(), Vec::new());
+            for table in self.managed.tables_on(&node)? {
+                commands.push(format!("ALTER TABLE {table} SET SCHEMA {away}"));
+                let moved = QualifiedName::new(self.operation.attic(), table.name.clone());
+                inverse.push(format!("ALTER TABLE {moved} SET SCHEMA {}", ident(&table.schema)));
+            }
+            inverse.reverse();
+            script.on_node(&node, commands, inverse.join(";\n"));
+        }
+        script.local(self.here());
+        Ok(script)
+    }
+
+    fn here(&self) -> Vec<String> {
+        let (name, away) = (self.name(), ident(&self.operation.attic()));
+        let schema = ident(&name.schema);
+        let columns = &self.managed.table.columns;
+        let owned = || columns.iter().flat_map(|column| column.owned.iter().map(move |sequence| (column, sequence)));
+        let mut commands = Vec::new();
+        commands.extend(owned().map(|(_, sequence)| format!("ALTER SEQUENCE {sequence} OWNED BY NONE")));
+        commands.extend(self.managed.table.statistics.iter().map(|s| format!("DROP STATISTICS {}", s.name)));
+        commands.push(format!("ALTER TABLE {name} SET SCHEMA {away}"));
+        for member in self.managed.tables_below(self.managed.root).iter().filter(|m| m.oid() != self.managed.root) {
+            let kind = if member.server.is_some() { "FOREIGN TABLE" } else { "TABLE" };
+            commands.push(format!("ALTER {kind} {} SET SCHEMA {away}", member.name));
+        }
+        commands.push(format!("ALTER TABLE {} SET SCHEMA {schema}", self.table.name));
+        for statistics in &self.table.statistics {
+            commands.push(format!("ALTER STATISTICS {} SET SCHEMA {schema}", statistics.name));
+        }
+        for (column, sequence) in owned() {
+            commands.push(format!("ALTER SEQUENCE {sequence} OWNED BY {name}.{}", ident(&column.name)));
+        }
+        for column in columns.iter().filter(|column| !column.owned.is_empty()) {
+            let default = column.default.iter();
+            commands.extend(default.map(|default| {
+                format!("ALTER TABLE {name} ALTER COLUMN {} SET DEFAULT {default}", ident(&column.name))
+            }));
+        }
+        // An identity column goes on counting where the parent's was.
+        for column in self.table.columns.iter().filter(|column| !column.identity.is_empty()) {
+            let parents = self.managed.table.column(&column.name).and_then(|found| found.sequence.as_ref());
+            if let (Some(old), Some(new)) = (&column.sequence, parents) {
+                commands.push(format!(
+                    "SELECT pg_catalog.setval({}, last_value, is_called) FROM {}",
+                    literal(&name.sibling(old.name.name.clone()).to_string()),
+                    QualifiedName::new(self.operation.attic(), new.name.name.clone())
+                ));
+            }
+        }
+        commands
+    }
+
+    /// As the worker itself: a publication can be of another owner.
+    fn leave_publications(&self) -> Result<()> {
+        let tables: Vec<Oid> = self.managed.members.iter().map(|m| m.oid()).chain([self.managed.root]).collect();
+        let commands: Vec<String> = sql::column(
+            "SELECT pg_catalog.format('ALTER PUBLICATION %I DROP TABLE %s', p.pubname, r.prrelid::regclass)
+             FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+             WHERE r.prrelid = ANY ($1) AND p.pubname <> $2",
+            &[tables.into(), self.operation.stage.as_str().into()],
+        )?;
+        commands.iter().try_for_each(|command| sql::run_quietly(command))
+    }
+
+    fn join_publications(&self) -> Result<()> {
+        let commands = rebuild::publish(&self.managed.table, Some(self.name()), &[], false);
+        commands.iter().try_for_each(|command| sql::run_quietly(command))
+    }
+}
