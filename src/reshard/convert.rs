@@ -30,11 +30,11 @@ use std::collections::BTreeMap;
 /// How long the old table is kept.
 const KEEP: &str = "1 day";
 
-/// Checks everything that the operation will need, and records it. Writers go on.
+/// Checks everything that the operation will need, and records it. Writers go on, with `mode` online also while the rows move.
 ///
 /// Errors: those of `shard_create_parent` on an empty table; 42501 the owner may not create tables in its schema; 55000 no
 /// replica identity, or `wal_level` is not logical; 55006 another operation runs on the table.
-pub fn start(oid: Oid, level: &Level) -> Result<i64> {
+pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
     relation::lock_against_changes(oid);
     let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
     create::fit(oid, &table)?;
@@ -46,8 +46,10 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
         may_create(&checked.table)?;
         Ok((checked, Description::shape(oid)?))
     })?;
-    plans::check_encoding()?;
-    prepare::check_here(std::slice::from_ref(&table.name))?;
+    if mode == Mode::Online {
+        plans::check_encoding()?;
+        prepare::check_here(std::slice::from_ref(&table.name))?;
+    }
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
     let source = Source {
         name: table.name.clone(),
@@ -72,7 +74,7 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
     };
     let id = operation::insert(&NewOperation {
         kind: Kind::Convert,
-        mode: Mode::Online,
+        mode,
         parent: oid,
         name: &name,
         subject: format!("{name}: a plain table to {leaves} leaves"),
@@ -102,18 +104,29 @@ fn may_create(table: &Description) -> Result<()> {
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
-    let tree = operation.plan.target_tree();
-    let nodes = remote_nodes(tree.leaves());
     // Asked before anybody waits.
-    let before = Subject::read(operation)?;
-    let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
+    let surveys = surveys(operation)?;
     lock_parent(operation)?;
-    subject::unchanged(operation)?;
-    let subject = Subject::read(operation)?;
     stream::end_of_log(None)?;
     flow.up_to_date(operation, LOCAL)?;
+    swap(operation, &surveys)
+}
+
+/// What the nodes are like that get leaves.
+pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Survey>> {
+    let tree = operation.plan.target_tree();
+    let nodes = remote_nodes(tree.leaves());
+    let before = Subject::read(operation)?;
+    let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
+    Ok(nodes.into_iter().zip(surveys).collect())
+}
+
+/// Puts the hierarchy in the place of the table, on all servers, and says so. Under the lock of `lock_parent`.
+pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Survey>) -> Step {
+    subject::unchanged(operation)?;
+    let subject = Subject::read(operation)?;
     let root = operation.staged(&subject.table.name.name);
-    let surveys = nodes.into_iter().zip(surveys).collect();
+    let tree = operation.plan.target_tree();
     let change = Change { operation, table: subject.table, root, tree, surveys };
     change.leave_publications()?;
     role::acting_as(operation.role(), || {
@@ -139,7 +152,7 @@ struct Change<'a> {
     /// The staged one.
     root: QualifiedName,
     tree: Tree,
-    surveys: BTreeMap<String, Survey>,
+    surveys: &'a BTreeMap<String, Survey>,
 }
 
 impl Change<'_> {
@@ -154,7 +167,7 @@ impl Change<'_> {
 
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
-        for (node, survey) in &self.surveys {
+        for (node, survey) in self.surveys {
             let (commands, inverse) = self.on_node(node, survey)?;
             script.on_node(node, commands, inverse);
         }

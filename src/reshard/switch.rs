@@ -140,21 +140,18 @@ fn work(operation: &Operation) -> Step {
         fence(operation)?;
         Ok(managed)
     })?;
-    if !is_as_planned(operation, &managed) {
-        return fail(
-            Report::new(
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("the partitions of {name} were changed while the data moved"),
-            )
-            .hint("Call for the operation again."),
-        );
-    }
+    as_planned(operation, &managed, &name)?;
     for node in operation.plan.source_nodes() {
         stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         flow.up_to_date(operation, &node)?;
     }
-    let stage = Stage::of(Subject::of(&managed)?, operation)?;
-    let swap = Swap { operation, managed: &managed, stage: &stage };
+    swap(operation, &managed)
+}
+
+/// Puts the targets in the places of the sources, on all servers, and says so. Under the lock of `lock_parent`.
+pub fn swap(operation: &Operation, managed: &Managed) -> Step {
+    let stage = Stage::of(Subject::of(managed)?, operation)?;
+    let swap = Swap { operation, managed, stage: &stage };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
     operation::enter(operation.id, State::Switched, None)?;
@@ -162,7 +159,7 @@ fn work(operation: &Operation) -> Step {
     Ok(())
 }
 
-fn qualified(relation: Oid) -> Result<String> {
+pub fn qualified(relation: Oid) -> Result<String> {
     let found = sql::one::<String>(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
@@ -187,6 +184,20 @@ fn fence(operation: &Operation) -> Result<()> {
         Channel::open(node)?.run(&lock, "SELECT 1")?;
     }
     Ok(())
+}
+
+/// The partitions are still those that the operation was planned for. Under a lock of the parent.
+pub fn as_planned(operation: &Operation, managed: &Managed, name: &str) -> Step {
+    if is_as_planned(operation, managed) {
+        return Ok(());
+    }
+    fail(
+        Report::new(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the partitions of {name} were changed while the data moved"),
+        )
+        .hint("Call for the operation again."),
+    )
 }
 
 fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
