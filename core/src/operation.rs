@@ -142,8 +142,8 @@ impl State {
             (Self::Planned, Self::Preparing)
             | (Self::Preparing, Self::Copying)
             | (Self::Copying, Self::CatchingUp)
-            // Where writers wait, there is nothing to catch up with.
-            | (Self::Copying, Self::Verifying)
+            // Where writers wait, one transaction copies, compares and switches. What interrupts it undoes all of it.
+            | (Self::Copying, Self::Switched | Self::Preparing)
             | (Self::CatchingUp, Self::Verifying)
             // A node that came back late: behind again, so the comparison has to wait.
             | (Self::Verifying | Self::Ready, Self::CatchingUp)

@@ -10,7 +10,7 @@ use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, all
 const FOLLOW: [(State, &[State]); 13] = [
     (Planned, &[Preparing, Cancelled, Failed]),
     (Preparing, &[Copying, Cancelled, Failed]),
-    (Copying, &[CatchingUp, Verifying, Cancelled, Failed]),
+    (Copying, &[Preparing, CatchingUp, Switched, Cancelled, Failed]),
     (CatchingUp, &[Verifying, Cancelled, Failed]),
     (Verifying, &[CatchingUp, Ready, Cancelled, Failed]),
     (Ready, &[CatchingUp, Verifying, Switching, Cancelled, Failed]),

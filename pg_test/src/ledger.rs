@@ -62,6 +62,8 @@ pub struct Workload {
     /// A rest after each transaction.
     pub think: Duration,
     pub tolerate: Tolerate,
+    /// What reads and then writes in one transaction may be cancelled, as in a deadlock: it is repeated.
+    pub cancels: bool,
     /// A role with a password the same as its name; a superuser if not given.
     pub role: Option<&'static str>,
     /// No statement may take longer, and nothing that clients have to wait for.
@@ -76,6 +78,7 @@ impl Default for Workload {
             key_updates: false,
             think: Duration::ZERO,
             tolerate: Tolerate::Nothing,
+            cancels: false,
             role: None,
             patience: PATIENCE,
         }

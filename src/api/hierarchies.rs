@@ -1,5 +1,6 @@
 //! SQL functions that build hierarchies, change them and take them apart.
 
+use super::resharding;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::detach::{self, Fate};
 use crate::hierarchy::{self, create, grants, key, remove};
@@ -9,6 +10,7 @@ use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::Value;
+use shardkeeper_core::operation::Mode;
 use shardkeeper_core::spec::{self, Level, ShortForm};
 
 /// An argument that must be there: a call without it would otherwise do nothing and look like a success.
@@ -29,16 +31,21 @@ pub(super) fn node_names(argument: &str, nodes: Vec<Option<String>>) -> Result<V
     nodes.into_iter().enumerate().map(named).collect()
 }
 
-/// Makes `parent` the root of the hierarchy in `spec`. Returns an operation id when data has to move, else NULL.
+/// Makes `parent` the root of the hierarchy in `spec`. Returns an operation id when data has to move, else NULL; then `mode`
+/// says whether writers go on.
 ///
 /// Errors: 42501 not the owner; 42809 not a table that can be partitioned; 22023 a mistake in the spec, with its JSON
 /// path; 2BP01 other objects depend on the table; 42P16 a unique key lacks a partition key; 55000 it has
 /// rows, and no replica identity or no logical decoding; 55006 another operation runs on it.
 #[pg_extern(volatile, parallel_unsafe, name = "shard_create_parent")]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_create_parent(parent: Option<Regclass>, spec: Option<JsonB>) -> Result<Option<i64>, ErrorReport> {
-    let (parent, spec) = (given("parent", parent)?, given("spec", spec)?);
-    Ok(create_parent(parent.0, &spec::parse(&spec.0).map_err(Error::from)?)?)
+fn shard_create_parent(
+    parent: Option<Regclass>,
+    spec: Option<JsonB>,
+    mode: default!(Option<&str>, "'online'"),
+) -> Result<Option<i64>, ErrorReport> {
+    let (parent, spec, mode) = (given("parent", parent)?, given("spec", spec)?, resharding::mode(mode)?);
+    Ok(create_parent(parent.0, &spec::parse(&spec.0).map_err(Error::from)?, mode)?)
 }
 
 /// The one-level form. `key` is one column or expression, or several columns with commas between.
@@ -61,7 +68,9 @@ fn shard_create_parent_short(
     bounds: default!(Option<JsonB>, "NULL"),
     timezone: default!(Option<&str>, "NULL"),
     epoch: default!(Option<&str>, "NULL"),
+    mode: default!(Option<&str>, "'online'"),
 ) -> Result<Option<i64>, ErrorReport> {
+    let mode = resharding::mode(mode)?;
     let (parent, method, key) = (given("parent", parent)?, given("method", method)?, given("key", key)?);
     let nodes = nodes.map(|nodes| node_names("nodes", nodes)).transpose()?;
     let level = Level::short_form(ShortForm {
@@ -81,13 +90,13 @@ fn shard_create_parent_short(
         default_partition: default_partition.filter(|wanted| *wanted),
     })
     .map_err(Error::from)?;
-    Ok(create_parent(parent.0, &level)?)
+    Ok(create_parent(parent.0, &level, mode)?)
 }
 
 /// The rows of a populated table move in an operation; all else is done at once.
-fn create_parent(table: pg_sys::Oid, level: &Level) -> Result<Option<i64>> {
+fn create_parent(table: pg_sys::Oid, level: &Level, mode: Mode) -> Result<Option<i64>> {
     if create::is_populated(table)? {
-        return convert::start(table, level).map(Some);
+        return convert::start(table, level, mode).map(Some);
     }
     create::create(table, level)?;
     Ok(None)

@@ -17,9 +17,9 @@ fn shard_plan_move_partition(
     node: Option<&str>,
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
+    let mode = self::mode(mode)?;
     let decided = plan::move_leaf(given("partition", partition)?.0, given("node", node)?)?;
-    Ok(TableIterator::new(decided.preview()?))
+    Ok(TableIterator::new(decided.preview(mode)?))
 }
 
 /// What `shard_set_modulus` would do. Nothing is changed. Errors: those of `shard_set_modulus`.
@@ -32,9 +32,9 @@ fn shard_plan_set_modulus(
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
+    let mode = self::mode(mode)?;
     let decided = plan::set_modulus(given("parent", parent)?.0, given("modulus", modulus)?, named(nodes)?)?;
-    Ok(TableIterator::new(decided.preview()?))
+    Ok(TableIterator::new(decided.preview(mode)?))
 }
 
 /// What `shard_split` would do. Nothing is changed. Errors: those of `shard_split`.
@@ -47,9 +47,9 @@ fn shard_plan_split(
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
+    let mode = self::mode(mode)?;
     let (partition, bounds) = (given("partition", partition)?.0, given("bounds", bounds)?.0);
-    Ok(TableIterator::new(plan::split(partition, &bounds, named(nodes)?)?.preview()?))
+    Ok(TableIterator::new(plan::split(partition, &bounds, named(nodes)?)?.preview(mode)?))
 }
 
 /// What `shard_merge` would do. Nothing is changed. Errors: those of `shard_merge`.
@@ -62,8 +62,8 @@ fn shard_plan_merge(
     node: default!(Option<&str>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
-    Ok(TableIterator::new(plan::merge(&listed(partitions)?, name, node)?.preview()?))
+    let mode = self::mode(mode)?;
+    Ok(TableIterator::new(plan::merge(&listed(partitions)?, name, node)?.preview(mode)?))
 }
 
 /// What `shard_move_values` would do. Nothing is changed. Errors: those of `shard_move_values`.
@@ -76,9 +76,9 @@ fn shard_plan_move_values(
     values: Option<JsonB>,
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
+    let mode = self::mode(mode)?;
     let (from, to, values) = (given("from", from)?.0, given("to", to)?.0, given("values", values)?.0);
-    Ok(TableIterator::new(plan::move_values(from, to, &values)?.preview()?))
+    Ok(TableIterator::new(plan::move_values(from, to, &values)?.preview(mode)?))
 }
 
 /// What `shard_drain_node` would do. Nothing is changed. Errors: those of `shard_drain_node`.
@@ -89,8 +89,8 @@ fn shard_plan_drain_node(
     name: Option<&str>,
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
-    Ok(TableIterator::new(plan::drain(given("name", name)?)?.preview()))
+    let mode = self::mode(mode)?;
+    Ok(TableIterator::new(plan::drain(given("name", name)?)?.preview(mode)))
 }
 
 /// What `shard_rebalance` would do. Nothing is changed. Errors: those of `shard_rebalance`.
@@ -103,7 +103,7 @@ fn shard_plan_rebalance(
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    self::mode(mode)?;
+    let mode = self::mode(mode)?;
     let group = plan::rebalance(parent.map(|parent| parent.0), given("by", by)?, named(nodes)?.as_deref())?;
-    Ok(TableIterator::new(group.preview()))
+    Ok(TableIterator::new(group.preview(mode)))
 }

@@ -12,10 +12,12 @@ use pgrx::prelude::*;
 use shardkeeper_core::operation::Mode;
 
 pub(super) fn mode(text: Option<&str>) -> Result<Mode> {
-    match given("mode", text)?.parse::<Mode>() {
-        Ok(Mode::Online) => Ok(Mode::Online),
-        _ => Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "mode must be online").into(),
-    }
+    let text = given("mode", text)?;
+    text.parse::<Mode>().or_else(|_| {
+        Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("mode cannot be \"{text}\""))
+            .hint("It is online or block_writes.")
+            .into()
+    })
 }
 
 fn keep(interval: Option<Interval>) -> Result<String> {

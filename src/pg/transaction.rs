@@ -16,6 +16,17 @@ pub fn run_repeatable_read<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     run_at(Some(pg_sys::XACT_REPEATABLE_READ), work)
 }
 
+/// Runs `work` with a snapshot of this moment, which has all that was committed before a lock was had. Within a transaction.
+pub fn as_of_now<T, E>(work: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+    // SAFETY: within a transaction; the snapshot is popped after the work, and by the abort that follows an error of
+    // Postgres.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let outcome = work();
+    // SAFETY: what `work` pushed it has popped.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    outcome
+}
+
 fn run_at<T>(isolation: Option<u32>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let attempt = AssertUnwindSafe(|| {
         // SAFETY: a worker is connected to its database and in no transaction when it calls this; a transaction is

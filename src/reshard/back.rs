@@ -21,7 +21,7 @@ use crate::pg::{role, sql, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
-use shardkeeper_core::operation::{Kind, State};
+use shardkeeper_core::operation::{Kind, Mode, State};
 use shardkeeper_core::plan::LOCAL;
 
 /// Seconds between two looks at what changed in the targets.
@@ -258,7 +258,10 @@ pub fn check(operation: &Operation) -> Result<()> {
             Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("operation {} has no way back", operation.id),
         )
-        .detail(why.unwrap_or_else(|| "Nothing was kept for it.".into()))
+        .detail(why.unwrap_or_else(|| match operation.mode {
+            Mode::BlockWrites => "It was made with mode => 'block_writes', where changes are not followed.".into(),
+            Mode::Online => "Nothing was kept for it.".into(),
+        }))
         .hint("Start another operation to move the data back.")
         .into();
     }

@@ -31,11 +31,11 @@ use std::collections::BTreeMap;
 /// How long the old table is kept.
 const KEEP: &str = "1 day";
 
-/// Checks everything that the operation will need, and records it. Writers go on.
+/// Checks everything that the operation will need, and records it. Writers go on, with `mode` online also while the rows move.
 ///
 /// Errors: those of `shard_create_parent` on an empty table; 42501 the owner may not create tables in its schema; 55000 no
 /// replica identity, or `wal_level` is not logical; 55006 another operation runs on the table.
-pub fn start(oid: Oid, level: &Level) -> Result<i64> {
+pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
     relation::lock_against_changes(oid);
     let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
     create::fit(oid, &table)?;
@@ -47,8 +47,10 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
         may_create(&checked.table)?;
         Ok((checked, Description::shape(oid)?))
     })?;
-    plans::check_encoding()?;
-    prepare::check_here(std::slice::from_ref(&table.name))?;
+    if mode == Mode::Online {
+        plans::check_encoding()?;
+        prepare::check_here(std::slice::from_ref(&table.name))?;
+    }
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
     let old = Partition {
         name: table.name.name.clone(),
@@ -84,7 +86,7 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
     };
     let id = operation::insert(&NewOperation {
         kind: Kind::Convert,
-        mode: Mode::Online,
+        mode,
         parent: oid,
         name: &name,
         subject: format!("{name}: a plain table to {leaves} leaves"),
@@ -114,19 +116,31 @@ fn may_create(table: &Description) -> Result<()> {
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
-    let tree = operation.plan.target_tree();
-    let nodes = remote_nodes(tree.leaves());
     // Asked before anybody waits.
-    let before = Subject::read(operation)?;
-    let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
+    let surveys = surveys(operation)?;
     flow.up_to_date(operation, LOCAL)?;
     lock_parent(operation)?;
-    subject::unchanged(operation)?;
-    let subject = Subject::read(operation)?;
     stream::end_of_log(None)?;
     flow.up_to_date(operation, LOCAL)?;
+    let root = swap(operation, &surveys)?;
+    Ok(back::open(operation, root, &mut flow)?)
+}
+
+/// What the nodes are like that get leaves.
+pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Survey>> {
+    let tree = operation.plan.target_tree();
+    let nodes = remote_nodes(tree.leaves());
+    let before = Subject::read(operation)?;
+    let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
+    Ok(nodes.into_iter().zip(surveys).collect())
+}
+
+/// Puts the hierarchy in the place of the table, on all servers, and says so; the new root. Under the lock of `lock_parent`.
+pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Survey>) -> Step<Oid> {
+    subject::unchanged(operation)?;
+    let subject = Subject::read(operation)?;
     let root = operation.staged(&subject.table.name.name);
-    let surveys = nodes.into_iter().zip(surveys).collect();
+    let tree = operation.plan.target_tree();
     let change = Change { operation, table: subject.table, root, tree, surveys };
     change.leave_publications()?;
     role::acting_as(operation.role(), || {
@@ -137,12 +151,11 @@ pub fn switch(operation: &Operation) -> Step {
     })?;
     change.join_publications()?;
     let root = change.record()?;
-    back::open(operation, root, &mut flow)?;
     operation::set_parent(operation.id, root)?;
     operation::enter(operation.id, State::Switched, None)?;
     cache::forget_everywhere(operation.parent());
     cache::forget_everywhere(root);
-    Ok(())
+    Ok(root)
 }
 
 /// What the switch changes, on all servers.
@@ -153,7 +166,7 @@ struct Change<'a> {
     /// The staged one.
     root: QualifiedName,
     tree: Tree,
-    surveys: BTreeMap<String, Survey>,
+    surveys: &'a BTreeMap<String, Survey>,
 }
 
 impl Change<'_> {
@@ -168,7 +181,7 @@ impl Change<'_> {
 
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
-        for (node, survey) in &self.surveys {
+        for (node, survey) in self.surveys {
             let (commands, inverse) = self.on_node(node, survey)?;
             script.on_node(node, commands, inverse);
         }

@@ -49,11 +49,16 @@ pub fn copy(operation: &Operation) -> Step {
         total.rows_done += rows;
         transaction::run(|| operation::set_progress(operation.id, total))?;
     }
-    finish_tables(operation)
+    let stage = Stage::read(operation)?;
+    for node in operation.plan.target_nodes() {
+        let mut place = own::wait(Place::open(&node, operation.role(), LONG))?;
+        finish_tables(&stage, &node, &mut place)?;
+    }
+    Ok(())
 }
 
 /// How much there is to copy, as far as the servers know: their estimates of rows, and the bytes of the tables.
-fn sizes(operation: &Operation) -> Result<Progress> {
+pub fn sizes(operation: &Operation) -> Result<Progress> {
     #[derive(serde::Deserialize)]
     struct Size {
         rows: f64,
@@ -154,7 +159,8 @@ struct Pump<'a> {
     throttle: &'a mut Throttle,
 }
 
-fn one_source(
+/// Within a transaction; the number of rows read.
+pub fn one_source(
     operation: &Operation,
     flow: Flow,
     throttle: &mut Throttle,
@@ -387,26 +393,30 @@ fn wrong_bytes(error: shardkeeper_core::copy::CopyError) -> Error {
         .into()
 }
 
-/// Indexes that the copy went without, and statistics for the planner.
-fn finish_tables(operation: &Operation) -> Step {
-    let stage = Stage::read(operation)?;
-    for node in operation.plan.target_nodes() {
-        let table = stage.root();
-        own::wait(async {
-            let mut place = Place::open(&node, operation.role(), LONG).await?;
-            if !is_finished(&mut place, table).await? {
-                let query = "SELECT pg_catalog.to_json(spcname)::text FROM pg_catalog.pg_tablespace";
-                let commands = stage.index_commands(&node, &place.documents::<String>(query, &[]).await?);
-                place.run(&format!("{};\nCOMMENT ON TABLE {table} IS 'indexed'", commands.join(";\n"))).await?;
-            }
-            match node.as_str() {
-                LOCAL => Ok(()),
-                _ => place.run(&format!("ANALYZE {table}")).await,
-            }
-        })
-        .map_err(|error| with_node(error, &node))?;
-    }
+/// Indexes that the copy went without, and statistics for the planner, on one server.
+pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
+    let table = stage.root();
+    own::wait(async {
+        if !is_finished(place, table).await? {
+            let query = "SELECT pg_catalog.to_json(spcname)::text FROM pg_catalog.pg_tablespace";
+            let commands = stage.index_commands(node, &place.documents::<String>(query, &[]).await?);
+            place.run(&format!("{};\nCOMMENT ON TABLE {table} IS 'indexed'", commands.join(";\n"))).await?;
+        }
+        match node {
+            // Not by the root, whose foreign leaves would be read as well.
+            LOCAL => match idents_of(&stage.leaves_on(LOCAL)) {
+                leaves if leaves.is_empty() => Ok(()),
+                leaves => place.run(&format!("ANALYZE {leaves}")).await,
+            },
+            _ => place.run(&format!("ANALYZE {table}")).await,
+        }
+    })
+    .map_err(|error| with_node(error, node))?;
     Ok(())
+}
+
+fn idents_of(tables: &[QualifiedName]) -> String {
+    tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The mark is made in the transaction of the indexes.

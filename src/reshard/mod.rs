@@ -4,9 +4,11 @@
 //! operation, `group` that of many moves. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep`
 //! (cleaning up); each can be repeated from its start after a crash. `back` leads the same steps the other way. `health` is the doctor's part. `stage` is where the targets
 //! stand, `place` a server, `stream` its changes, `subject` the table that changes. `convert` is the plan and the switch of a
-//! plain table that becomes a parent, `unconvert` its switch back.
+//! plain table that becomes a parent, `unconvert` its switch back, `blocking` all steps from the copy to the switch at once,
+//! while writers wait.
 
 mod back;
+mod blocking;
 pub mod control;
 pub mod convert;
 mod copy;

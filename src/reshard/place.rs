@@ -4,7 +4,7 @@
 //! session to be had: they run in a transaction of the worker, as the parent's owner.
 
 use crate::error::Result;
-use crate::node::own::{Limits, Session, Target};
+use crate::node::own::{self, Limits, Session, Target};
 use crate::pg::{role, sql, transaction};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -25,7 +25,13 @@ pub const BRIEF: Limits = Limits {
 
 /// Boxed: a session is much larger than a role.
 pub enum Place {
-    Local { role: Oid },
+    Local {
+        role: Oid,
+    },
+    /// The coordinator too, within a transaction that the worker has open.
+    Within {
+        role: Oid,
+    },
     Node(Box<Session>),
 }
 
@@ -39,10 +45,20 @@ impl Place {
         Ok(Place::Node(Box::new(Session::open(&target, limits).await?)))
     }
 
+    /// Within a transaction: what is done on the coordinator is a part of it.
+    pub fn within(node: &str, role: Oid, limits: Limits) -> Result<Self> {
+        if node == LOCAL {
+            return Ok(Place::Within { role });
+        }
+        let target = Target::of(node, role)?;
+        Ok(Place::Node(Box::new(own::wait(Session::open(&target, limits))?)))
+    }
+
     /// One or several statements in one transaction.
     pub async fn run(&mut self, commands: &str) -> Result<()> {
         match self {
             Place::Local { role } => transaction::run(|| role::acting_as(*role, || sql::run_quietly(commands))),
+            Place::Within { role } => role::acting_as(*role, || sql::run_quietly(commands)),
             Place::Node(session) => session.run(commands).await,
         }
     }
@@ -51,6 +67,7 @@ impl Place {
     pub async fn documents<T: DeserializeOwned>(&mut self, query: &str, args: &[&str]) -> Result<Vec<T>> {
         match self {
             Place::Local { role } => transaction::run(|| role::acting_as(*role, || local_documents(query, args))),
+            Place::Within { role } => role::acting_as(*role, || local_documents(query, args)),
             Place::Node(session) => {
                 let params: Vec<&(dyn ToSql + Sync)> = args.iter().map(|arg| arg as &(dyn ToSql + Sync)).collect();
                 let rows = session.rows(query, &params).await?;

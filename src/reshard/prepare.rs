@@ -1,10 +1,11 @@
-//! The first step: everything is checked, the stage is built, and changes of the sources begin to be kept.
+//! The first step: everything is checked, the stage is built, and, unless writers will wait, changes of the sources begin to
+//! be kept.
 
 use super::place::{BRIEF, Place};
 use super::stage::Stage;
 use super::subject::Subject;
-use super::sweep;
 use super::trouble::{Step, fail};
+use super::{sweep, switch};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -20,6 +21,7 @@ use crate::node::own;
 use crate::pg::{deadline, role, sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
+use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
 use std::time::Duration;
 
@@ -27,22 +29,27 @@ use std::time::Duration;
 const SLOT_PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn prepare(operation: &Operation) -> Step {
+    let follows = operation.mode == Mode::Online;
+    if !follows {
+        // The way back of a switch that was half made leads through what is removed here.
+        switch::undo_halves(operation)?;
+    }
     sweep::way_back(operation)?;
     sweep::stage(operation)?;
     if !operation.converts() {
         as_planned(operation)?;
     }
     let stage = Stage::read(operation)?;
-    for node in operation.plan.source_nodes() {
-        check_source(operation, &node)?;
+    for node in operation.plan.source_nodes().iter().filter(|_| follows) {
+        check_source(operation, node)?;
     }
     build_here(operation, &stage)?;
     for node in operation.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
         build_on(operation, &stage, node)?;
     }
-    for node in operation.plan.source_nodes() {
-        let tables: Vec<QualifiedName> = leaves_on(operation, &node).cloned().collect();
-        publish(operation, &node, &operation.stage, &tables)?;
+    for node in operation.plan.source_nodes().iter().filter(|_| follows) {
+        let tables: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
+        publish(operation, node, &operation.stage, &tables)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
-use super::{back, copy, group, prepare, stream, sweep, switch, verify};
+use super::{back, blocking, copy, group, prepare, stream, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
 use crate::catalog::way_back::WayBack;
@@ -16,7 +16,7 @@ use crate::pg::{sql, transaction, worker};
 use crate::worker::log::Log;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::Lsn;
-use shardkeeper_core::operation::{Backoff, State, Wish, allowed};
+use shardkeeper_core::operation::{Backoff, Mode, State, Wish, allowed};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,10 @@ fn take_up(id: i64) -> Result<bool> {
     if operation.state == State::Reverting {
         let _ = switch::undo_halves(&operation);
     }
+    if operation.state == State::Copying && operation.mode == Mode::BlockWrites {
+        // Of its one transaction nothing is left here, but there may be on nodes.
+        transaction::run(|| operation::go_back(id, State::Preparing))?;
+    }
     Ok(true)
 }
 
@@ -147,6 +151,11 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (state, Wish::Cancel) if state.is_before_switch() => Ok(Some(State::Cancelled)),
         (State::Planned, _) => Ok(Some(State::Preparing)),
         (State::Preparing, _) => prepare::prepare(operation).map(|()| Some(State::Copying)),
+        (State::Copying, _) if operation.mode == Mode::BlockWrites => {
+            blocking::run(operation)?;
+            // Its transaction has entered the state.
+            Err(Trouble::Asked)
+        }
         (State::Copying, _) => copy::copy(operation).map(|()| Some(State::CatchingUp)),
         (State::CatchingUp, _) => follow(operation, NEAR).map(|()| Some(State::Verifying)),
         (State::Verifying, _) => verify::verify(operation).map(|()| Some(State::Ready)),

@@ -141,14 +141,13 @@ impl Stage {
         }
         let mut commands: Vec<String> =
             later.iter().flat_map(|key| create_key(key, &self.table.name, node != LOCAL || self.is_whole)).collect();
-        let leaves: Vec<QualifiedName> = self
-            .tree
-            .leaves()
-            .filter(|leaf| leaf.node.as_deref() == Some(node))
-            .map(|leaf| self.table.name.sibling(leaf.name.clone()))
-            .collect();
-        commands.extend(rebuild::index_marks(&self.table, &leaves));
+        commands.extend(rebuild::index_marks(&self.table, &self.leaves_on(node)));
         commands
+    }
+
+    pub fn leaves_on(&self, node: &str) -> Vec<QualifiedName> {
+        let here = self.tree.leaves().filter(|leaf| leaf.node.as_deref().unwrap_or(LOCAL) == node);
+        here.map(|leaf| self.table.name.sibling(leaf.name.clone())).collect()
     }
 
     /// Gives each target the check that lets it be attached without a scan: the bounds of the real place, from the root

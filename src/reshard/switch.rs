@@ -156,21 +156,27 @@ fn work(operation: &Operation) -> Step {
         fence(operation)?;
         Ok(managed)
     })?;
-    if !is_as_planned(operation, &managed) {
-        return not_as_planned(&name);
-    }
+    as_planned(operation, &managed, &name)?;
     for node in operation.plan.source_nodes() {
         stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         flow.up_to_date(operation, &node)?;
     }
-    let stage = Stage::of(Subject::of(&managed)?, operation)?;
-    let swap = Swap { operation, managed: &managed, stage: &stage };
+    swap(operation, &managed)?;
+    if !operation.is_return {
+        back::open(operation, operation.parent(), &mut flow)?;
+    }
+    Ok(())
+}
+
+/// Puts the targets in the places of the sources, on all servers, and says so. Under the lock of `lock_parent`.
+pub fn swap(operation: &Operation, managed: &Managed) -> Step {
+    let stage = Stage::of(Subject::of(managed)?, operation)?;
+    let swap = Swap { operation, managed, stage: &stage };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
     if operation.is_return {
         operation::enter(operation.id, State::Reverted, None)?;
     } else {
-        back::open(operation, operation.parent(), &mut flow)?;
         way_back::cut_off(operation, operation.parent())?;
         operation::enter(operation.id, State::Switched, None)?;
     }
@@ -178,7 +184,7 @@ fn work(operation: &Operation) -> Step {
     Ok(())
 }
 
-fn qualified(relation: Oid) -> Result<String> {
+pub fn qualified(relation: Oid) -> Result<String> {
     let found = sql::one::<String>(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
@@ -205,7 +211,11 @@ pub fn fence(operation: &Operation) -> Result<()> {
     Ok(())
 }
 
-pub fn not_as_planned<T>(name: &str) -> Step<T> {
+/// The partitions are still those that the operation was planned for. Under a lock of the parent.
+pub fn as_planned(operation: &Operation, managed: &Managed, name: &str) -> Step {
+    if is_as_planned(operation, managed) {
+        return Ok(());
+    }
     fail(
         Report::new(
             Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -215,7 +225,7 @@ pub fn not_as_planned<T>(name: &str) -> Step<T> {
     )
 }
 
-pub fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
+fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
     let plan = &operation.plan;
     let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else { return false };
     plan.sources.iter().all(|source| {

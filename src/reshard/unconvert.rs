@@ -2,7 +2,7 @@
 
 use super::follow::Flow;
 use super::stream;
-use super::switch::{fence, is_as_planned, lock_parent, nodes, not_as_planned};
+use super::switch::{as_planned, fence, lock_parent, nodes};
 use super::trouble::{Step, fail};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
@@ -32,9 +32,11 @@ pub fn switch(operation: &Operation) -> Step {
     let planned = operation.plan.sources.iter().map(|source| source.tables.len()).sum::<usize>();
     let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
     let below = partitions.iter().filter(|oid| **oid != managed.root).count();
-    if below != planned || !is_as_planned(operation, &managed) {
-        return not_as_planned(&managed.name().to_string());
+    if below != planned {
+        let text = format!("{} has other partitions than it got when it became a parent", managed.name());
+        return fail(Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text));
     }
+    as_planned(operation, &managed, &managed.name().to_string())?;
     let others = role::acting_as(operation.role(), || outside_dependents(managed.root, &partitions))?;
     if !others.is_empty() {
         let text = format!("other objects depend on {} since it became a parent", managed.name());

@@ -53,17 +53,31 @@ pub fn verify(operation: &Operation) -> Step {
     .into())
 }
 
+/// Compares while nobody can write to the sources, within the transaction that keeps writers out.
+pub fn verify_locked(operation: &Operation) -> Step {
+    let mut flow = Flow::open(operation)?;
+    let (mut views, _) = views(operation)?;
+    differ(operation, &mut flow, &mut views)?;
+    // What follows in this transaction writes bounds as before.
+    sql::run("SET LOCAL TimeZone TO DEFAULT; SET LOCAL lc_monetary TO DEFAULT", &[])?;
+    // Their locks are in the way of the switch.
+    let sessions = views.values_mut().filter_map(|view| view.session.as_mut());
+    for session in sessions.chain(flow.targets.iter_mut().filter_map(|target| target.session.as_mut())) {
+        own::wait(session.run("ROLLBACK"))?;
+    }
+    Ok(())
+}
+
 /// A source server's snapshot and the session that has it; `None` is the worker's own transaction.
 struct View {
     session: Option<Session>,
 }
 
-/// `false` when the snapshots cannot be used.
-fn compare(operation: &Operation) -> Step<bool> {
-    let mut flow = Flow::open(operation)?;
-    let mut views: BTreeMap<String, View> = BTreeMap::new();
+/// What each source server shows now, and as which snapshot.
+fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<String, Snapshot>)> {
+    const SNAPSHOT: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
+    let (mut views, mut snapshots) = (BTreeMap::new(), BTreeMap::new());
     for node in operation.plan.source_nodes() {
-        const SNAPSHOT: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
         let (session, text) = match node.as_str() {
             LOCAL => (None, sql::one::<String>(SNAPSHOT, &[])?),
             _ => {
@@ -77,13 +91,20 @@ fn compare(operation: &Operation) -> Step<bool> {
                 (Some(session), text)
             }
         };
-        let snapshot: Option<Snapshot> = text.and_then(|text| text.parse().ok());
-        let Some(snapshot) = snapshot else {
-            return Err(Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no snapshot").into());
+        let Some(snapshot) = text.and_then(|text| text.parse().ok()) else {
+            return Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no snapshot").into();
         };
-        flow.gates.insert(node.clone(), snapshot);
+        snapshots.insert(node.clone(), snapshot);
         views.insert(node, View { session });
     }
+    Ok((views, snapshots))
+}
+
+/// `false` when the snapshots cannot be used.
+fn compare(operation: &Operation) -> Step<bool> {
+    let mut flow = Flow::open(operation)?;
+    let (mut views, snapshots) = views(operation)?;
+    flow.gates = snapshots;
     for node in operation.plan.source_nodes() {
         stream::claim(operation, &node, flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
@@ -91,8 +112,14 @@ fn compare(operation: &Operation) -> Step<bool> {
             return Ok(false);
         }
     }
+    differ(operation, &mut flow, &mut views)?;
+    Ok(true)
+}
+
+/// Ends with an error where sources and targets differ.
+fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, View>) -> Step {
     sql::run(STYLE, &[])?;
-    let expressions = Expressions::of(operation, &flow)?;
+    let expressions = Expressions::of(operation, flow)?;
     let mut differences: HashMap<u32, (i64, i128)> = HashMap::new();
     for (leaf, node) in operation.plan.source_leaves() {
         let session = views.get_mut(node).and_then(|view| view.session.as_mut());
@@ -102,15 +129,15 @@ fn compare(operation: &Operation) -> Step<bool> {
         }
     }
     for (leaf, node) in target_leaves(operation) {
-        for bucket in ask::<Bucket>(session_of(&mut flow, &node)?, &expressions.buckets(&leaf))? {
+        for bucket in ask::<Bucket>(session_of(flow, &node)?, &expressions.buckets(&leaf))? {
             let entry = differences.entry(bucket.bucket).or_default();
             *entry = (entry.0 - bucket.rows, entry.1 - bucket.sum()?);
         }
     }
     let differing = differences.iter().filter(|(_, difference)| **difference != (0, 0)).map(|(bucket, _)| *bucket);
     match differing.min() {
-        None => Ok(true),
-        Some(bucket) => name_keys(operation, &mut flow, &mut views, &expressions, bucket).map(|()| false),
+        None => Ok(()),
+        Some(bucket) => name_keys(operation, flow, views, &expressions, bucket),
     }
 }
 

@@ -51,6 +51,7 @@ impl Worker {
         let tolerate = self.site.workload.tolerate;
         let broken = match code {
             Some("40001" | "40P01") => return Meaning::Again,
+            Some("57014") if self.site.workload.cancels => return Meaning::Again,
             Some("57P01" | "57P02" | "57P03") => true,
             Some("42P01") => {
                 return if tolerate == Tolerate::SplitCommits { Meaning::Broken } else { Meaning::Failure };
@@ -171,7 +172,7 @@ pub(super) fn ends_before_commit(error: &postgres::Error) -> bool {
         return false;
     };
     let remote = error.where_().and_then(|context| context.split_once("remote SQL command: "));
-    matches!(error.code().code(), "40001" | "40P01" | "08001" | "57P03")
+    matches!(error.code().code(), "40001" | "40P01" | "57014" | "08001" | "57P03")
         || remote.is_some_and(|(_, command)| !command.starts_with("COMMIT"))
 }
 

@@ -63,10 +63,15 @@ impl Group {
     }
 
     /// What would be moved.
-    pub fn preview(&self) -> Vec<Row> {
+    pub fn preview(&self, mode: Mode) -> Vec<Row> {
+        let how = if mode == Mode::BlockWrites { ", writers of its parent wait meanwhile" } else { "" };
         let tell = |(step, amount): (&Move, &String)| {
             let number = i32::try_from(step.step).unwrap_or(i32::MAX).saturating_add(1);
-            (number, step.from.clone(), format!("move partition {} to {}, {amount}", step.partition, ident(&step.to)))
+            (
+                number,
+                step.from.clone(),
+                format!("move partition {} to {}, {amount}{how}", step.partition, ident(&step.to)),
+            )
         };
         self.plan.moves.iter().zip(&self.amounts).map(tell).collect()
     }

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
+use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
 
 /// A step, the server that it happens on, and what it does there.
@@ -12,7 +13,7 @@ pub type Row = (i32, String, String);
 
 impl Decided {
     /// Nothing is changed, on no server.
-    pub fn preview(&self) -> Result<Vec<Row>> {
+    pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let plan = &self.plan;
         let tree = plan.target_tree();
@@ -33,11 +34,22 @@ impl Decided {
         let copies = members.iter().map(|member| {
             let size = known.iter().find(|size| size.oid() == member.oid());
             let amount = amount(size.and_then(|size| size.rows), size.and_then(|size| size.bytes));
-            let what = format!("copy partition {}, {amount}; readers and writers go on, changes follow", member.name);
+            let others = match mode {
+                Mode::Online => "readers and writers go on, changes follow",
+                Mode::BlockWrites => "readers go on, all writers of the parent wait until the switch",
+            };
+            let what = format!("copy partition {}, {amount}; {others}", member.name);
             (member.node().to_string(), what)
         });
         told.push(copies.collect());
-        let compare = "build the other indexes, and compare the new partitions with the old ones; nothing is locked";
+        let compare = match mode {
+            Mode::Online => {
+                "build the other indexes, and compare the new partitions with the old ones; nothing is locked"
+            }
+            Mode::BlockWrites => {
+                "build the other indexes, and compare the new partitions with the old ones; writers wait"
+            }
+        };
         told.push(plan.target_nodes().into_iter().map(|node| (node, compare.to_string())).collect());
         let old: Vec<QualifiedName> = plan.sources.iter().map(|source| source.name.clone()).collect();
         let new: Vec<QualifiedName> = plan.targets.iter().map(|target| plan.above.sibling(&target.name)).collect();
