@@ -40,7 +40,7 @@ pub fn follow(screen: &Screen, client: &mut Client, application: &Application, i
         let due = beat.elapsed() >= BEAT;
         // The first moment of a beat would tell of nothing.
         if due || beat == begun || pulse.writes > 50 {
-            screen.live(&format!("{phase:<11} {rows:<18}  {pulse}"), due);
+            screen.live(&format!("{phase:<11} {rows:<18} {pulse}"), due);
         }
         if due {
             beat = Instant::now();

@@ -43,15 +43,15 @@ pub fn tell(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
         "The table becomes a hierarchy, by region and customer, while the application writes",
         |tale, screen| tale.moves(screen, CREATE),
     )?;
-    tale.chapter(screen, "A second server: Europe's orders in two parts", |tale, screen| {
+    tale.chapter(screen, "A second server for Europe's orders: modulus 2", |tale, screen| {
         tale.join(screen, &NODES[..1])?;
         tale.moves(screen, "SELECT shard_set_modulus('orders_eu', 2, nodes => '{local, n2}');")
     })?;
-    tale.chapter(screen, "A third server: three parts", |tale, screen| {
+    tale.chapter(screen, "A third server: modulus 3", |tale, screen| {
         tale.join(screen, &NODES[1..2])?;
         tale.moves(screen, "SELECT shard_set_modulus('orders_eu', 3, nodes => '{local, n2, n3}');")
     })?;
-    tale.chapter(screen, "Three more servers, for the orders of the United States", |tale, screen| {
+    tale.chapter(screen, "A branch of the United States on three more servers", |tale, screen| {
         tale.join(screen, &NODES[2..])?;
         tale.moves(screen, "SELECT shard_set_modulus('orders_us', 3, nodes => '{us_1, us_2, us_3}');")?;
         tale.draw()
@@ -222,7 +222,7 @@ fn summary(felt: &[Felt]) -> String {
 
 impl std::fmt::Display for super::application::Pulse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (median, longest) = (milliseconds(self.median), milliseconds(self.longest));
-        write!(f, "{:.0} writes/s, median {median}, longest {longest}", self.a_second)
+        let median = self.median.as_secs_f64() * 1e3;
+        write!(f, "{:.0} writes/s, median {median:.1}, longest {}", self.a_second, milliseconds(self.longest))
     }
 }
