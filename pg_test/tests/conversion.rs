@@ -270,11 +270,11 @@ fn the_parent_is_the_same_as_one_that_was_made_of_an_empty_table() -> Result<()>
         let id = convert(&cluster, &call(list))?;
         assert_eq!(rows(&mut client, counted)?, count);
         assert_eq!(rows(&mut client, "SELECT * FROM plant.readings ORDER BY id")?, before);
+        client.execute("SELECT shard_finish($1)", &[&id])?;
+        nothing_is_left(&cluster)?;
         let converted = dump(&cluster.coordinator)?;
         let facts = facts(&mut client)?;
         let mirrors = cluster.nodes().iter().map(dump).collect::<Result<Vec<_>>>()?;
-        client.execute("SELECT shard_finish($1)", &[&id])?;
-        nothing_is_left(&cluster)?;
 
         // The same again from an empty table.
         let (cluster, mut client) = readings(nodes)?;
