@@ -37,6 +37,8 @@ COMMENT ON FUNCTION shard_create_parent(regclass, text, text, integer, text, jso
     'Makes a table a parent with one level, as the other form does; key is a column, several with commas between, or an expression';
 COMMENT ON FUNCTION shard_plan_parent(regclass, jsonb) IS
     'The commands that shard_create_parent would run, in order, with the node of each; changes nothing';
+COMMENT ON FUNCTION shard_adopt_parent(regclass) IS
+    'Takes a partitioned table that was built by hand under management, with its partitions here and on nodes; no rows move';
 COMMENT ON FUNCTION shard_add_partition(regclass, jsonb, text) IS
     'Adds one partition with everything below it and returns it; bounds is {"from","to"}, {"in"}, {"modulus","remainder"} or {"default": true}';
 COMMENT ON FUNCTION shard_detach_partition(regclass) IS
@@ -65,7 +67,7 @@ BEGIN
         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'shardkeeper'
         JOIN pg_catalog.pg_proc p ON p.oid = d.objid
         WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.deptype = 'e'
-          AND p.proname IN ('shard_create_parent', 'shard_plan_parent', 'shard_add_partition', 'shard_detach_partition',
+          AND p.proname IN ('shard_create_parent', 'shard_adopt_parent', 'shard_plan_parent', 'shard_add_partition', 'shard_detach_partition',
                             'shard_drop_partition', 'shard_drop_parent')
     LOOP
         EXECUTE pg_catalog.format(

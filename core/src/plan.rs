@@ -3,6 +3,7 @@
 mod add;
 mod build;
 mod count;
+mod derive;
 mod label;
 mod overlap;
 mod parts;
@@ -19,6 +20,7 @@ use crate::spec::Level;
 pub use crate::spec::Method;
 
 pub use add::{NewPartition, expand_one, parse_bound};
+pub use derive::{Derived, derive};
 pub use replace::{Labelled, replaced};
 
 /// Where leaves live that no declaration of nodes governs: the coordinator itself.

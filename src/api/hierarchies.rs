@@ -3,7 +3,7 @@
 use super::resharding;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::detach::{self, Fate};
-use crate::hierarchy::{self, create, grants, key, remove};
+use crate::hierarchy::{self, adopt, create, grants, key, remove};
 use crate::pg::regclass::Regclass;
 use crate::reshard::convert;
 use pgrx::JsonB;
@@ -116,6 +116,17 @@ fn plan_rows(parent: Regclass, spec: &Value) -> Result<Vec<(i32, String, String)
     let prepared = create::prepare(parent.0, &spec::parse(spec)?, create::Intent::Plan)?;
     let rows = prepared.script.rows().zip(1..);
     Ok(rows.map(|((node, command), step)| (step, node.to_string(), command.to_string())).collect())
+}
+
+/// Takes a partitioned table that was built by hand under management, with partitions here and on nodes. No table is made anew.
+///
+/// Errors: 42501 not the owner; 42809 not partitioned; 0A000, 22023 what a spec cannot say; 42704 a server that is no node; 55000
+/// another schema, owner or remote name; 42P01 a partition is not there on its node; 23514 a row in the wrong partition;
+/// 42710 it is managed already.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_adopt_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
+    Ok(adopt::adopt(given("parent", parent)?.0)?)
 }
 
 /// Adds one partition with everything below it; returns it. Without `node`, leaves are dealt as the spec says.

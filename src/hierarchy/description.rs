@@ -199,6 +199,13 @@ impl Description {
         sql::document(include_str!("describe.sql"), &[table.into()])
     }
 
+    /// The question of `load` to another server, by name. A channel takes for a query what begins like one.
+    pub fn question(table: &QualifiedName) -> String {
+        let query: Vec<&str> =
+            include_str!("describe.sql").lines().filter(|line| !line.trim().starts_with("--")).collect();
+        query.join("\n").replace("$1", &format!("pg_catalog.to_regclass({})", crate::name::literal(&table.to_string())))
+    }
+
     /// What rows and their copies have in common: columns, checks and keys. Equal as long as none of them is changed.
     pub fn shape(table: Oid) -> Result<Option<Value>> {
         const PARTS: [(&str, &[&str]); 3] = [

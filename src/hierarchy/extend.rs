@@ -26,7 +26,10 @@ pub fn extend(oid: Oid, table: &Description, level: &Level) -> Result<()> {
             format!("{} has a partition on another server already", table.name),
         )
         .detail(format!("It is {}.", foreign.name))
-        .hint("Trees built by hand over several servers cannot be taken under management in this version.")
+        .hint(format!(
+            "Take the tree under management as it is: SELECT shard_adopt_parent({});",
+            crate::name::literal(&table.name.to_string())
+        ))
         .into();
     }
     let keys = Keys::resolve(level, table)?;

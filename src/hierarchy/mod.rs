@@ -1,10 +1,11 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
 //! `description`, `key`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `rebuild`, `way`,
-//! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `add`, `detach` and `remove` are the
+//! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `adopt`, `add`, `detach` and `remove` are the
 //! calls that change, `locate`, `sizes`, `picture` and `health` those that look.
 
 mod add;
+pub mod adopt;
 pub mod bound;
 pub mod build;
 pub mod columns;

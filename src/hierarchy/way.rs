@@ -2,6 +2,7 @@
 
 use super::bound::default_check;
 use super::build::{Blueprint, Joining};
+use super::key::Keys;
 use super::managed::{Managed, bare_tree};
 use super::members::Member;
 use crate::catalog::parent;
@@ -9,7 +10,7 @@ use crate::error::{Report, Result};
 use crate::node::channel::Channel;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::plan::{Bound, Partition};
+use shardkeeper_core::plan::Partition;
 
 pub struct Way<'a> {
     pub managed: &'a Managed,
@@ -71,13 +72,7 @@ impl Way<'_> {
             return Ok(blueprint.mirror_root(&tree));
         };
         let above = self.managed.member(above)?;
-        let check = match (&bound, self.managed.level.at(&self.labels[..depth - 1])) {
-            (Bound::Default, Some(site)) => {
-                let siblings = self.managed.bounds(above.oid())?;
-                default_check(&blueprint.keys.sql(&site.level.key), siblings.iter().map(|(_, bound)| bound))
-            }
-            _ => None,
-        };
+        let check = check_of(self.managed, blueprint.keys, member.oid())?;
         let partition = Partition {
             name: member.name.name.clone(),
             label: String::new(),
@@ -89,4 +84,21 @@ impl Way<'_> {
         };
         Ok(blueprint.mirror_partition("", &above.name, &partition, check, Joining::Attached))
     }
+}
+
+/// The check that a table on a node carries because it is a default partition, or lies below one: checks are inherited, and
+/// a table is attached only if it has what it would inherit.
+pub fn check_of(managed: &Managed, keys: &Keys, table: Oid) -> Result<Option<String>> {
+    let path = managed.path_to(table)?;
+    let labels = parent::labels(managed.root)?;
+    let labels: Vec<&str> =
+        path.iter().filter_map(|member| labels.get(&member.oid().to_u32()).map(String::as_str)).collect();
+    let Some(depth) = path.iter().rposition(|member| member.values.as_deref() == Some("DEFAULT")) else {
+        return Ok(None);
+    };
+    let (Some(above), Some(site)) = (path[depth].parent(), managed.level.at(&labels[..depth - 1])) else {
+        return Ok(None);
+    };
+    let siblings = managed.bounds(above)?;
+    Ok(default_check(&keys.sql(&site.level.key), siblings.iter().map(|(_, bound)| bound)))
 }

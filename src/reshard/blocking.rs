@@ -39,6 +39,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NO_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
     WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'idle_session_timeout')";
 
+/// On a node, whose session of ours is idle meanwhile: a coordinator that vanished is noticed within a minute, not after the
+/// hours of the system's default, and its locks go.
+const WATCH: &str = "SET LOCAL tcp_keepalives_idle = 30;
+    SET LOCAL tcp_keepalives_interval = 10;
+    SET LOCAL tcp_keepalives_count = 3";
+
 /// Brings the operation from `copying` to `switched`.
 pub fn run(operation: &Operation) -> Step {
     switch::get_ready(operation)?;
@@ -125,6 +131,8 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
     verify::verify_locked(operation)?;
     let start = Instant::now();
     loop {
+        // Right before the lock is asked for: who is cancelled comes again, and shall find us first in the queue.
+        let refused = free_the_way(operation)?;
         let mut outcome = Ok(());
         let ended = subtransaction::attempt(|| {
             outcome = match &surveys {
@@ -148,7 +156,6 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
             return Err(error.into());
         }
         asked(operation)??;
-        let refused = free_the_way(operation)?;
         if start.elapsed() > PATIENCE {
             return Err(refused.unwrap_or_else(|| kept(error)).into());
         }
@@ -162,7 +169,7 @@ fn keep_writers_out(operation: &Operation) -> Result<()> {
     sql::run(&format!("SET LOCAL lock_timeout = {timeout}"), &[])?;
     role::acting_as(operation.role(), || {
         sql::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", switch::qualified(operation.parent())?), &[])?;
-        lock_sources(operation, "EXCLUSIVE", NO_LIMITS)
+        lock_sources(operation, "EXCLUSIVE", &format!("{NO_LIMITS};\n{WATCH}"))
     })
 }
 

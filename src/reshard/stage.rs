@@ -7,7 +7,7 @@
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
-use crate::hierarchy::build::{Blueprint, lives_on};
+use crate::hierarchy::build::{Blueprint, DEFAULT_CHECK, lives_on};
 use crate::hierarchy::columns::{self, Place as ColumnPlace};
 use crate::hierarchy::create::fitted;
 use crate::hierarchy::description::{Description, Key};
@@ -161,6 +161,7 @@ impl Stage {
     staged pg_catalog.regclass := {staged};
     above pg_catalog.regclass := {above};
     child record;
+    inherited record;
 BEGIN
     FOR child IN
         SELECT c.oid::pg_catalog.regclass AS name,
@@ -172,10 +173,18 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT {ATTACH_CHECK} CHECK (%s)', child.name,
             pg_catalog.concat_ws(' AND ', child.own, child.outer));
+        -- Below a default partition on a node, it would inherit this one, and must have it already.
+        FOR inherited IN
+            SELECT pg_catalog.pg_get_constraintdef(k.oid) AS definition FROM pg_catalog.pg_constraint k
+            WHERE k.conrelid = above AND k.conname = {default_check}
+        LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s', child.name, {default_check}, inherited.definition);
+        END LOOP;
     END LOOP;
 END",
             staged = self.table.name.regclass(),
             above = self.above.regclass(),
+            default_check = literal(DEFAULT_CHECK),
         );
         Some(format!("DO {}", literal(&body)))
     }
