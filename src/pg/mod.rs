@@ -5,6 +5,7 @@ pub mod bounds;
 mod context;
 pub mod copy_from;
 pub mod copy_to;
+pub mod cursor;
 pub mod deadline;
 mod expression;
 pub mod fdw;

@@ -8,7 +8,7 @@ use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::name::literal;
 use crate::node::own::{self, Session};
-use crate::pg::{deadline, sql, transaction};
+use crate::pg::{cursor, deadline, sql, transaction};
 use futures_util::StreamExt;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::Spi;
@@ -43,8 +43,9 @@ pub fn read(
         each(message)
     };
     let Some(session) = session else {
-        // Postgres logs every look at a slot, and we look often.
+        // Postgres logs every look at a slot, and we look often. Decoding takes memory of this very process.
         sql::run("SET LOCAL log_min_messages = fatal", &[])?;
+        sql::run("SET LOCAL logical_decoding_work_mem = '16MB'", &[])?;
         return read_here(name, limit, take);
     };
     let publication = crate::name::ident(name);
@@ -72,7 +73,6 @@ pub fn read(
     }
 }
 
-/// What a cursor gives is freed when its SPI connection ends, so each piece has one of its own.
 fn read_here(name: &str, limit: Option<i32>, mut take: impl FnMut(&[u8]) -> Step) -> Step {
     let publication = crate::name::ident(name);
     let cursor = Spi::connect_mut(|client| -> Result<_> {
@@ -80,18 +80,7 @@ fn read_here(name: &str, limit: Option<i32>, mut take: impl FnMut(&[u8]) -> Step
         Ok(cursor.detach_into_name())
     })?;
     loop {
-        let mut chunk: Vec<Vec<u8>> = Vec::new();
-        Spi::connect(|client| -> Result<()> {
-            let mut open = client.find_cursor(&cursor)?;
-            for row in open.fetch(CURSOR_ROWS)? {
-                chunk.extend(row.get::<&[u8]>(1)?.map(<[u8]>::to_vec));
-            }
-            if !chunk.is_empty() {
-                // Dropped, it would be closed.
-                open.detach_into_name();
-            }
-            Ok(())
-        })?;
+        let chunk = cursor::next(&cursor, CURSOR_ROWS);
         if chunk.is_empty() {
             return Ok(());
         }
