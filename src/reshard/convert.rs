@@ -47,7 +47,8 @@ pub fn start(oid: Oid, level: &Level) -> Result<i64> {
         Ok((checked, Description::shape(oid)?))
     })?;
     plans::check_encoding()?;
-    prepare::check_here(std::slice::from_ref(&table.name))?;
+    let departs = !remote_nodes(plan.tree.leaves()).is_empty();
+    prepare::check_here(std::slice::from_ref(&table.name), departs)?;
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
     let source = Source {
         name: table.name.clone(),

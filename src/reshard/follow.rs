@@ -1,6 +1,7 @@
 //! Catching up: what changed in the sources since they were copied is applied to the targets, transaction by transaction
 //! in the order of their commits, each exactly once on each target.
 
+use super::place;
 use super::stage::Stage;
 use super::stream;
 use super::subject::Subject;
@@ -10,9 +11,8 @@ use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::name::{QualifiedName, ident};
-use crate::node::own::{self, Session, Target as Way};
+use crate::node::own::{self, Session};
 use crate::pg::{route, sql};
-use crate::reshard::place::LONG;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::Lsn;
@@ -40,12 +40,17 @@ pub struct Flow {
 /// What one look at a slot brought.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Round {
-    /// All targets have what committed before.
+    /// All targets have what committed before, and the slot may move on to it.
     pub applied: Lsn,
     /// A transaction was read that the gate keeps out, and after it one that it lets in: the order of commits and what the
     /// snapshot sees do not agree.
     pub disordered: bool,
+    /// How many messages the slot had.
+    messages: i32,
 }
+
+/// So many bytes of log without a change of the sources are worth to be left behind.
+const WORTHWHILE: u64 = 256 << 10;
 
 impl Flow {
     /// Within a transaction.
@@ -60,7 +65,9 @@ impl Flow {
                 .hint(format!("Cancel the operation with SELECT shard_cancel({}); and start again.", operation.id))
                 .into();
         };
-        let table = Table { name: root, columns, oid, role: operation.role() };
+        let (generated, primary) = (stage.generated(), stage.primary());
+        let contested = stage.is_contested();
+        let table = Table { name: root, columns, generated, primary, contested, oid, role: operation.role() };
         let mut targets = Vec::new();
         for node in operation.plan.target_nodes() {
             let mut target = Target::open(operation, &node, &table)?;
@@ -71,7 +78,7 @@ impl Flow {
         for node in operation.plan.source_nodes() {
             let session = match node.as_str() {
                 LOCAL => None,
-                _ => Some(own::wait(Session::open(&Way::of(&node, operation.role())?, LONG))?),
+                _ => Some(place::session(&node, operation.role())?),
             };
             sources.insert(node, session);
         }
@@ -114,6 +121,7 @@ impl Flow {
     /// transaction, which has to be committed before the slot may move on.
     pub fn round(&mut self, operation: &Operation, node: &str, limit: Option<i32>) -> Step<Round> {
         let mut session = self.sources.get_mut(node).and_then(Option::take);
+        let end = end_of_flushed(session.as_mut())?;
         let outcome = self.read(operation, node, session.as_mut(), limit);
         self.sources.insert(node.to_string(), session);
         let mut round = outcome?;
@@ -125,6 +133,12 @@ impl Flow {
             target.commit()?;
         }
         round.applied = self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default();
+        // What others write, and the copy itself, is in the log too, and the stream does not tell of it: were the slot to
+        // wait for the next change of the sources, a table that nobody writes to would never be near the end.
+        let is_all = limit.is_some_and(|limit| round.messages < limit);
+        if is_all && end.0 > round.applied.0.saturating_add(WORTHWHILE) {
+            round.applied = end;
+        }
         Ok(round)
     }
 
@@ -150,6 +164,7 @@ impl Flow {
         let gate = self.gates.get(node).cloned();
         let (mut shut, mut open) = (false, true);
         stream::read(operation, session, limit, |message| {
+            round.messages = round.messages.saturating_add(1);
             if !open && !matches!(message, Message::Begin { .. } | Message::Relation(_) | Message::Commit { .. }) {
                 return Ok(());
             }
@@ -167,7 +182,7 @@ impl Flow {
                     }
                 }
                 Message::Relation(relation) => {
-                    let layout = Layout::of(&relation, &self.table.columns)?;
+                    let layout = Layout::of(&relation, &self.table)?;
                     relations.insert(relation.id, layout);
                 }
                 Message::Insert { relation, new } => {
@@ -231,7 +246,7 @@ impl Flow {
             };
         };
         let (before, old) = layout.old(old);
-        if layout.full {
+        if layout.whole {
             // The old row tells what the new one leaves out.
             for (value, before) in row.iter_mut().zip(&before) {
                 if *value == Value::Unchanged {
@@ -291,6 +306,15 @@ impl Flow {
     }
 }
 
+/// A look at the slot from now on goes at least up to here.
+fn end_of_flushed(session: Option<&mut Session>) -> Result<Lsn> {
+    const END: &str = "SELECT pg_catalog.pg_current_wal_flush_lsn()::text";
+    stream::parse(match session {
+        None => sql::one(END, &[])?,
+        Some(session) => own::wait(session.one(END, &[]))?,
+    })
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Current {
     xid: u32,
@@ -306,15 +330,21 @@ struct Layout {
     places: Vec<usize>,
     /// The columns of the targets that identify a row.
     key: Vec<usize>,
+    /// Old rows are told whole.
+    whole: bool,
+    /// And nothing shorter identifies them.
     full: bool,
 }
 
 impl Layout {
-    fn of(relation: &Relation, columns: &[Column]) -> Step<Self> {
+    fn of(relation: &Relation, table: &Table) -> Step<Self> {
+        let columns = &table.columns;
         let name = QualifiedName::new(relation.schema.clone(), relation.name.clone());
         let place = |column: &Column| relation.columns.iter().position(|found| found.name == column.name);
         let places: Option<Vec<usize>> = columns.iter().map(place).collect();
-        let same = relation.columns.len() == columns.len();
+        // What is computed is told too where whole rows are.
+        let told = relation.columns.iter().filter(|column| !table.generated.contains(&column.name));
+        let same = told.count() == columns.len();
         let Some(places) = places.filter(|_| same) else {
             return halt(
                 Report::new(
@@ -324,9 +354,13 @@ impl Layout {
                 .hint("Cancel the operation and start it again."),
             );
         };
-        let full = relation.identity == Identity::Full;
-        let key = (0..columns.len()).filter(|at| relation.columns[places[*at]].is_key).collect();
-        Ok(Self { source: name.to_string(), name, places, key, full })
+        let whole = relation.identity == Identity::Full;
+        let full = whole && table.primary.is_empty();
+        let key = match whole && !full {
+            true => table.primary.clone(),
+            false => (0..columns.len()).filter(|at| relation.columns[places[*at]].is_key).collect(),
+        };
+        Ok(Self { source: name.to_string(), name, places, key, whole, full })
     }
 
     fn row(&self, tuple: Tuple) -> Vec<Value> {

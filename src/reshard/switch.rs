@@ -16,6 +16,7 @@ use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::build::lives_on;
+use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::rebuild;
 use crate::hierarchy::script::Script;
@@ -28,8 +29,10 @@ use crate::reshard::place::{BRIEF, Place};
 use futures_util::future::join_all;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use serde::Deserialize;
 use shardkeeper_core::operation::{Kind, State};
 use shardkeeper_core::plan::{LOCAL, Partition};
+use std::collections::BTreeMap;
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
@@ -134,6 +137,7 @@ fn work(operation: &Operation) -> Step {
     }
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
+    let owners = owners(operation, &mut flow)?;
     lock_parent(operation)?;
     let managed = role::acting_as(operation.role(), || {
         let managed = Managed::read(operation.parent())?;
@@ -154,7 +158,7 @@ fn work(operation: &Operation) -> Step {
         flow.up_to_date(operation, &node)?;
     }
     let stage = Stage::of(Subject::of(&managed)?, operation)?;
-    let swap = Swap { operation, managed: &managed, stage: &stage };
+    let swap = Swap { operation, managed: &managed, stage: &stage, owners };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
     operation::enter(operation.id, State::Switched, None)?;
@@ -205,13 +209,39 @@ struct Swap<'a> {
     operation: &'a Operation,
     managed: &'a Managed,
     stage: &'a Stage,
+    /// To whom the targets on each node belong.
+    owners: BTreeMap<String, Owner>,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    role: String,
+    owns_schema: bool,
+}
+
+/// Asked before anybody waits.
+fn owners(operation: &Operation, flow: &mut Flow) -> Result<BTreeMap<String, Owner>> {
+    let question = format!(
+        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'))::text
+         FROM pg_namespace WHERE nspname = {}",
+        literal(&operation.plan.above.schema)
+    );
+    let mut owners = BTreeMap::new();
+    for target in &mut flow.targets {
+        if let Some(session) = &mut target.session
+            && let Some(owner) = own::wait(session.document::<Owner>(&question, &[]))?
+        {
+            owners.insert(target.node.clone(), owner);
+        }
+    }
+    Ok(owners)
 }
 
 impl Swap<'_> {
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
         for node in nodes(self.operation) {
-            let (commands, inverse) = self.on_node(&node);
+            let (commands, inverse) = self.on_node(&node)?;
             script.on_node(&node, commands, inverse);
         }
         script.local(self.here()?);
@@ -223,7 +253,7 @@ impl Swap<'_> {
     }
 
     /// A mirror, or the local tables of one, change places.
-    fn on_node(&self, node: &str) -> (Vec<String>, String) {
+    fn on_node(&self, node: &str) -> Result<(Vec<String>, String)> {
         let (mut commands, mut inverse) = (Vec::new(), Vec::new());
         let (above, schema) = (self.above(), &self.managed.name().schema);
         let attic = self.operation.attic();
@@ -254,8 +284,16 @@ impl Swap<'_> {
             commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
             inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
         }
+        // The rights that the mirror has by now: what was given and taken while the data moved is in them.
+        if let Some(owner) = self.owners.get(node) {
+            let rights = parent::hold_mirror_rights(self.managed.root, node)?;
+            let made = self.operation.plan.targets.iter().flat_map(below).filter(|table| lives_on(table, node));
+            let made: Vec<QualifiedName> = made.map(|table| above.sibling(&table.name)).collect();
+            commands.extend(grants::commands(&rights, &owner.role, owner.owns_schema, &made)?);
+            inverse.extend(grants::revocations(&rights, &owner.role, &made)?);
+        }
         inverse.reverse();
-        (commands, inverse.join(";\n"))
+        Ok((commands, inverse.join(";\n")))
     }
 
     /// The coordinator's own tree. What is undone here is undone by its transaction.
