@@ -43,8 +43,8 @@ struct Entry {
 ///
 /// Unique constraints other than the key: deletes and rows never violate one that the source kept, since every state
 /// on the way is part of the one before or the one after. Patches can, among themselves, if they set a column of
-/// such a constraint: rows that swap values, or pass them on in another order. When a patch fails with 23505, or with
-/// 23P01 of an exclusion constraint, roll back to before the batch and apply its changes one by one.
+/// such a constraint: rows that swap values, or pass them on in another order. Where there is one, look up what a change
+/// leaves out before it is taken, unless the batch [`knows`](Batch::knows) its key: then there are no patches.
 /// Foreign keys onto the target must not be checked before the end, as a row that is updated is deleted first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -101,6 +101,11 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether a change before touched the key: only then does the batch know more of its row than the target does.
+    pub fn knows(&self, key: &[Value]) -> bool {
+        self.index.contains_key(key)
     }
 
     /// Takes an inserted row: a value for each column.

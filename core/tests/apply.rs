@@ -255,6 +255,13 @@ fn follow(attempts: &[Attempt], unique: bool, untold: bool, sizes: &[usize]) {
                         new[column] = Value::Unchanged;
                     }
                 }
+                let known_by = old_key.clone().unwrap_or_else(|| key_of(&new));
+                if unique && new.contains(&Value::Unchanged) && !batch.knows(&known_by) {
+                    let row = target.get(&known_by).expect("a row that no change waits for");
+                    for (value, before) in new.iter_mut().zip(row).filter(|(value, _)| **value == Value::Unchanged) {
+                        value.clone_from(before);
+                    }
+                }
                 match batch.update(old_key, new) {
                     Ok(()) => {}
                     Err(ApplyError::NeedsOrder { old_key, new }) => {
@@ -292,5 +299,10 @@ proptest! {
     #[test]
     fn deletes_and_rows_violate_no_unique_constraint(attempts in attempts(), sizes in sizes()) {
         follow(&attempts, true, false, &sizes);
+    }
+
+    #[test]
+    fn nor_do_rows_whose_untold_values_were_looked_up(attempts in attempts(), sizes in sizes()) {
+        follow(&attempts, true, true, &sizes);
     }
 }

@@ -164,6 +164,17 @@ pub fn mirror_rights(parent: Oid, node: &str) -> Result<Value> {
     Ok(found.unwrap_or(Value::Array(Vec::new())))
 }
 
+/// The same, and they stay so until the end of the transaction: waits for a GRANT that is under way.
+pub fn hold_mirror_rights(parent: Oid, node: &str) -> Result<Value> {
+    let found = role::as_extension_owner(|| {
+        sql::document::<Value>(
+            "SELECT rights::text FROM shardkeeper.mirrors WHERE parent = $1 AND node = $2 FOR SHARE",
+            &[parent.into(), node.into()],
+        )
+    })?;
+    Ok(found.unwrap_or(Value::Array(Vec::new())))
+}
+
 /// The managed parent that `relation` is, or is a partition of, and the labels from there to `relation`.
 pub fn of_relation(relation: Oid) -> Result<Option<(Oid, Vec<String>)>> {
     #[derive(Deserialize)]

@@ -120,7 +120,8 @@ fn follow_on(parent: Oid, node: &str) -> Result<()> {
     parent::add_mirror(parent, node, &rights)
 }
 
-fn revocations(rights: &Value, owner: &str, tables: &[QualifiedName]) -> Result<Vec<String>> {
+/// The commands that take these rights away again.
+pub fn revocations(rights: &Value, owner: &str, tables: &[QualifiedName]) -> Result<Vec<String>> {
     let list = list(tables);
     let mut roles: Vec<String> = others(rights, owner)?.iter().map(|right| ident(&right.remote)).collect();
     roles.sort();

@@ -7,6 +7,11 @@ pub fn lock_exclusive(relation: pg_sys::Oid) {
     lock(relation, pg_sys::AccessExclusiveLock)
 }
 
+/// ACCESS SHARE: only TRUNCATE, DROP and the like wait.
+pub fn lock_against_removal(relation: pg_sys::Oid) {
+    lock(relation, pg_sys::AccessShareLock)
+}
+
 /// SHARE UPDATE EXCLUSIVE: readers and writers go on, other changes of the same table wait.
 pub fn lock_against_changes(relation: pg_sys::Oid) {
     lock(relation, pg_sys::ShareUpdateExclusiveLock)

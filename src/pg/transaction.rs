@@ -1,6 +1,7 @@
 //! Transactions of a background worker: an error ends the transaction, never the worker.
 
 use crate::error::{Error, Report, Result};
+use crate::pg::relation;
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
@@ -8,12 +9,14 @@ use std::panic::AssertUnwindSafe;
 
 /// Runs `work` in a transaction of its own: committed when it returns `Ok`, rolled back otherwise.
 pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    run_at(None, work)
+    run_at(None, &[], work)
 }
 
-/// The same, but all of `work` sees the database as it was when the transaction began.
-pub fn run_repeatable_read<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    run_at(Some(pg_sys::XACT_REPEATABLE_READ), work)
+/// The same, but all of `work` sees the database as it was when the transaction began, and these relations with the rows
+/// that they had then: TRUNCATE takes rows away from older snapshots too, so the relations are locked against it before
+/// the snapshot is taken.
+pub fn run_repeatable_read<T>(relations: &[pg_sys::Oid], work: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_at(Some(pg_sys::XACT_REPEATABLE_READ), relations, work)
 }
 
 /// Runs `work` with a snapshot of this moment, which has all that was committed before a lock was had. Within a transaction.
@@ -27,19 +30,20 @@ pub fn as_of_now<T, E>(work: impl FnOnce() -> std::result::Result<T, E>) -> std:
     outcome
 }
 
-fn run_at<T>(isolation: Option<u32>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn run_at<T>(isolation: Option<u32>, relations: &[pg_sys::Oid], work: impl FnOnce() -> Result<T>) -> Result<T> {
     let attempt = AssertUnwindSafe(|| {
-        // SAFETY: a worker is connected to its database and in no transaction when it calls this; a transaction is
-        // started before a snapshot is taken, and the snapshot leaves the stack before the commit. The isolation level
-        // may be set until the first snapshot, and the next transaction starts with the default again.
+        // SAFETY: a worker is connected to its database and in no transaction when it calls this. The isolation level may
+        // be set until the first snapshot, and the next transaction starts with the default again.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
             if let Some(level) = isolation {
                 pg_sys::XactIsoLevel = level as i32;
             }
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
+        relations.iter().copied().for_each(relation::lock_against_removal);
+        // SAFETY: within the transaction; the snapshot leaves the stack before the commit.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) }
         let value = work()?;
         // SAFETY: as above; what `work` pushed it has popped.
         unsafe {

@@ -175,11 +175,12 @@ fn keep_writers_out(operation: &Operation) -> Result<()> {
 
 fn swap(operation: &Operation) -> Step {
     switch::lock_parent(operation)?;
-    let managed = role::acting_as(operation.role(), || {
+    let (managed, owners) = role::acting_as(operation.role(), || {
         lock_sources(operation, "ACCESS EXCLUSIVE", "SELECT 1")?;
-        Managed::read(operation.parent())
+        let owners = switch::owners(operation, |node, question| Channel::open(node)?.document(question))?;
+        Ok((Managed::read(operation.parent())?, owners))
     })?;
-    switch::swap(operation, &managed)
+    switch::swap(operation, &managed, owners)
 }
 
 /// Through the session channel: the locks end with this transaction.

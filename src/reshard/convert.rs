@@ -49,7 +49,8 @@ pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
     })?;
     if mode == Mode::Online {
         plans::check_encoding()?;
-        prepare::check_here(std::slice::from_ref(&table.name))?;
+        let departs = !remote_nodes(plan.tree.leaves()).is_empty();
+        prepare::check_here(std::slice::from_ref(&table.name), departs)?;
     }
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
     let old = Partition {

@@ -4,7 +4,7 @@
 //! only what is missing is copied again, under a later snapshot: the changes before that one are left out when catching up.
 
 use super::follow::Flow;
-use super::place::{BRIEF, Place};
+use super::place::{self, BRIEF, Place};
 use super::stage::Stage;
 use super::target::Target;
 use super::throttle::Throttle;
@@ -12,7 +12,7 @@ use super::trouble::{Step, Trouble};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident, idents, literal};
-use crate::node::own::{self, Session, Target as Way};
+use crate::node::own::{self, Session};
 use crate::pg::copy_from::{self, Format};
 use crate::pg::copy_to::Reader;
 use crate::pg::router::Router;
@@ -107,12 +107,19 @@ fn transaction_of(
             Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into(),
         }
     };
-    let ended = transaction::run_repeatable_read(work);
+    let ended = transaction::run_repeatable_read(&local(operation, &[source])?, work);
     match (outcome, ended) {
         (Err(trouble), _) => Err(trouble),
         (Ok(_), Err(error)) => Err(error.into()),
         (Ok(rows), Ok(())) => Ok(rows),
     }
+}
+
+/// Those of these sources that are on the coordinator.
+pub fn local(operation: &Operation, sources: &[&QualifiedName]) -> Result<Vec<Oid>> {
+    let here = operation.plan.source_leaves().filter(|(name, node)| *node == LOCAL && sources.contains(name));
+    let names: Vec<String> = here.map(|(name, _)| name.to_string()).collect();
+    transaction::run(|| sql::column("SELECT n::regclass::oid FROM unnest($1::text[]) AS n ORDER BY 1", &[names.into()]))
 }
 
 /// A snapshot taken from now on sees every transaction that the slot does not tell of: all that ran when the slot was made
@@ -236,11 +243,14 @@ fn open(
     }
     let mut session = match sessions.remove(node).flatten() {
         Some(session) => session,
-        None => own::wait(Session::open(&Way::of(node, operation.role())?, LONG))?,
+        None => place::session(node, operation.role())?,
     };
     let command = format!("COPY (SELECT {} FROM ONLY {source}) TO STDOUT (FORMAT binary)", idents(columns));
+    // The lock first: TRUNCATE would take the rows away from under the snapshot.
+    let begin =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE ONLY {source} IN ACCESS SHARE MODE");
     let (snapshot, stream) = own::wait(async {
-        session.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+        session.run(&begin).await?;
         let snapshot: Option<String> = session.one(SNAPSHOT, &[]).await?;
         let stream = session.with(async |client| client.copy_out(&command).await).await?;
         Ok((snapshot.unwrap_or_default(), stream))

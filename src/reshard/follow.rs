@@ -1,6 +1,7 @@
 //! Catching up: what changed in the sources since they were copied is applied to the targets, transaction by transaction
 //! in the order of their commits, each exactly once on each target.
 
+use super::place;
 use super::stage::Stage;
 use super::stream;
 use super::subject::Subject;
@@ -10,9 +11,8 @@ use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::name::{QualifiedName, ident};
-use crate::node::own::{self, Session, Target as Way};
+use crate::node::own::Session;
 use crate::pg::{route, sql};
-use crate::reshard::place::LONG;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::Lsn;
@@ -40,7 +40,7 @@ pub struct Flow {
 /// What one look at a slot brought.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Round {
-    /// All targets have what committed before.
+    /// All targets have what committed before, and the slot may move on to it.
     pub applied: Lsn,
     /// A transaction was read that the gate keeps out, and after it one that it lets in: the order of commits and what the
     /// snapshot sees do not agree.
@@ -62,7 +62,9 @@ impl Flow {
                 .hint(format!("Cancel the operation with SELECT shard_cancel({}); and start again.", operation.id))
                 .into();
         };
-        let table = Table { name: root, columns, oid, role: operation.role() };
+        let (generated, primary) = (stage.generated(), stage.primary());
+        let contested = stage.is_contested();
+        let table = Table { name: root, columns, generated, primary, contested, oid, role: operation.role() };
         let mut targets = Vec::new();
         for node in operation.plan.target_nodes() {
             let mut target = Target::open(operation, &node, &table)?;
@@ -74,7 +76,7 @@ impl Flow {
         for node in operation.plan.source_nodes() {
             let session = match node.as_str() {
                 LOCAL => None,
-                _ => Some(own::wait(Session::open(&Way::of(&node, operation.role())?, LONG))?),
+                _ => Some(place::session(&node, operation.role())?),
             };
             sources.insert(node, session);
         }
@@ -173,7 +175,7 @@ impl Flow {
                     }
                 }
                 Message::Relation(relation) => {
-                    let layout = Layout::of(&relation, &self.table.columns)?;
+                    let layout = Layout::of(&relation, &self.table)?;
                     relations.insert(relation.id, layout);
                 }
                 Message::Insert { relation, new } => {
@@ -238,7 +240,7 @@ impl Flow {
             };
         };
         let (before, old) = layout.old(old);
-        if layout.full {
+        if layout.whole {
             // The old row tells what the new one leaves out.
             for (value, before) in row.iter_mut().zip(&before) {
                 if *value == Value::Unchanged {
@@ -315,15 +317,21 @@ struct Layout {
     places: Vec<usize>,
     /// The columns of the targets that identify a row.
     key: Vec<usize>,
+    /// Old rows are told whole.
+    whole: bool,
+    /// And nothing shorter identifies them.
     full: bool,
 }
 
 impl Layout {
-    fn of(relation: &Relation, columns: &[Column]) -> Step<Self> {
+    fn of(relation: &Relation, table: &Table) -> Step<Self> {
+        let columns = &table.columns;
         let name = QualifiedName::new(relation.schema.clone(), relation.name.clone());
         let place = |column: &Column| relation.columns.iter().position(|found| found.name == column.name);
         let places: Option<Vec<usize>> = columns.iter().map(place).collect();
-        let same = relation.columns.len() == columns.len();
+        // What is computed is told too where whole rows are.
+        let told = relation.columns.iter().filter(|column| !table.generated.contains(&column.name));
+        let same = told.count() == columns.len();
         let Some(places) = places.filter(|_| same) else {
             return halt(
                 Report::new(
@@ -333,9 +341,13 @@ impl Layout {
                 .hint("Cancel the operation and start it again."),
             );
         };
-        let full = relation.identity == Identity::Full;
-        let key = (0..columns.len()).filter(|at| relation.columns[places[*at]].is_key).collect();
-        Ok(Self { source: name.to_string(), name, places, key, full })
+        let whole = relation.identity == Identity::Full;
+        let full = whole && table.primary.is_empty();
+        let key = match whole && !full {
+            true => table.primary.clone(),
+            false => (0..columns.len()).filter(|at| relation.columns[places[*at]].is_key).collect(),
+        };
+        Ok(Self { source: name.to_string(), name, places, key, whole, full })
     }
 
     fn row(&self, tuple: Tuple) -> Vec<Value> {

@@ -41,7 +41,7 @@ pub fn prepare(operation: &Operation) -> Step {
     }
     let stage = Stage::read(operation)?;
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {
-        check_source(operation, node)?;
+        check_source(operation, &stage, node)?;
     }
     build_here(operation, &stage)?;
     for node in operation.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
@@ -84,56 +84,105 @@ struct Facts {
     may_publish: bool,
     /// Sources whose changed rows could not be found again.
     without_identity: Vec<String>,
+    /// Sources whose rows are identified by columns that the stream does not tell.
+    untold_identity: Vec<String>,
+    /// Sources whose identity does not tell where a row belongs.
+    narrow_identity: Vec<String>,
+    /// Sources of which the role does not see all rows.
+    hidden: Vec<String>,
+    /// Column, table and type, where values of the type cannot be read as binary.
+    without_binary: Vec<(String, String, String)>,
+    /// The same, where values mean something on one server only.
+    homebound: Vec<(String, String, String)>,
     role: String,
 }
 
 /// The server can tell what changes in its sources, without breaking the writers of them.
-fn check_source(operation: &Operation, node: &str) -> Step {
+fn check_source(operation: &Operation, stage: &Stage, node: &str) -> Step {
     let names: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
+    let key = match operation.plan.target_nodes().len() {
+        // There is no choice of servers to be made.
+        1 => Vec::new(),
+        _ => stage.key_columns(),
+    };
     let found = own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.document::<Facts>(&facts(&names), &[]).await
+        place.document::<Facts>(&facts(&names, &key), &[]).await
     })?;
-    Ok(found.map_or(Ok(()), |facts| judge(&facts, node))?)
+    let departs = operation.plan.target_nodes().iter().any(|target| target != node);
+    Ok(found.map_or(Ok(()), |facts| judge(&facts, node, departs))?)
 }
 
 /// Why changes of these tables on the server could not be followed beside the operation; the next operation shall find a
 /// slot too.
 pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]) -> Step<Option<Report>> {
+    let key = match operation.plan.source_nodes().len() {
+        1 => Vec::new(),
+        _ => Stage::read(operation)?.key_columns(),
+    };
     let found = own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.document::<Facts>(&facts(tables), &[]).await
+        place.document::<Facts>(&facts(tables, &key), &[]).await
     })?;
     let Some(mut facts) = found else { return Ok(None) };
     facts.slots -= 1;
-    Ok(judge(&facts, node).err().map(Report::from))
+    let departs = operation.plan.source_nodes().iter().any(|source| source != node);
+    Ok(judge(&facts, node, departs).err().map(Report::from))
 }
 
-/// The same for tables of the coordinator, in the caller's transaction.
+/// The same for tables of the coordinator, in the caller's transaction. `departs`: some rows go to other servers.
 ///
 /// Errors: 55000 no replica identity, or `wal_level` is not logical; 54000 all replication slots are used.
-pub fn check_here(tables: &[QualifiedName]) -> Result<()> {
-    let found = sql::document::<Facts>(&facts(tables), &[])?;
-    found.map_or(Ok(()), |facts| judge(&facts, LOCAL))
+pub fn check_here(tables: &[QualifiedName], departs: bool) -> Result<()> {
+    let found = sql::document::<Facts>(&facts(tables, &[]), &[])?;
+    found.map_or(Ok(()), |facts| judge(&facts, LOCAL, departs))
 }
 
-fn facts(tables: &[QualifiedName]) -> String {
+fn facts(tables: &[QualifiedName], key: &[String]) -> String {
     let names = tables.iter().map(|name| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
+    let key = key.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+    let those = |condition: &str| {
+        format!(
+            "(SELECT coalesce(json_agg(c.oid::regclass::text ORDER BY c.oid), '[]') FROM unnest(ARRAY[{names}]) AS n
+                 JOIN pg_class c ON c.oid = n::regclass
+                 LEFT JOIN pg_index x ON x.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END
+                 CROSS JOIN LATERAL (SELECT coalesce(array_agg(a.attname::text), '{{}}') AS names, coalesce(bool_or(a.attgenerated <> ''), false) AS computed
+                     FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY ((x.indkey::int2[])[0:x.indnkeyatts - 1])) AS identity
+                 WHERE {condition})"
+        )
+    };
+    let columns = |condition: &str| {
+        format!(
+            "(SELECT coalesce(json_agg(json_build_array(a.attname, c.oid::regclass::text, format_type(t.oid, NULL)) ORDER BY c.oid, a.attnum), '[]')
+                 FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass
+                 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                 JOIN pg_type t ON t.oid = a.atttypid
+                 JOIN pg_type b ON b.oid IN (t.oid, t.typbasetype, t.typelem)
+                 WHERE {condition})"
+        )
+    };
     format!(
         "SELECT json_build_object('wal_level', current_setting('wal_level'),
              'slots', current_setting('max_replication_slots')::bigint, 'slots_used', (SELECT count(*) FROM pg_replication_slots),
              'may_replicate', rolreplication OR rolsuper,
              'may_publish', has_database_privilege(current_database(), 'CREATE'), 'role', rolname,
-             'without_identity', (SELECT coalesce(json_agg(c.oid::regclass::text ORDER BY c.oid), '[]') FROM unnest(ARRAY[{names}]) AS n
-                 JOIN pg_class c ON c.oid = n::regclass
-                 WHERE NOT CASE c.relreplident WHEN 'f' THEN true WHEN 'n' THEN false
-                     WHEN 'd' THEN EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary)
-                     ELSE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident) END))::text
-         FROM pg_roles WHERE rolname = current_user"
+             'without_identity', {without}, 'untold_identity', {untold}, 'narrow_identity', {narrow}, 'hidden', {hidden},
+             'without_binary', {without_binary}, 'homebound', {homebound})::text
+         FROM pg_roles WHERE rolname = current_user",
+        without = those("c.relreplident <> 'f' AND x.indexrelid IS NULL"),
+        // From 18 on, Postgres refuses updates then; before, it leaves the column out.
+        untold = those(
+            "identity.computed OR c.relreplident = 'f' AND current_setting('server_version_num')::int >= 180000
+                 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v')"
+        ),
+        narrow = those(&format!("c.relreplident = 'i' AND NOT identity.names @> ARRAY[{key}]::text[]")),
+        hidden = those("row_security_active(c.oid)"),
+        without_binary = columns("b.typsend = 0 OR b.typreceive = 0"),
+        homebound = columns("b.typnamespace = 'pg_catalog'::regnamespace AND b.typname LIKE 'reg%'"),
     )
 }
 
-fn judge(facts: &Facts, node: &str) -> Result<()> {
+fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
     let server = if node == LOCAL { "the coordinator".to_string() } else { format!("node {}", ident(node)) };
     let lacking = |code, message: String, detail: String, hint: String| -> Result<()> {
         Report::new(code, message).detail(detail).hint(hint).into()
@@ -145,6 +194,46 @@ fn judge(facts: &Facts, node: &str) -> Result<()> {
             format!("{table} on {server} has no replica identity"),
             "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
             format!("Give the table a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there."),
+        );
+    }
+    if let Some(table) = facts.untold_identity.first() {
+        return lacking(
+            state,
+            format!("the replica identity of {table} on {server} has a generated column"),
+            "Postgres does not tell such columns of a row that was changed.".into(),
+            "Identify its rows by ordinary columns: by a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX … there.".into(),
+        );
+    }
+    if let Some(table) = facts.narrow_identity.first() {
+        return lacking(
+            state,
+            format!("the replica identity of {table} on {server} lacks a column of the partition key"),
+            "Where a row belongs could not be told when it is changed.".into(),
+            format!("Run ALTER TABLE {table} REPLICA IDENTITY DEFAULT; or FULL; there."),
+        );
+    }
+    if let Some(table) = facts.hidden.first().filter(|_| node != LOCAL) {
+        return lacking(
+            state,
+            format!("row security hides rows of {table} on {server} from role {}", ident(&facts.role)),
+            "All rows have to be read.".into(),
+            format!("Run ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; there, or give the role BYPASSRLS."),
+        );
+    }
+    if let Some((column, table, data_type)) = facts.without_binary.first() {
+        return lacking(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("column {} of {table} on {server} cannot be copied", ident(column)),
+            format!("Its type {data_type} has no binary form."),
+            "Change the type of the column, for example to text.".into(),
+        );
+    }
+    if let Some((column, table, data_type)) = facts.homebound.first().filter(|_| departs) {
+        return lacking(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("column {} of {table} on {server} cannot move to another server", ident(column)),
+            format!("Values of type {data_type} are numbers that mean something on one server only."),
+            "Change the type of the column to text.".into(),
         );
     }
     if facts.wal_level != "logical" {
@@ -191,13 +280,8 @@ fn build_here(operation: &Operation, stage: &Stage) -> Result<()> {
 
 fn build_on(operation: &Operation, stage: &Stage, node: &str) -> Result<()> {
     let survey = if operation.converts() { look(operation, node)? } else { way(operation, node)? };
-    let mut commands = stage.node_commands(node, &survey);
-    let made = stage.tables_on(node);
-    // Rights on the tables only: the schema is nobody else's business. A whole mirror gets them at the switch.
-    if !operation.converts() {
-        let rights = transaction::run(|| grants::wanted(operation.parent(), node))?;
-        commands.extend(grants::commands(&rights, &survey.role, false, &made)?);
-    }
+    // Others get their rights at the switch.
+    let commands = stage.node_commands(node, &survey);
     own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.run(&commands.join(";\n")).await
@@ -259,8 +343,13 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
 ///
 /// Under `name`, by a publication of these tables and a slot.
 pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[QualifiedName]) -> Result<()> {
+    let told = own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.document::<bool>(&tells_computed(tables), &[]).await
+    })?;
+    let how = if told == Some(true) { " WITH (publish_generated_columns = stored)" } else { "" };
     let tables = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}", ident(name));
+    let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}{how}", ident(name));
     let slot = format!(
         "SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')",
         literal(name)
@@ -284,6 +373,16 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
         })
     };
     made.map_err(|error| explain(operation, node, error))
+}
+
+/// From Postgres 18 on, whole rows can be told only with what is computed in them; without, writers would be refused.
+fn tells_computed(tables: &[QualifiedName]) -> String {
+    let names = tables.iter().map(|table| literal(&table.to_string())).collect::<Vec<_>>().join(", ");
+    format!(
+        "SELECT (current_setting('server_version_num')::int >= 180000 AND EXISTS (
+             SELECT FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass
+             JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relreplident = 'f' AND a.attgenerated = 's'))::text"
+    )
 }
 
 /// A slot that was waited for in vain waited for an old transaction.

@@ -76,15 +76,11 @@ fn settle_in(id: i64) -> Result<bool> {
         "SET lock_timeout = '2s'",
         "SET idle_in_transaction_session_timeout = 0",
         "SET client_encoding = 'UTF8'",
-        "SET DateStyle = 'ISO, YMD'",
-        "SET IntervalStyle = 'postgres'",
-        "SET extra_float_digits = 3",
-        "SET bytea_output = 'hex'",
         "SET synchronous_commit = local",
         // Rows are brought as they are: triggers of the application fired for them on the source.
         "SET session_replication_role = 'replica'",
     ];
-    for setting in settings {
+    for setting in settings.iter().chain(&super::place::STYLE) {
         sql::run(setting, &[])?;
     }
     // By this name the view shard_progress finds the rows that are copied in a transaction still open.

@@ -46,6 +46,10 @@ impl Stage {
         let Subject { mut table, keys } = subject;
         table.name = operation.staged(&operation.plan.above.name);
         table.statistics.clear();
+        // The sources are followed by whole rows, or they could not be: the targets can be followed the same way.
+        if table.replica_identity == 'd' && !table.keys.iter().any(|key| key.primary) {
+            table.replica_identity = 'f';
+        }
         let (tree, above) = (operation.plan.target_tree(), operation.plan.above.clone());
         Ok(Self { table, keys, tree, above, is_whole: operation.converts() })
     }
@@ -58,6 +62,32 @@ impl Stage {
     pub fn columns(&self) -> Vec<Column> {
         let stored = self.table.columns.iter().filter(|column| column.generated.is_empty());
         stored.map(|c| Column { name: c.name.clone(), data_type: c.data_type.clone() }).collect()
+    }
+
+    /// Columns that each server computes by itself.
+    pub fn generated(&self) -> Vec<String> {
+        let generated = self.table.columns.iter().filter(|column| !column.generated.is_empty());
+        generated.map(|column| column.name.clone()).collect()
+    }
+
+    /// The places of the primary key among [`columns`](Self::columns); none if there is no key, or it holds a computed one.
+    pub fn primary(&self) -> Vec<usize> {
+        let columns = self.columns();
+        let Some(key) = self.table.keys.iter().find(|key| key.primary) else { return Vec::new() };
+        let places = key.columns.iter().map(|name| columns.iter().position(|column| column.name == *name));
+        let mut places = places.collect::<Option<Vec<usize>>>().unwrap_or_default();
+        places.sort_unstable();
+        places
+    }
+
+    /// Rows that are updated one after the other can be in each other's way by another key than the one they are found by.
+    pub fn is_contested(&self) -> bool {
+        self.table.keys.iter().filter(|key| key.unique).count() > 1
+    }
+
+    /// The columns that decide where a row belongs.
+    pub fn key_columns(&self) -> Vec<String> {
+        self.keys.columns().filter_map(std::result::Result::ok).map(str::to_string).collect()
     }
 
     /// The staged tree on the coordinator: local targets as tables, the others as foreign tables.
@@ -187,12 +217,6 @@ END",
             default_check = literal(DEFAULT_CHECK),
         );
         Some(format!("DO {}", literal(&body)))
-    }
-
-    /// The staged tables with rows on one server, and those above them.
-    pub fn tables_on(&self, node: &str) -> Vec<QualifiedName> {
-        let on_node = |partition: &&Partition| lives_on(partition, node);
-        self.tree.walk().filter(on_node).map(|p| self.table.name.sibling(p.name.clone())).collect()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::build::lives_on;
+use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::rebuild;
 use crate::hierarchy::script::Script;
@@ -30,8 +31,10 @@ use crate::reshard::place::{BRIEF, Place};
 use futures_util::future::join_all;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use serde::Deserialize;
 use shardkeeper_core::operation::{Kind, State};
 use shardkeeper_core::plan::{LOCAL, Partition};
+use std::collections::BTreeMap;
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
@@ -146,6 +149,7 @@ fn work(operation: &Operation) -> Step {
     }
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
+    let owners = flow_owners(operation, &mut flow)?;
     // Most of what is left, before anybody waits.
     for node in operation.plan.source_nodes() {
         flow.up_to_date(operation, &node)?;
@@ -161,7 +165,7 @@ fn work(operation: &Operation) -> Step {
         stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         flow.up_to_date(operation, &node)?;
     }
-    swap(operation, &managed)?;
+    swap(operation, &managed, owners)?;
     if !operation.is_return {
         back::open(operation, operation.parent(), &mut flow)?;
     }
@@ -169,9 +173,9 @@ fn work(operation: &Operation) -> Step {
 }
 
 /// Puts the targets in the places of the sources, on all servers, and says so. Under the lock of `lock_parent`.
-pub fn swap(operation: &Operation, managed: &Managed) -> Step {
+pub fn swap(operation: &Operation, managed: &Managed, owners: BTreeMap<String, Owner>) -> Step {
     let stage = Stage::of(Subject::of(managed)?, operation)?;
-    let swap = Swap { operation, managed, stage: &stage };
+    let swap = Swap { operation, managed, stage: &stage, owners };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
     if operation.is_return {
@@ -241,13 +245,51 @@ struct Swap<'a> {
     operation: &'a Operation,
     managed: &'a Managed,
     stage: &'a Stage,
+    /// To whom the targets on each node belong.
+    owners: BTreeMap<String, Owner>,
+}
+
+#[derive(Deserialize)]
+pub struct Owner {
+    role: String,
+    owns_schema: bool,
+}
+
+/// What the nodes of the targets answer about whose tables there are made.
+pub fn owners(
+    operation: &Operation,
+    mut ask: impl FnMut(&str, &str) -> Result<Option<Owner>>,
+) -> Result<BTreeMap<String, Owner>> {
+    let question = format!(
+        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'))::text
+         FROM pg_catalog.pg_namespace WHERE nspname = {}",
+        literal(&operation.plan.above.schema)
+    );
+    let mut owners = BTreeMap::new();
+    for node in operation.plan.target_nodes().into_iter().filter(|node| node != LOCAL) {
+        if let Some(owner) = ask(&node, &question)? {
+            owners.insert(node, owner);
+        }
+    }
+    Ok(owners)
+}
+
+/// Asked before anybody waits.
+fn flow_owners(operation: &Operation, flow: &mut Flow) -> Result<BTreeMap<String, Owner>> {
+    owners(operation, |node, question| {
+        let target = flow.targets.iter_mut().find(|target| target.node == node);
+        match target.and_then(|target| target.session.as_mut()) {
+            Some(session) => own::wait(session.document::<Owner>(question, &[])),
+            None => Ok(None),
+        }
+    })
 }
 
 impl Swap<'_> {
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
         for node in nodes(self.operation) {
-            let (commands, inverse) = self.on_node(&node);
+            let (commands, inverse) = self.on_node(&node)?;
             script.on_node(&node, commands, inverse);
         }
         script.local(self.here()?);
@@ -259,7 +301,7 @@ impl Swap<'_> {
     }
 
     /// A mirror, or the local tables of one, change places.
-    fn on_node(&self, node: &str) -> (Vec<String>, String) {
+    fn on_node(&self, node: &str) -> Result<(Vec<String>, String)> {
         let (mut commands, mut inverse) = (Vec::new(), Vec::new());
         let (above, schema) = (self.above(), &self.managed.name().schema);
         let attic = self.operation.attic();
@@ -290,8 +332,16 @@ impl Swap<'_> {
             commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
             inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
         }
+        // The rights that the mirror has by now: what was given and taken while the data moved is in them.
+        if let Some(owner) = self.owners.get(node) {
+            let rights = parent::hold_mirror_rights(self.managed.root, node)?;
+            let made = self.operation.plan.targets.iter().flat_map(below).filter(|table| lives_on(table, node));
+            let made: Vec<QualifiedName> = made.map(|table| above.sibling(&table.name)).collect();
+            commands.extend(grants::commands(&rights, &owner.role, owner.owns_schema, &made)?);
+            inverse.extend(grants::revocations(&rights, &owner.role, &made)?);
+        }
         inverse.reverse();
-        (commands, inverse.join(";\n"))
+        Ok((commands, inverse.join(";\n")))
     }
 
     /// The coordinator's own tree. What is undone here is undone by its transaction.

@@ -3,15 +3,15 @@
 
 use super::copy;
 use super::follow::Flow;
+use super::place;
 use super::stream;
 use super::target::Column;
 use super::trouble::{Step, halt};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
-use crate::node::own::{self, Session, Target as Way};
+use crate::node::own::{self, Session};
 use crate::pg::{sql, transaction};
-use crate::reshard::place::LONG;
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::plan::LOCAL;
@@ -21,8 +21,6 @@ use std::collections::{BTreeMap, HashMap};
 const BUCKETS: u32 = 1024;
 /// Keys that an error names.
 const NAMED: usize = 3;
-/// How text is written while hashes are made of it, the same on every server.
-const STYLE: &str = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'";
 /// Two transactions can commit in one order and be seen in the other, for a moment: then another snapshot is taken.
 const ATTEMPTS: usize = 20;
 
@@ -34,7 +32,8 @@ pub fn verify(operation: &Operation) -> Step {
             copy::wait_until_quiet(operation, &node)?;
         }
         let mut outcome = Ok(false);
-        let ended = transaction::run_repeatable_read(|| {
+        let sources: Vec<&QualifiedName> = operation.plan.source_leaves().map(|(name, _)| name).collect();
+        let ended = transaction::run_repeatable_read(&copy::local(operation, &sources)?, || {
             outcome = compare(operation);
             match &outcome {
                 Ok(_) => Ok(()),
@@ -81,12 +80,17 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
         let (session, text) = match node.as_str() {
             LOCAL => (None, sql::one::<String>(SNAPSHOT, &[])?),
             _ => {
-                let mut session = own::wait(Session::open(&Way::of(&node, operation.role())?, LONG))?;
+                let mut session = place::session(&node, operation.role())?;
+                let leaves = operation.plan.source_leaves().filter(|(_, place)| *place == node);
+                let leaves: Vec<String> = leaves.map(|(leaf, _)| format!("ONLY {leaf}")).collect();
+                // The locks first: TRUNCATE would take rows away from under the snapshot.
+                let begin = format!(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
+                    leaves.join(", ")
+                );
                 let text = own::wait(async {
-                    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
-                    let text = session.one::<String>(SNAPSHOT, &[]).await?;
-                    session.run(STYLE).await?;
-                    Ok(text)
+                    session.run(&begin).await?;
+                    session.one::<String>(SNAPSHOT, &[]).await
                 })?;
                 (Some(session), text)
             }
@@ -118,7 +122,6 @@ fn compare(operation: &Operation) -> Step<bool> {
 
 /// Ends with an error where sources and targets differ.
 fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, View>) -> Step {
-    sql::run(STYLE, &[])?;
     let expressions = Expressions::of(operation, flow)?;
     let mut differences: HashMap<u32, (i64, i128)> = HashMap::new();
     for (leaf, node) in operation.plan.source_leaves() {
@@ -144,8 +147,7 @@ fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, V
 fn session_of<'a>(flow: &'a mut Flow, node: &str) -> Result<Option<&'a mut Session>> {
     let target = flow.targets.iter_mut().find(|target| target.node == node);
     let Some(session) = target.and_then(|target| target.session.as_mut()) else { return Ok(None) };
-    // Within a transaction, for the style of texts.
-    own::wait(session.run(&format!("ROLLBACK; BEGIN; {STYLE}")))?;
+    own::wait(session.run("ROLLBACK; BEGIN"))?;
     Ok(Some(session))
 }
 
