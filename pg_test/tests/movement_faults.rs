@@ -54,7 +54,8 @@ fn before_and_after(case: Case) -> Vec<Case> {
 /// Neighbours of different kinds, so that those which a day takes are.
 fn mixed(cases: Vec<Case>) -> Vec<Case> {
     let count = cases.len();
-    let coprime = |step: &usize| (2..=*step).all(|divisor| step % divisor != 0 || count % divisor != 0);
+    let coprime =
+        |step: &usize| (2..=*step).all(|divisor| !step.is_multiple_of(divisor) || !count.is_multiple_of(divisor));
     let step = (count * 3 / 8..).find(coprime).unwrap_or(1);
     (0..count).map(|at| cases[at * step % count]).collect()
 }
