@@ -377,8 +377,8 @@ fn progress_is_seen_from_outside() -> Result<()> {
     let (cluster, mut client) = scene()?;
     // A row takes a few milliseconds.
     client.batch_execute(
-        "CREATE TABLE slow (id int, CHECK (pg_sleep(0.005)::text = ''));
-         INSERT INTO slow SELECT i FROM generate_series(1, 600) i; ANALYZE slow",
+        "CREATE TABLE slow (id int, note text, CHECK (pg_sleep(0.005)::text = ''));
+         INSERT INTO slow SELECT i, repeat('x', 2000) FROM generate_series(1, 800) i; ANALYZE slow",
     )?;
     let call = "SELECT shard_create_parent('slow', 'hash', 'id', modulus => 2, nodes => '{n1, local}', mode => 'block_writes')";
     let id: i64 = client.query_one(call, &[])?.get(0);
@@ -387,7 +387,7 @@ fn progress_is_seen_from_outside() -> Result<()> {
         let row = client.query_one("SELECT phase, rows_done, rows_total FROM shard_progress WHERE id = $1", &[&id])?;
         let (phase, rows, total): (String, i64, Option<i64>) = (row.get(0), row.get(1), row.get(2));
         tell.send(rows)?;
-        Ok(phase == "copying" && rows > 0 && total == Some(600))
+        Ok(phase == "copying" && rows > 0 && total == Some(800))
     })?;
     println!("{:?}", told_rows.try_iter().last());
     finish(&cluster, id)

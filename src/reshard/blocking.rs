@@ -236,8 +236,7 @@ fn free_the_way(operation: &Operation) -> Result<Option<Error>> {
     let parent = operation.parent().to_u32();
     let tree =
         format!("ARRAY(SELECT relid::oid FROM pg_catalog.pg_partition_tree({parent}::oid) UNION SELECT {parent}::oid)");
-    let mut found =
-        vec![(LOCAL.to_string(), sql::document::<Option<Vec<Stuck>>>(&cancel_those_who_wait(&tree), &[])?.flatten())];
+    let mut found: Vec<(String, Option<Vec<Stuck>>)> = Vec::new();
     for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
         let names: Vec<String> = std::iter::once(&operation.plan.above)
             .chain(sources_on(operation, node))
@@ -247,6 +246,9 @@ fn free_the_way(operation: &Operation) -> Result<Option<Error>> {
         let told = role::acting_as(operation.role(), || Channel::open(node)?.document(&query))?;
         found.push((node.clone(), told));
     }
+    // The lock here is the first that is asked for.
+    let told: Option<Option<Vec<Stuck>>> = sql::document(&cancel_those_who_wait(&tree), &[])?;
+    found.push((LOCAL.to_string(), told.flatten()));
     let mut stuck = found
         .into_iter()
         .flat_map(|(node, stuck)| stuck.unwrap_or_default().into_iter().map(move |s| (node.clone(), s)));
