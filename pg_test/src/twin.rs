@@ -94,10 +94,9 @@ impl Twin {
     pub fn finish(&mut self, id: i64) -> Result<()> {
         eventually("it has switched, or needs a person", LIMIT, || {
             let tell = |column: &str| field(&self.cluster, id, column);
-            let error = tell("error")?;
-            // What is tried again has a time for it.
-            let stuck = !error.is_empty() && !error.contains("nobody holds") && tell("retry_at")?.is_empty();
-            ensure!(!stuck, "{error}: {}", tell("hint")?);
+            let halted = format!("SELECT halted FROM shardkeeper.operations WHERE id = {id}");
+            let stuck = self.cluster.coordinator.value::<bool>(&halted)?;
+            ensure!(!stuck, "{}: {}", tell("error")?, tell("hint")?);
             Ok(tell("state")? == "switched")
         })
         .with_context(|| told(&self.cluster))?;
