@@ -31,7 +31,7 @@ fn moves_within_leaves(twin: &mut Twin, ids: (i64, i64)) -> Result<Vec<(String, 
         to = ids.1,
     );
     let pairs = column(&mut twin.client, &query)?;
-    pairs.iter().map(|pair| Ok(pair.split_once(' ').map(|(a, b)| (a.into(), b.into())).context("a pair")?)).collect()
+    pairs.iter().map(|pair| pair.split_once(' ').map(|(a, b)| (a.into(), b.into())).context("a pair")).collect()
 }
 
 #[test]
