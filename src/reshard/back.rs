@@ -9,7 +9,7 @@ use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
 use super::stage::{Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
-use super::{prepare, run, sweep, switch, verify};
+use super::{prepare, requirements, run, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
@@ -75,7 +75,7 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
         return Ok(Some("What it replaced is not described by the spec of the parent.".into()));
     }
     for (node, tables) in targets(operation) {
-        if let Some(report) = prepare::cannot_follow(operation, &node, &tables)? {
+        if let Some(report) = requirements::cannot_follow(operation, &node, &tables)? {
             return Ok(Some(format!("When it switched, {}.", report.message)));
         }
     }

@@ -14,7 +14,7 @@ use super::stage::Stage;
 use super::subject::{self, Subject};
 use super::throttle::Throttle;
 use super::trouble::{Step, Trouble};
-use super::{convert, switch, verify};
+use super::{convert, finish, swap, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::guc;
@@ -126,7 +126,7 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
     }
     let stage = Stage::of(Subject::read(operation)?, operation)?;
     for node in operation.plan.target_nodes() {
-        copy::finish_tables(&stage, &node, &mut Place::within(&node, operation.role(), LONG)?)?;
+        finish::finish_tables(&stage, &node, &mut Place::within(&node, operation.role(), LONG)?)?;
     }
     verify::verify_locked(operation)?;
     let start = Instant::now();
@@ -177,10 +177,10 @@ fn swap(operation: &Operation) -> Step {
     switch::lock_parent(operation)?;
     let (managed, owners) = role::acting_as(operation.role(), || {
         lock_sources(operation, "ACCESS EXCLUSIVE", "SELECT 1")?;
-        let owners = switch::owners(operation, |node, question| Channel::open(node)?.document(question))?;
+        let owners = swap::owners(operation, |node, question| Channel::open(node)?.document(question))?;
         Ok((Managed::read(operation.parent())?, owners))
     })?;
-    switch::swap(operation, &managed, owners)
+    swap::swap(operation, &managed, owners)
 }
 
 /// Through the session channel: the locks end with this transaction.

@@ -5,9 +5,10 @@
 
 use super::follow::Flow;
 use super::subject::{self, Subject};
-use super::switch::{below, lock_parent};
+use super::swap::below;
+use super::switch::lock_parent;
 use super::trouble::Step;
-use super::{back, plan as plans, prepare, stream};
+use super::{back, plan as plans, requirements, stream};
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
@@ -50,7 +51,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
     if mode == Mode::Online {
         plans::check_encoding()?;
         let departs = !remote_nodes(plan.tree.leaves()).is_empty();
-        prepare::check_here(std::slice::from_ref(&table.name), departs)?;
+        requirements::check_here(std::slice::from_ref(&table.name), departs)?;
     }
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
     let old = Partition {

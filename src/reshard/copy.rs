@@ -3,6 +3,7 @@
 //! A source is done when all servers have noted it; each notes it in the transaction that brings its rows. After a crash
 //! only what is missing is copied again, under a later snapshot: the changes before that one are left out when catching up.
 
+use super::finish::finish_tables;
 use super::follow::Flow;
 use super::place::{self, BRIEF, Place};
 use super::stage::Stage;
@@ -11,7 +12,7 @@ use super::throttle::Throttle;
 use super::trouble::{Step, Trouble};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
-use crate::name::{QualifiedName, ident, idents, literal};
+use crate::name::{QualifiedName, idents, literal};
 use crate::node::own::{self, Session};
 use crate::pg::copy_from::{self, Format};
 use crate::pg::copy_to::Reader;
@@ -401,44 +402,4 @@ fn wrong_bytes(error: shardkeeper_core::copy::CopyError) -> Error {
     Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "the rows of a source cannot be read")
         .detail(error.to_string())
         .into()
-}
-
-/// Indexes that the copy went without, and statistics for the planner, on one server.
-pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
-    let table = stage.root();
-    own::wait(async {
-        if !is_finished(place, table).await? {
-            let query = "SELECT pg_catalog.to_json(spcname)::text FROM pg_catalog.pg_tablespace";
-            let commands = stage.index_commands(node, &place.documents::<String>(query, &[]).await?);
-            place.run(&format!("{};\nCOMMENT ON TABLE {table} IS 'indexed'", commands.join(";\n"))).await?;
-        }
-        match node {
-            // Not by the root, whose foreign leaves would be read as well.
-            LOCAL => match idents_of(&stage.leaves_on(LOCAL)) {
-                leaves if leaves.is_empty() => Ok(()),
-                leaves => place.run(&format!("ANALYZE {leaves}")).await,
-            },
-            _ => place.run(&format!("ANALYZE {table}")).await,
-        }
-    })
-    .map_err(|error| with_node(error, node))?;
-    Ok(())
-}
-
-fn idents_of(tables: &[QualifiedName]) -> String {
-    tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// The mark is made in the transaction of the indexes.
-async fn is_finished(place: &mut Place, table: &QualifiedName) -> Result<bool> {
-    let query = "SELECT (pg_catalog.obj_description($1::text::regclass, 'pg_class') IS NOT NULL)::text";
-    Ok(place.document::<bool>(query, &[&table.to_string()]).await?.unwrap_or(false))
-}
-
-fn with_node(error: Error, node: &str) -> Error {
-    let mut report = Report::from(error);
-    if report.detail.is_none() {
-        report.detail = Some(format!("It was on node {}.", ident(node)));
-    }
-    report.into()
 }

@@ -1,17 +1,19 @@
 //! Moving data: one engine that replaces a set of leaves by another while applications read and write.
 //!
 //! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
-//! operation, `group` that of many moves. Its steps are `prepare`, `copy`, `follow` (catching up), `verify`, `switch` and `sweep`
-//! (cleaning up); each can be repeated from its start after a crash. `back` leads the same steps the other way. `health` is the doctor's part. `stage` is where the targets
-//! stand, `place` a server, `stream` its changes, `subject` the table that changes. `convert` is the plan and the switch of a
-//! plain table that becomes a parent, `unconvert` its switch back, `blocking` all steps from the copy to the switch at once,
-//! while writers wait.
+//! operation, `group` that of many moves. Its steps are `prepare` (`requirements` is what it asks of servers), `copy` with
+//! `finish`, `follow` (catching up), `verify`, `switch` with `swap`, and `sweep` (cleaning up); each can be repeated from its
+//! start after a crash. `back` leads the same steps the other way, `blocking` takes all from the copy to the switch at once
+//! while writers wait. `convert` is the plan and the switch of a plain table that becomes a parent, `unconvert` its switch
+//! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
+//! `throttle` what slows a copy down. `health` is the doctor's part.
 
 mod back;
 mod blocking;
 pub mod control;
 pub mod convert;
 mod copy;
+mod finish;
 mod follow;
 mod group;
 pub mod health;
@@ -19,10 +21,12 @@ mod mirrors;
 mod place;
 pub mod plan;
 mod prepare;
+mod requirements;
 pub mod run;
 mod stage;
 mod stream;
 mod subject;
+mod swap;
 mod sweep;
 mod switch;
 mod target;

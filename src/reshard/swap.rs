@@ -1,0 +1,269 @@
+//! The swap: the targets take the places of the sources, on all servers, within the transaction of the switch. What is
+//! replaced goes to the attic; on nodes, all of it through the session channel with its inverse.
+
+use super::follow::Flow;
+use super::plan::label_rows;
+use super::stage::Stage;
+use super::subject::Subject;
+use super::switch::nodes;
+use super::trouble::Step;
+use crate::catalog::operation::{self, Operation, Source, SourceTable};
+use crate::catalog::{parent, way_back};
+use crate::error::Result;
+use crate::hierarchy::bound::for_values;
+use crate::hierarchy::build::lives_on;
+use crate::hierarchy::managed::Managed;
+use crate::hierarchy::script::Script;
+use crate::hierarchy::{grants, rebuild};
+use crate::name::{QualifiedName, ident, literal};
+use crate::node::own;
+use crate::pg::{managed as cache, role};
+use pgrx::pg_sys::Oid;
+use serde::Deserialize;
+use shardkeeper_core::operation::State;
+use shardkeeper_core::plan::{LOCAL, Partition};
+use std::collections::BTreeMap;
+
+/// Puts the targets in the places of the sources, on all servers, and says so. Under the lock of `lock_parent`.
+pub fn swap(operation: &Operation, managed: &Managed, owners: BTreeMap<String, Owner>) -> Step {
+    let stage = Stage::of(Subject::of(managed)?, operation)?;
+    let swap = Swap { operation, managed, stage: &stage, owners };
+    role::acting_as(operation.role(), || swap.script()?.run())?;
+    swap.record()?;
+    if operation.is_return {
+        operation::enter(operation.id, State::Reverted, None)?;
+    } else {
+        way_back::cut_off(operation, operation.parent())?;
+        operation::enter(operation.id, State::Switched, None)?;
+    }
+    cache::forget_everywhere(operation.parent());
+    Ok(())
+}
+
+struct Swap<'a> {
+    operation: &'a Operation,
+    managed: &'a Managed,
+    stage: &'a Stage,
+    /// To whom the targets on each node belong.
+    owners: BTreeMap<String, Owner>,
+}
+
+#[derive(Deserialize)]
+pub struct Owner {
+    role: String,
+    owns_schema: bool,
+}
+
+/// What the nodes of the targets answer about whose tables there are made.
+pub fn owners(
+    operation: &Operation,
+    mut ask: impl FnMut(&str, &str) -> Result<Option<Owner>>,
+) -> Result<BTreeMap<String, Owner>> {
+    let question = format!(
+        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'))::text
+         FROM pg_catalog.pg_namespace WHERE nspname = {}",
+        literal(&operation.plan.above.schema)
+    );
+    let mut owners = BTreeMap::new();
+    for node in operation.plan.target_nodes().into_iter().filter(|node| node != LOCAL) {
+        if let Some(owner) = ask(&node, &question)? {
+            owners.insert(node, owner);
+        }
+    }
+    Ok(owners)
+}
+
+/// Asked before anybody waits.
+pub fn flow_owners(operation: &Operation, flow: &mut Flow) -> Result<BTreeMap<String, Owner>> {
+    owners(operation, |node, question| {
+        let target = flow.targets.iter_mut().find(|target| target.node == node);
+        match target.and_then(|target| target.session.as_mut()) {
+            Some(session) => own::wait(session.document::<Owner>(question, &[])),
+            None => Ok(None),
+        }
+    })
+}
+
+impl Swap<'_> {
+    fn script(&self) -> Result<Script> {
+        let mut script = Script::default();
+        for node in nodes(self.operation) {
+            let (commands, inverse) = self.on_node(&node)?;
+            script.on_node(&node, commands, inverse);
+        }
+        script.local(self.here()?);
+        Ok(script)
+    }
+
+    fn above(&self) -> &QualifiedName {
+        &self.operation.plan.above
+    }
+
+    /// A mirror, or the local tables of one, change places.
+    fn on_node(&self, node: &str) -> Result<(Vec<String>, String)> {
+        let (mut commands, mut inverse) = (Vec::new(), Vec::new());
+        let (above, schema) = (self.above(), &self.managed.name().schema);
+        let attic = self.operation.attic();
+        for source in &self.operation.plan.sources {
+            let tables = tables_on(source, node);
+            if tables.is_empty() {
+                continue;
+            }
+            commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
+            inverse.push(format!("ALTER TABLE {above} ATTACH PARTITION {} {}", source.name, for_values(&source.bound)));
+            for table in tables {
+                commands.push(format!("ALTER TABLE {table} SET SCHEMA {}", ident(&attic)));
+                let moved = QualifiedName::new(attic.clone(), table.name.clone());
+                inverse.push(format!("ALTER TABLE {moved} SET SCHEMA {}", ident(&table.schema)));
+            }
+        }
+        for target in self.operation.plan.targets.iter().filter(|target| lives_on(target, node)) {
+            let (staged, real) = (self.stage.root().sibling(&target.name), above.sibling(&target.name));
+            let values = for_values(&target.bound);
+            commands.push(format!("ALTER TABLE {} DETACH PARTITION {staged}", self.stage.root()));
+            inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {staged} {values}", self.stage.root()));
+            for table in below(target).filter(|table| lives_on(table, node)) {
+                let staged = self.stage.root().sibling(&table.name);
+                commands.push(format!("ALTER TABLE {staged} SET SCHEMA {}", ident(schema)));
+                let real = above.sibling(&table.name);
+                inverse.push(format!("ALTER TABLE {real} SET SCHEMA {}", ident(&self.operation.stage)));
+            }
+            commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
+            inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
+        }
+        // The rights that the mirror has by now: what was given and taken while the data moved is in them.
+        if let Some(owner) = self.owners.get(node) {
+            let rights = parent::hold_mirror_rights(self.managed.root, node)?;
+            let made = self.operation.plan.targets.iter().flat_map(below).filter(|table| lives_on(table, node));
+            let made: Vec<QualifiedName> = made.map(|table| above.sibling(&table.name)).collect();
+            commands.extend(grants::commands(&rights, &owner.role, owner.owns_schema, &made)?);
+            inverse.extend(grants::revocations(&rights, &owner.role, &made)?);
+        }
+        inverse.reverse();
+        Ok((commands, inverse.join(";\n")))
+    }
+
+    /// The coordinator's own tree. What is undone here is undone by its transaction.
+    fn here(&self) -> Result<Vec<String>> {
+        let (above, schema) = (self.above(), &self.managed.name().schema);
+        let root = self.stage.root();
+        let attic = ident(&self.operation.attic());
+        let mut commands = Vec::new();
+        for source in &self.operation.plan.sources {
+            commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
+        }
+        commands.extend(self.keys_to_leaves());
+        for source in &self.operation.plan.sources {
+            for table in &source.tables {
+                let foreign = table.node.as_deref().is_some_and(|node| node != LOCAL);
+                let kind = if foreign { "FOREIGN TABLE" } else { "TABLE" };
+                commands.push(format!("ALTER {kind} {} SET SCHEMA {attic}", table.name));
+            }
+        }
+        for target in &self.operation.plan.targets {
+            let real = above.sibling(&target.name);
+            commands.push(format!("ALTER TABLE {root} DETACH PARTITION {}", root.sibling(&target.name)));
+            for table in below(target) {
+                let staged = root.sibling(&table.name);
+                let foreign = table.node.as_deref().is_some_and(|node| node != LOCAL);
+                if foreign {
+                    commands.push(format!("ALTER FOREIGN TABLE {staged} SET SCHEMA {}", ident(schema)));
+                    commands.push(format!(
+                        "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
+                        above.sibling(&table.name),
+                        literal(schema)
+                    ));
+                } else {
+                    commands.push(format!("ALTER TABLE {staged} SET SCHEMA {}", ident(schema)));
+                }
+            }
+            commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {}", for_values(&target.bound)));
+        }
+        let local: Vec<QualifiedName> = self
+            .operation
+            .plan
+            .target_tree()
+            .leaves()
+            .filter(|leaf| leaf.node.as_deref() == Some(LOCAL))
+            .map(|leaf| above.sibling(&leaf.name))
+            .collect();
+        commands.extend(rebuild::publish(&self.managed.table, None, &local, self.managed.has_keys_on_leaves()));
+        Ok(commands)
+    }
+
+    /// With the first remote leaf, unique keys can no longer be on the parent. A leaf that is taken out keeps its own part of
+    /// them, so the local leaves that stay are taken out and put back; what they carry for it lets Postgres believe their
+    /// bounds without reading them.
+    fn keys_to_leaves(&self) -> Vec<String> {
+        let table = &self.managed.table;
+        let becomes_mixed = !self.managed.has_keys_on_leaves()
+            && self.operation.plan.target_tree().leaves().any(|leaf| leaf.node.as_deref() != Some(LOCAL));
+        let keys: Vec<_> = table.keys.iter().filter(|key| key.unique && self.managed.has_on_root(key)).collect();
+        if !becomes_mixed || keys.is_empty() {
+            return Vec::new();
+        }
+        let gone: Vec<&QualifiedName> =
+            self.operation.plan.sources.iter().flat_map(|source| &source.tables).map(|table| &table.name).collect();
+        let stay: Vec<_> =
+            self.managed.members.iter().filter(|member| member.is_leaf() && !gone.contains(&&member.name)).collect();
+        let parent = |member: &crate::hierarchy::members::Member| {
+            let above = member.parent().and_then(|oid| self.managed.member(oid).ok());
+            above.map(|above| above.name.to_string()).unwrap_or_default()
+        };
+        let mut commands: Vec<String> =
+            stay.iter().map(|leaf| format!("ALTER TABLE {} DETACH PARTITION {}", parent(leaf), leaf.name)).collect();
+        for key in keys {
+            commands.push(match key.constraint {
+                Some(_) => format!("ALTER TABLE {} DROP CONSTRAINT {}", table.name, ident(&key.name)),
+                None => format!("DROP INDEX {}", table.name.sibling(key.name.clone())),
+            });
+        }
+        commands.extend(stay.iter().map(|leaf| {
+            let values = leaf.values.as_deref().unwrap_or("DEFAULT");
+            format!("ALTER TABLE {} ATTACH PARTITION {} {values}", parent(leaf), leaf.name)
+        }));
+        commands
+    }
+
+    fn record(&self) -> Result<()> {
+        let plan = &self.operation.plan;
+        let gone = plan.sources.iter().flat_map(|source| &source.tables);
+        let gone: Vec<Oid> = gone
+            .filter_map(|table| self.managed.members.iter().find(|member| member.name == table.name))
+            .map(|member| member.oid())
+            .collect();
+        parent::forget_partitions(&gone)?;
+        parent::add_partitions(self.managed.root, &self.managed.name().schema, &label_rows(&plan.targets))?;
+        // What others dealt out meanwhile stays dealt out.
+        let now = &self.managed.catalog.dealt;
+        let dealt = match &plan.before {
+            Some(before) if self.operation.is_return => {
+                if *now == plan.dealt {
+                    &before.dealt
+                } else {
+                    now
+                }
+            }
+            _ => &plan.dealt,
+        };
+        parent::insert(self.managed.root, plan.spec.clone(), &self.managed.catalog.extras, dealt)
+    }
+}
+
+/// The tables of a source on one node: its leaves there, and the tables above them, from the top down.
+fn tables_on<'a>(source: &'a Source, node: &str) -> Vec<&'a QualifiedName> {
+    let any = source.tables.iter().any(|table| table.node.as_deref() == Some(node));
+    if !any {
+        return Vec::new();
+    }
+    let here = |table: &&SourceTable| {
+        table.node.as_deref() == Some(node)
+            || table.node.is_none() && table.nodes_below.iter().any(|below| below == node)
+    };
+    source.tables.iter().filter(here).map(|table| &table.name).collect()
+}
+
+/// A target and all below it, each before its own.
+pub fn below(target: &Partition) -> impl Iterator<Item = &Partition> {
+    std::iter::once(target).chain(target.sub.iter().flat_map(|sub| sub.walk()))
+}
