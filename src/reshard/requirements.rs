@@ -100,7 +100,7 @@ fn facts(tables: &[QualifiedName], key: &[String]) -> String {
     };
     format!(
         "SELECT json_build_object('wal_level', current_setting('wal_level'),
-             'slots', current_setting('max_replication_slots')::bigint, 'slots_used', (SELECT count(*) FROM pg_replication_slots),
+             'slots', current_setting('max_replication_slots')::bigint, 'slots_used', (SELECT count(*) FROM pg_replication_slots WHERE NOT (temporary AND slot_name ~ '^shardkeeper_.*_now$')),
              'may_replicate', rolreplication OR rolsuper,
              'may_publish', has_database_privilege(current_database(), 'CREATE'), 'role', rolname,
              'without_identity', {without}, 'untold_identity', {untold}, 'narrow_identity', {narrow}, 'hidden', {hidden},
