@@ -42,7 +42,7 @@ const SOURCE: [Spot; 6] = [
     at("catching_up", Side::Source, "pg_logical_slot_peek_binary_changes"),
     at("verifying", Side::Source, "hashtextextended"),
     at("ready", Side::Source, "CREATE SCHEMA IF NOT EXISTS"),
-    at("switching", Side::Source, "LOCK TABLE ONLY"),
+    at("switching", Side::Source, "IN EXCLUSIVE MODE"),
 ];
 
 /// Where the coordinator gives all rows, nodes hear of it as targets only; nothing that `ready` sends them is its own.
@@ -69,8 +69,8 @@ impl Shape {
             }
             Shape::ToNode => TARGET.into_iter().chain([CONSTRAINTS_GO]).collect(),
             Shape::FromNode => {
-                let after = Some("LOCK TABLE ONLY");
-                let slot_goes = Spot { after, ..at("switched", Side::Source, "pg_drop_replication_slot") };
+                let after = Some("IN EXCLUSIVE MODE");
+                let slot_goes = Spot { after, ..at("switched", Side::Source, "DROP PUBLICATION IF EXISTS") };
                 SOURCE.into_iter().chain([slot_goes]).collect()
             }
             Shape::Conversion => {
