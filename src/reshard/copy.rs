@@ -244,7 +244,7 @@ fn open(
     }
     let mut session = match sessions.remove(node).flatten() {
         Some(session) => session,
-        None => place::session(node, operation.role())?,
+        None => place::session(operation, node)?,
     };
     let command = format!("COPY (SELECT {} FROM ONLY {source}) TO STDOUT (FORMAT binary)", idents(columns));
     // The lock first: TRUNCATE would take the rows away from under the snapshot.

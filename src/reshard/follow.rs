@@ -76,7 +76,7 @@ impl Flow {
         for node in operation.plan.source_nodes() {
             let session = match node.as_str() {
                 LOCAL => None,
-                _ => Some(place::session(&node, operation.role())?),
+                _ => Some(place::session(operation, &node)?),
             };
             sources.insert(node, session);
         }

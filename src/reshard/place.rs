@@ -3,7 +3,9 @@
 //! On a node, statements run in an own session as the user mapping of the parent's owner. On the coordinator there is no
 //! session to be had: they run in a transaction of the worker, as the parent's owner.
 
+use crate::catalog::operation::Operation;
 use crate::error::Result;
+use crate::name::literal;
 use crate::node::own::{self, Limits, Session, Target};
 use crate::pg::{role, sql, transaction};
 use pgrx::datum::DatumWithOid;
@@ -37,13 +39,37 @@ pub const STYLE: [&str; 8] = [
 ];
 
 /// A session for rows and changes. Within a transaction.
-pub fn session(node: &str, role: Oid) -> Result<Session> {
-    let way = Target::of(node, role)?;
+pub fn session(operation: &Operation, node: &str) -> Result<Session> {
+    let way = Target::of(node, operation.role())?;
     own::wait(async {
         let mut session = Session::open(&way, LONG).await?;
-        session.run(&STYLE.join("; ")).await?;
+        session.run(&format!("SET application_name = {}; {}", literal(&name_of(operation)), STYLE.join("; "))).await?;
         Ok(session)
     })
+}
+
+/// What sessions of an operation are known by on nodes, there and back.
+fn name_of(operation: &Operation) -> String {
+    let stage = &operation.stage;
+    let number = stage.trim_start_matches("shardkeeper_op_").trim_start_matches("shardkeeper_old_");
+    format!("shardkeeper operation {number}")
+}
+
+/// Ends sessions of workers that are no more. Where the network swallowed the end of a connection, a server goes on trying
+/// to send rows to nobody, for a quarter of an hour, and keeps the lock of the copy. A node that is down has none.
+pub fn end_lost_sessions(operation: &Operation) {
+    const END: &str = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+         WHERE application_name = $1 AND usename = current_user AND pid <> pg_catalog.pg_backend_pid()";
+    let name = name_of(operation);
+    let mut nodes = operation.plan.source_nodes();
+    nodes.extend(operation.plan.target_nodes());
+    nodes.sort();
+    nodes.dedup();
+    for node in nodes.iter().filter(|node| *node != LOCAL) {
+        let way = transaction::run(|| Target::of(node, operation.role()));
+        let _ = way
+            .and_then(|way| own::wait(async { Session::open(&way, BRIEF).await?.rows(END, &[&name]).await.map(drop) }));
+    }
 }
 
 /// Boxed: a session is much larger than a role.

@@ -98,6 +98,9 @@ fn settle_in(id: i64) -> Result<bool> {
 /// compared: a pause, a crash, a commit that was undone. They are compared again.
 fn take_up(id: i64) -> Result<bool> {
     let Some(operation) = transaction::run(|| operation::load(id))? else { return Ok(false) };
+    if operation.failures > 0 || !matches!(operation.state, State::Planned | State::Switched) {
+        super::place::end_lost_sessions(&operation);
+    }
     if matches!(operation.state, State::Ready | State::Switching) && operation.wish == Wish::Run {
         // A node that is down is met again by the comparison, which then says so.
         let _ = switch::undo_halves(&operation);

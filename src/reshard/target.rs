@@ -85,7 +85,7 @@ impl Target {
     pub fn open(operation: &Operation, node: &str, table: &Table) -> Result<Self> {
         let session = match node {
             LOCAL => None,
-            _ => Some(place::session(node, operation.role())?),
+            _ => Some(place::session(operation, node)?),
         };
         Ok(Self {
             node: node.to_string(),

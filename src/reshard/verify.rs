@@ -80,7 +80,7 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
         let (session, text) = match node.as_str() {
             LOCAL => (None, sql::one::<String>(SNAPSHOT, &[])?),
             _ => {
-                let mut session = place::session(&node, operation.role())?;
+                let mut session = place::session(operation, &node)?;
                 let leaves = operation.plan.source_leaves().filter(|(_, place)| *place == node);
                 let leaves: Vec<String> = leaves.map(|(leaf, _)| format!("ONLY {leaf}")).collect();
                 // The locks first: TRUNCATE would take rows away from under the snapshot.
