@@ -323,12 +323,12 @@ pub fn stay_switched(id: i64, note: &str) -> Result<()> {
     log(id, State::Switched, Some(note))
 }
 
-/// There is nothing to do for some seconds.
+/// There is nothing to do for some seconds, unless somebody has asked for something meanwhile.
 pub fn rest(id: i64, seconds: f64) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations SET retry_at = pg_catalog.clock_timestamp() + $2 * '1 second'::interval,
              error = NULL, failures = 0
-         WHERE id = $1",
+         WHERE id = $1 AND wish = 'run'",
         &[id.into(), seconds.into()],
     )?;
     Ok(())
