@@ -13,6 +13,18 @@ pub fn take<T>(count: usize, cases: &[T]) -> Vec<&T> {
     cases.iter().cycle().skip(start).take(count).collect()
 }
 
+/// Whether a plain run takes this long test on the version under test: one of two versions next to each other takes it today,
+/// the other one tomorrow.
+pub fn is_turn(name: &str) -> bool {
+    let version = std::env::var("SHARDKEEPER_PG").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let number: u64 = name.bytes().map(u64::from).sum::<u64>() + rotation() + version;
+    let turn = is_full() || number.is_multiple_of(2);
+    if !turn {
+        println!("{name}: not today on this version; SHARDKEEPER_FULL=1 takes all");
+    }
+    turn
+}
+
 pub fn is_full() -> bool {
     std::env::var_os("SHARDKEEPER_FULL").is_some_and(|value| !value.is_empty() && value != "0")
 }
