@@ -92,7 +92,46 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION shardkeeper.forget(text, uuid[]) IS 'Deletes the journal of transactions that the coordinator committed';
 
+-- Switches of operations that this node has committed, and of which it does not know yet whether the coordinator has.
+CREATE TABLE IF NOT EXISTS shardkeeper.switches (
+    stage name PRIMARY KEY,
+    role name NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE shardkeeper.switches IS
+    'Switches of operations that the coordinator has not confirmed yet: meanwhile direct writers wait before the new partitions';
+ALTER TABLE shardkeeper.switches ENABLE ROW LEVEL SECURITY;
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'shardkeeper.switches'::regclass AND polname = 'own') THEN
+        CREATE POLICY own ON shardkeeper.switches USING (role = current_user) WITH CHECK (role = current_user);
+    END IF;
+END
+$$;
+
+-- Before a new partition: a direct writer waits until the coordinator is known to have committed the switch. Not for long:
+-- it would be in the way if the switch has to be undone. What comes from the coordinator knows that it has committed.
+CREATE OR REPLACE FUNCTION shardkeeper.gate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    patience CONSTANT timestamptz := clock_timestamp() + '1 second'::interval;
+BEGIN
+    IF current_setting('application_name') <> 'shardkeeper coordinator' THEN
+        WHILE EXISTS (SELECT FROM shardkeeper.switches s WHERE s.stage = tg_argv[0]) LOOP
+            IF clock_timestamp() > patience THEN
+                RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+                    MESSAGE = format('partition %I.%I is about to come to this node', tg_table_schema, tg_table_name),
+                    DETAIL = 'The coordinator has not confirmed yet that it has switched to it.',
+                    HINT = format('Try again. If that coordinator is gone for good, run DELETE FROM shardkeeper.switches WHERE stage = %L;', tg_argv[0]);
+            END IF;
+            PERFORM pg_sleep(0.002);
+        END LOOP;
+    END IF;
+    RETURN CASE WHEN tg_op = 'DELETE' THEN old ELSE new END;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.gate() IS 'Keeps direct writers from a new partition until the coordinator has confirmed its switch';
+
 -- Counts changes of this file: a coordinator brings an older one up to date.
 CREATE OR REPLACE FUNCTION shardkeeper.version() RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 2';
 COMMENT ON FUNCTION shardkeeper.version() IS 'The version of what shardkeeper made on this node';

@@ -36,8 +36,9 @@ CREATE TABLE shardkeeper.operations (
 COMMENT ON TABLE shardkeeper.operations IS
     'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (wish), and what went wrong last (error)';
 GRANT SELECT ON shardkeeper.operations TO PUBLIC;
+-- A group that changes one parent leaf by leaf has the same parent as its operations.
 CREATE UNIQUE INDEX operations_running ON shardkeeper.operations (parent)
-    WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted');
+    WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted') AND NOT plan ? 'modulus';
 
 CREATE TABLE shardkeeper.operation_servers (
     operation bigint NOT NULL REFERENCES shardkeeper.operations ON DELETE CASCADE,
@@ -80,7 +81,11 @@ CREATE VIEW shard_operations AS
            o.error ->> 'hint' AS hint,
            o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
            CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of,
-           o.state = 'switched' AND coalesce(o.way_back ? 'since', false) AS revertible
+           o.state = 'switched' AND CASE
+               WHEN o.plan ? 'modulus' THEN NOT EXISTS (
+                   SELECT FROM shardkeeper.operations m
+                   WHERE m.part_of = o.id AND NOT (m.state = 'switched' AND coalesce(m.way_back ? 'since', false)))
+               ELSE coalesce(o.way_back ? 'since', false) END AS revertible
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent;
 COMMENT ON VIEW shard_operations IS
     'Operations that move data: state, what was asked for, the last error with its hint, when the old tables go, and whether shard_revert can bring them back';

@@ -45,11 +45,23 @@ impl Report {
 }
 
 impl Report {
+    /// Somebody else's lock was in the way: it may be had later.
+    pub fn is_lock(&self) -> bool {
+        matches!(self.code, Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED)
+    }
+
     /// For a column of a result: message, detail and hint.
     pub fn one_line(&self) -> String {
         let more = [("detail", &self.detail), ("hint", &self.hint)];
         let more = more.iter().filter_map(|(word, text)| Some(format!("; {word}: {}", text.as_ref()?)));
         std::iter::once(self.message.clone()).chain(more).collect()
+    }
+}
+
+impl Error {
+    /// See [`Report::is_lock`].
+    pub fn is_lock(&self) -> bool {
+        matches!(self, Self::Report(report) if report.is_lock())
     }
 }
 

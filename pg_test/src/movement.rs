@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::objects::{self, Objects};
 use crate::wait::eventually;
 use crate::{Keys, Ledger, Workload, matrix};
 
@@ -125,6 +126,23 @@ pub fn ends(cluster: &Cluster, operation: i64, limit: Duration) -> Result<()> {
         Ok(!field(cluster, operation, "ended_at")?.is_empty())
     })
     .with_context(|| told(cluster))
+}
+
+/// All that exists on the servers, once nothing is to be settled.
+pub fn objects(cluster: &Cluster) -> Result<Objects> {
+    objects::settled(cluster, PATIENCE)?;
+    Objects::of_all(cluster)
+}
+
+/// All that exists is what was there before, but for the history of operations. What was replaced leaves the trash by the way.
+pub fn is_as_before(cluster: &Cluster, before: &Objects) -> Result<()> {
+    let differences = || -> Result<Vec<String>> {
+        let mut changes = objects(cluster)?.changes_since(before);
+        changes.retain(|line| !line.contains("row of shardkeeper.operation"));
+        Ok(changes)
+    };
+    eventually("all objects are as before", PATIENCE, || Ok(differences()?.is_empty()))
+        .with_context(|| differences().unwrap_or_default().join("\n"))
 }
 
 /// Finished operations leave no slot, publication, schema or row behind, on any server.

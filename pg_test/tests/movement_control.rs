@@ -2,10 +2,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{self, complains, ends, field, nothing_is_left, reaches, told};
-use pg_test::objects::settled;
+use pg_test::movement::{self, complains, ends, field, is_as_before, nothing_is_left, objects, reaches, told};
 use pg_test::sql::{code, refused};
-use pg_test::{Cluster, Keys, Ledger, Objects, PATIENCE, Workload, eventually};
+use pg_test::{Cluster, Keys, Ledger, PATIENCE, Workload, eventually};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -69,23 +68,6 @@ fn reader(cluster: &Cluster) -> Result<Client> {
 fn worker_is_gone(cluster: &Cluster) -> Result<()> {
     let none = "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'shardkeeper operation'";
     eventually("the worker has left", PATIENCE, || cluster.coordinator.value(none))
-}
-
-/// All that exists, but for the history of operations.
-fn objects(cluster: &Cluster) -> Result<Objects> {
-    settled(cluster, PATIENCE)?;
-    Objects::of_all(cluster)
-}
-
-fn is_as_before(cluster: &Cluster, before: &Objects) -> Result<()> {
-    let differences = || -> Result<Vec<String>> {
-        let mut changes = objects(cluster)?.changes_since(before);
-        changes.retain(|line| !line.contains("row of shardkeeper.operation"));
-        Ok(changes)
-    };
-    // The trash is emptied by the way.
-    let same = eventually("all objects are as before", PATIENCE, || Ok(differences()?.is_empty()));
-    same.with_context(|| differences().unwrap_or_default().join("\n"))
 }
 
 #[test]

@@ -2,10 +2,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{complains, ends, field, joined, nothing_is_left, reaches, there_and_back, told};
+use pg_test::movement::{
+    complains, ends, field, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told,
+};
 use pg_test::objects::settled;
 use pg_test::sql::{code, refused};
-use pg_test::{Cluster, Keys, Ledger, Objects, PATIENCE, Tolerate, Workload, eventually};
+use pg_test::{Cluster, Keys, Ledger, PATIENCE, Tolerate, Workload, eventually};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,12 +47,6 @@ fn partitions_with_partitions_are_reverted_while_clients_write() -> Result<()> {
     there_and_back(&cluster, "t", Keys::Text, Workload::default(), &calls)
 }
 
-/// All that exists, but for the history of operations.
-fn objects(cluster: &Cluster) -> Result<Objects> {
-    settled(cluster, PATIENCE)?;
-    Objects::of_all(cluster)
-}
-
 #[test]
 fn after_a_revert_everything_is_as_before() -> Result<()> {
     let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
@@ -62,13 +58,7 @@ fn after_a_revert_everything_is_as_before() -> Result<()> {
     ends(&cluster, id, LIMIT)?;
     assert_eq!(field(&cluster, id, "state")?, "reverted");
     nothing_is_left(&cluster)?;
-    let differences = || -> Result<Vec<String>> {
-        let mut changes = objects(&cluster)?.changes_since(&before);
-        changes.retain(|line| !line.contains("row of shardkeeper.operation"));
-        Ok(changes)
-    };
-    eventually("all objects are as before", PATIENCE, || Ok(differences()?.is_empty()))
-        .with_context(|| differences().unwrap_or_default().join("\n"))?;
+    is_as_before(&cluster, &before)?;
     // And it can begin again.
     let id: i64 = client.query_one("SELECT shard_set_modulus('t', 3, nodes => '{n1, local, n2}')", &[])?.get(0);
     reaches(&cluster, id, "switched", LIMIT)?;
@@ -222,13 +212,7 @@ fn a_plain_table_has_everything_again() -> Result<()> {
         client.execute("SELECT shard_revert($1)", &[&id])?;
         ends(&cluster, id, LIMIT)?;
         assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
-        let differences = || -> Result<Vec<String>> {
-            let mut changes = objects(&cluster)?.changes_since(&before);
-            changes.retain(|line| !line.contains("row of shardkeeper.operation"));
-            Ok(changes)
-        };
-        eventually("all objects are as before", PATIENCE, || Ok(differences()?.is_empty()))
-            .with_context(|| differences().unwrap_or_default().join("\n"))?;
+        is_as_before(&cluster, &before)?;
     }
     client.batch_execute("INSERT INTO t (a, b, c) VALUES (0, 7, 'after')")?;
     let found = client.query_one("SELECT count(*), max(id), max(n) FROM t", &[])?;

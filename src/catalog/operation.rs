@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use shardkeeper_core::operation::{Kind, Mode, State, Wish};
 
-pub use super::plan::{Before, Move, Plan, Source, SourceTable};
+pub use super::plan::{Before, Move, NewModulus, Plan, Source, SourceTable};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Operation {
@@ -52,6 +52,11 @@ impl Operation {
         self.kind == Kind::Convert && self.state.is_before_switch()
     }
 
+    /// It moves nothing itself: its operations do.
+    pub fn is_group(&self) -> bool {
+        self.kind.is_group() || self.plan.modulus.is_some()
+    }
+
     /// The schema of the replaced tables after the switch. Turned round, the two schemas change places.
     pub fn attic(&self) -> String {
         let (stage, attic) = ("shardkeeper_op_", "shardkeeper_old_");
@@ -82,7 +87,8 @@ pub struct NewOperation<'a> {
 pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
     let plan = JsonB(serde_json::to_value(new.plan)?);
     role::as_extension_owner(|| {
-        if let Some(running) = running(new.parent)? {
+        let group = new.part_of.map(|(group, _)| group);
+        if let Some(running) = running_besides(group, new.parent)? {
             return in_use(running, new.name, "A parent has one operation at a time.").into();
         }
         let id = sql::one::<i64>(
@@ -99,7 +105,7 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
                 new.role.into(),
                 plan.into(),
                 new.keep.into(),
-                new.part_of.map(|(group, _)| group).into(),
+                group.into(),
                 new.part_of.map(|(_, number)| number).into(),
             ],
         )?
@@ -141,6 +147,10 @@ pub struct Child {
     pub halted: bool,
     /// Also what it left behind is gone.
     pub ended: bool,
+    /// It has switched and can be reverted.
+    pub revertible: bool,
+    /// Why it cannot be.
+    pub lost: Option<String>,
     pub error: Option<Failure>,
 }
 
@@ -163,19 +173,27 @@ pub fn children(group: i64) -> Result<Vec<Child>> {
     role::as_extension_owner(|| {
         sql::documents(
             "SELECT pg_catalog.json_build_object('id', id, 'part', part, 'state', state, 'wish', wish, 'halted', halted,
-                 'ended', ended_at IS NOT NULL, 'error', error)::text
+                 'ended', ended_at IS NOT NULL, 'revertible', state = 'switched' AND coalesce(way_back ? 'since', false),
+                 'lost', way_back ->> 'lost', 'error', error)::text
              FROM shardkeeper.operations WHERE part_of = $1 ORDER BY id",
             &[group.into()],
         )
     })
 }
 
-/// The operation that has not switched the parent yet. Groups have the parent 0, which as an argument is NULL.
+/// The operation that has not switched the parent yet; its group, if that has this parent too. Groups of several parents
+/// have the parent 0, which as an argument is NULL.
 pub fn running(parent: Oid) -> Result<Option<i64>> {
+    running_besides(None, parent)
+}
+
+fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
     sql::document::<i64>(
         "SELECT id::text FROM shardkeeper.operations
-         WHERE parent = coalesce($1, 0::oid) AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')",
-        &[parent.into()],
+         WHERE parent = coalesce($1, 0::oid) AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
+           AND id IS DISTINCT FROM $2
+         ORDER BY part_of IS NOT NULL LIMIT 1",
+        &[parent.into(), group.into()],
     )
 }
 

@@ -26,6 +26,9 @@ pub struct Plan {
     /// The node that a drain empties.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leaving: Option<String>,
+    /// Of a group that changes a modulus leaf by leaf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modulus: Option<NewModulus>,
     /// What is to be there again after a revert; `None` where there is no way back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
@@ -38,6 +41,17 @@ pub struct Before {
     pub partitions: Vec<Partition>,
     pub spec: Value,
     pub dealt: BTreeMap<String, u64>,
+}
+
+/// How many hash partitions a table shall have. Which of them are replaced is decided one after the other, by what is there
+/// then.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewModulus {
+    pub table: QualifiedName,
+    pub modulus: u32,
+    pub nodes: Option<Vec<String>>,
+    /// How long what is replaced is kept, as an SQL interval.
+    pub keep: String,
 }
 
 /// One move of a group.
@@ -64,6 +78,7 @@ impl Default for Plan {
             dealt: BTreeMap::new(),
             moves: Vec::new(),
             leaving: None,
+            modulus: None,
             before: None,
         }
     }

@@ -79,7 +79,7 @@ pub fn grants(role: &str) -> String {
     format!(
         "GRANT USAGE ON SCHEMA shardkeeper TO {role};
          GRANT SELECT, INSERT ON shardkeeper.session TO {role};
-         GRANT SELECT, INSERT, UPDATE, DELETE ON shardkeeper.journal, shardkeeper.trash TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON shardkeeper.journal, shardkeeper.trash, shardkeeper.switches TO {role};
          GRANT USAGE, CREATE ON SCHEMA shardkeeper_trash TO {role}"
     )
 }

@@ -9,7 +9,7 @@ use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
 use super::stage::{Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
-use super::{prepare, requirements, run, sweep, switch, verify};
+use super::{gate, prepare, requirements, run, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
@@ -234,7 +234,8 @@ fn leave_publications(back: &Operation) -> Result<()> {
 /// What the way back left in the attic, once the sources have come out of it.
 pub fn clear_attic(operation: &Operation) -> Result<()> {
     let Some(back) = operation.turned_round() else { return Ok(()) };
-    switch::drop_attach_checks(&back)?;
+    gate::open(&back)?;
+    switch::clear_targets(&back)?;
     let mut nodes = back.plan.target_nodes();
     nodes.push(LOCAL.to_string());
     nodes.dedup();
@@ -252,6 +253,9 @@ pub fn clear_attic(operation: &Operation) -> Result<()> {
 ///
 /// Errors: 55000 there is no way back; 55006 another operation runs on the parent.
 pub fn check(operation: &Operation) -> Result<()> {
+    if operation.is_group() {
+        return super::parts::check(operation);
+    }
     if operation.state == State::Switched && !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
         let why = operation.way_back.as_ref().and_then(|way_back| way_back.lost.clone());
         return Report::new(

@@ -14,7 +14,7 @@ use super::stage::Stage;
 use super::subject::{self, Subject};
 use super::throttle::Throttle;
 use super::trouble::{Step, Trouble};
-use super::{convert, finish, swap, switch, verify};
+use super::{convert, finish, gate, swap, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::guc;
@@ -57,7 +57,7 @@ pub fn run(operation: &Operation) -> Step {
                 let progress = Progress { rows_done: rows, ..total };
                 return Ok(transaction::run(|| operation::set_progress(operation.id, progress))?);
             }
-            Err(Trouble::Again(error)) if !locked && is_lock(&error) => {
+            Err(Trouble::Again(error)) if !locked && error.is_lock() => {
                 let report = Report::from(error);
                 let told = Report::new(report.code, "the copy waits for a moment in which nobody writes to the parent for long")
                     .detail(format!("The last try: {}", report.one_line()))
@@ -72,14 +72,6 @@ pub fn run(operation: &Operation) -> Step {
             }
         }
     }
-}
-
-fn is_lock(error: &Error) -> bool {
-    let code = match error {
-        Error::Report(report) => report.code,
-        _ => return false,
-    };
-    matches!(code, Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED)
 }
 
 /// Within a transaction.
@@ -100,7 +92,11 @@ fn attempt(operation: &Operation, locked: &mut bool) -> Step<i64> {
     });
     match (outcome, ended) {
         (Err(trouble), _) => Err(trouble),
-        (Ok(rows), Ok(())) => Ok(rows),
+        (Ok(rows), Ok(())) => {
+            // What cannot be reached now is done when the switch is tidied up.
+            let _ = gate::open(operation);
+            Ok(rows)
+        }
         (Ok(_), Err(error)) => Err(error.into()),
     }
 }
@@ -152,7 +148,7 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
             (Err(Trouble::Again(error)), _) => error,
             (Err(trouble), _) => return Err(trouble),
         };
-        if !is_lock(&error) {
+        if !error.is_lock() {
             return Err(error.into());
         }
         asked(operation)??;

@@ -23,8 +23,9 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
         super::back::check(&operation)?;
     }
     operation::set_wish(id, wish)?;
-    // What is asked of a group is asked of the moves that it is at.
-    for child in operation::children(id)?.iter().filter(|child| child.state.is_before_switch()) {
+    // What is asked of a group is asked of the operations that it is at.
+    let is_at = |state: State| state.is_before_switch() || state == State::Reverting;
+    for child in operation::children(id)?.iter().filter(|child| is_at(child.state)) {
         operation::set_wish(child.id, wish)?;
     }
     crate::worker::ensure_running()

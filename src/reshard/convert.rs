@@ -6,9 +6,9 @@
 use super::follow::Flow;
 use super::subject::{self, Subject};
 use super::swap::below;
-use super::switch::lock_parent;
+use super::switch::{approach, drain, lock_parent};
 use super::trouble::Step;
-use super::{back, plan as plans, requirements, stream};
+use super::{back, gate, plan as plans, requirements};
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
@@ -82,9 +82,8 @@ pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
         targets: plan.tree.partitions,
         spec: level.to_json(),
         dealt: plan.dealt,
-        moves: Vec::new(),
-        leaving: None,
         before: Some(before),
+        ..Plan::default()
     };
     let id = operation::insert(&NewOperation {
         kind: Kind::Convert,
@@ -120,10 +119,9 @@ pub fn switch(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
     // Asked before anybody waits.
     let surveys = surveys(operation)?;
-    flow.up_to_date(operation, LOCAL)?;
+    approach(operation, &mut flow)?;
     lock_parent(operation)?;
-    stream::end_of_log(None)?;
-    flow.up_to_date(operation, LOCAL)?;
+    drain(operation, &mut flow)?;
     let root = swap(operation, &surveys)?;
     Ok(back::open(operation, root, &mut flow)?)
 }
@@ -212,6 +210,11 @@ impl Change<'_> {
             commands.push(definition.clone());
             inverse.insert(0, format!("DROP STATISTICS {statistics}"));
         }
+        let leaves = self.tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node));
+        let leaves: Vec<QualifiedName> = leaves.map(|leaf| name.sibling(leaf.name.clone())).collect();
+        let (shut, open) = gate::shut(self.operation, &leaves);
+        commands.extend(shut);
+        inverse.splice(0..0, open);
         let rights = grants::wanted(self.operation.parent(), node)?;
         commands.extend(grants::commands(&rights, &survey.role, survey.owns_schema, &tables)?);
         Ok((commands, inverse.join(";\n")))

@@ -1,10 +1,10 @@
-//! The worker of a group: it calls for moves, each an operation of its own, and waits for them.
+//! The worker of a group: it calls for operations of its own, and waits for them.
 //!
-//! A group is `planned`, `copying` while its moves run, and then `finished`. Which moves were called for and how far they
-//! are is in their rows alone, so that another worker can go on at any moment.
+//! A group of moves is `planned`, `copying` while they run, and then `finished`; see [`super::parts`] for a modulus. What was
+//! called for and how far it is is in rows alone, so that another worker can go on at any moment.
 
 use super::trouble::{Step, Trouble, fail, halt};
-use super::{mirrors, plan, switch};
+use super::{mirrors, parts, plan, switch};
 use crate::catalog::operation::{self, Child, Move, Operation};
 use crate::error::{Report, Result};
 use crate::pg::{role, sql, transaction, worker};
@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What comes next for the group; `None` when there is nothing to do now.
 pub fn step(operation: &Operation, wish: Wish) -> Step<Option<State>> {
     let children = transaction::run(|| operation::children(operation.id))?;
+    if let Some(wanted) = &operation.plan.modulus {
+        return parts::step(operation, wanted, wish, children);
+    }
     match (operation.state, wish) {
         (_, Wish::Pause) => Ok(None),
         (_, Wish::Cancel) => cancel(&children),
@@ -28,7 +31,7 @@ pub fn step(operation: &Operation, wish: Wish) -> Step<Option<State>> {
     }
 }
 
-fn wait<T>() -> Step<T> {
+pub fn wait<T>() -> Step<T> {
     worker::sleep(LOOK);
     Err(Trouble::Asked)
 }
@@ -41,35 +44,7 @@ fn cancel(children: &[Child]) -> Step<Option<State>> {
 }
 
 fn bring_forward(operation: &Operation, children: Vec<Child>) -> Step<Option<State>> {
-    let mut stopped = None;
-    let mut done = Vec::new();
-    let mut under_way = Vec::new();
-    for child in children {
-        let id = child.id;
-        match child.state {
-            State::Failed | State::Cancelled | State::Reverted => {
-                let state = format!("operation {id}, a move of this one, was {}", child.state);
-                let report = Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, state);
-                let error = child.error.filter(|_| child.state == State::Failed).map(|error| error.report());
-                stopped = stopped.or(Some(error.unwrap_or(report).hint("Call for it again: what was moved stays.")));
-            }
-            State::Finished if child.ended => done.push(child.part),
-            _ if child.halted => {
-                let error = child.error.map(operation::Failure::report).unwrap_or_else(|| {
-                    Report::new(
-                        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                        format!("operation {id} waits for a person"),
-                    )
-                });
-                return halt(error);
-            }
-            _ => under_way.push(child.part),
-        }
-    }
-    if let Some(report) = stopped {
-        // No move is left alone: those under way end first.
-        return if under_way.is_empty() { fail(report) } else { wait() };
-    }
+    let (done, under_way) = sort(children, |child| child.state == State::Finished && child.ended)?;
     let mut current = None;
     for (number, step) in (0i32..).zip(&operation.plan.moves) {
         if done.contains(&number) {
@@ -93,6 +68,41 @@ fn bring_forward(operation: &Operation, children: Vec<Child>) -> Step<Option<Sta
         switch::settle(operation, std::slice::from_ref(node))?;
     }
     Ok(Some(State::Finished))
+}
+
+/// The numbers of those that are done, and of those under way. Trouble, once none is under way, if one was given up, and if
+/// one waits for a person.
+pub fn sort(children: Vec<Child>, is_done: impl Fn(&Child) -> bool) -> Step<(Vec<i32>, Vec<i32>)> {
+    let mut stopped = None;
+    let mut done = Vec::new();
+    let mut under_way = Vec::new();
+    for child in children {
+        let id = child.id;
+        match child.state {
+            State::Failed | State::Cancelled | State::Reverted => {
+                let state = format!("operation {id}, a part of this one, was {}", child.state);
+                let report = Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, state);
+                let error = child.error.filter(|_| child.state == State::Failed).map(|error| error.report());
+                stopped = stopped.or(Some(error.unwrap_or(report).hint("Call for it again: what was moved stays.")));
+            }
+            _ if is_done(&child) => done.push(child.part),
+            _ if child.halted => return halt(waits_for_a_person(child)),
+            _ => under_way.push(child.part),
+        }
+    }
+    match stopped {
+        // None is left alone: those under way end first.
+        Some(_) if !under_way.is_empty() => wait(),
+        Some(report) => fail(report),
+        None => Ok((done, under_way)),
+    }
+}
+
+pub fn waits_for_a_person(child: Child) -> Report {
+    let text = format!("operation {} waits for a person", child.id);
+    child
+        .error
+        .map_or_else(|| Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text), operation::Failure::report)
 }
 
 /// Calls for a move, unless its parent is busy. `false`: somebody else has done it, or dropped the partition.

@@ -226,10 +226,13 @@ impl Trace {
             None => format!("{} of log are kept for operation {id}", megabytes(kept)),
         };
         let hint = match (operation.wish, operation.state) {
-            (Wish::Pause, _) => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
-            (_, State::Switched | State::Reverting) => format!(
+            (_, State::Switched) => format!(
                 "It is kept for the way back. Look at the disk there; SELECT shard_finish({id}); gives it free."
             ),
+            (_, State::Reverting) => format!(
+                "It is kept until the operation is reverted. Look at the disk there, or give the revert up with SELECT shard_cancel({id});"
+            ),
+            (Wish::Pause, _) => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
             _ => format!(
                 "It is kept until the operation has switched. Look at the disk there; SELECT shard_cancel({id}); gives it free."
             ),

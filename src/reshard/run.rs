@@ -127,7 +127,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         clean_up(operation)?;
         return Ok(None);
     }
-    if operation.kind.is_group() {
+    if operation.is_group() {
         return group::step(operation, wish);
     }
     if operation.state.is_before_switch()

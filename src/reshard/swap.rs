@@ -2,6 +2,7 @@
 //! replaced goes to the attic; on nodes, all of it through the session channel with its inverse.
 
 use super::follow::Flow;
+use super::gate;
 use super::plan::label_rows;
 use super::stage::Stage;
 use super::subject::Subject;
@@ -52,6 +53,8 @@ struct Swap<'a> {
 pub struct Owner {
     role: String,
     owns_schema: bool,
+    /// Replaced tables with partitions that are there without any: other operations have moved them away.
+    shells: Vec<String>,
 }
 
 /// What the nodes of the targets answer about whose tables there are made.
@@ -59,9 +62,15 @@ pub fn owners(
     operation: &Operation,
     mut ask: impl FnMut(&str, &str) -> Result<Option<Owner>>,
 ) -> Result<BTreeMap<String, Owner>> {
+    let partitioned =
+        operation.plan.sources.iter().flat_map(|source| &source.tables).filter(|table| table.node.is_none());
+    let partitioned: Vec<String> = partitioned.map(|table| literal(&table.name.name)).collect();
     let question = format!(
-        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'))::text
-         FROM pg_catalog.pg_namespace WHERE nspname = {}",
+        "SELECT json_build_object('role', current_user, 'owns_schema', pg_has_role(nspowner, 'USAGE'), 'shells', ARRAY(
+             SELECT relname FROM pg_catalog.pg_class c WHERE relnamespace = n.oid AND relkind = 'p' AND relname = ANY (ARRAY[{}]::text[])
+             AND NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf AND relid <> c.oid)))::text
+         FROM pg_catalog.pg_namespace n WHERE nspname = {}",
+        partitioned.join(", "),
         literal(&operation.plan.above.schema)
     );
     let mut owners = BTreeMap::new();
@@ -105,7 +114,8 @@ impl Swap<'_> {
         let (above, schema) = (self.above(), &self.managed.name().schema);
         let attic = self.operation.attic();
         for source in &self.operation.plan.sources {
-            let tables = tables_on(source, node);
+            let shells = self.owners.get(node).map_or(&[][..], |owner| &owner.shells);
+            let tables = tables_on(source, node, shells);
             if tables.is_empty() {
                 continue;
             }
@@ -131,6 +141,12 @@ impl Swap<'_> {
             commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
             inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
         }
+        let leaves = self.operation.plan.target_tree();
+        let leaves = leaves.leaves().filter(|leaf| leaf.node.as_deref() == Some(node));
+        let leaves: Vec<QualifiedName> = leaves.map(|leaf| above.sibling(&leaf.name)).collect();
+        let (shut, open) = gate::shut(self.operation, &leaves);
+        commands.extend(shut);
+        inverse.extend(open);
         // The rights that the mirror has by now: what was given and taken while the data moved is in them.
         if let Some(owner) = self.owners.get(node) {
             let rights = parent::hold_mirror_rights(self.managed.root, node)?;
@@ -251,14 +267,11 @@ impl Swap<'_> {
 }
 
 /// The tables of a source on one node: its leaves there, and the tables above them, from the top down.
-fn tables_on<'a>(source: &'a Source, node: &str) -> Vec<&'a QualifiedName> {
-    let any = source.tables.iter().any(|table| table.node.as_deref() == Some(node));
-    if !any {
-        return Vec::new();
-    }
+fn tables_on<'a>(source: &'a Source, node: &str, shells: &[String]) -> Vec<&'a QualifiedName> {
     let here = |table: &&SourceTable| {
         table.node.as_deref() == Some(node)
-            || table.node.is_none() && table.nodes_below.iter().any(|below| below == node)
+            || table.node.is_none()
+                && (table.nodes_below.iter().any(|below| below == node) || shells.contains(&table.name.name))
     };
     source.tables.iter().filter(here).map(|table| &table.name).collect()
 }

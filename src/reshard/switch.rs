@@ -4,12 +4,12 @@
 //! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
 //! go to a schema of their own, the attic, where nobody finds them.
 
-use super::back;
 use super::follow::Flow;
 use super::stage::ATTACH_CHECK;
 use super::stream;
 use super::swap::{self, swap};
 use super::trouble::{Step, fail};
+use super::{back, gate};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -20,13 +20,18 @@ use crate::name::ident;
 use crate::node::channel::Channel;
 use crate::node::heal::{self, Coordinator};
 use crate::node::own::{self, Session, Target as Way};
-use crate::pg::{role, sql, transaction};
+use crate::pg::{role, sql, transaction, worker};
 use crate::reshard::place::{BRIEF, Place};
 use futures_util::future::join_all;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::Kind;
 use shardkeeper_core::plan::LOCAL;
+use std::time::Duration;
+
+/// How often, and with what rests, a lock of a table that serves is asked for before its worker leaves.
+const TRIES: usize = 20;
+const REST: Duration = Duration::from_millis(250);
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
@@ -35,7 +40,7 @@ pub fn get_ready(operation: &Operation) -> Result<()> {
         let owner = role::name(operation.role())?;
         sql::run_quietly(&format!("CREATE SCHEMA IF NOT EXISTS {attic} AUTHORIZATION {}", ident(&owner)))
     })?;
-    for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
+    for node in &nodes(operation) {
         own::wait(async {
             let mut place = Place::open(node, operation.role(), BRIEF).await?;
             place.run(&format!("CREATE SCHEMA IF NOT EXISTS {attic}")).await
@@ -72,7 +77,11 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
         }
     });
     match (outcome, ended) {
-        (Ok(()), Ok(())) => Ok(None),
+        (Ok(()), Ok(())) => {
+            // What cannot be reached now is done when the switch is tidied up.
+            let _ = gate::open(operation);
+            Ok(None)
+        }
         (Ok(()), Err(error)) => {
             // Some nodes may have committed. What cannot be reached now is the database worker's.
             let _ = undo_halves(operation);
@@ -113,12 +122,8 @@ pub fn waits_for_lock(refused: Report) -> Report {
 
 fn not_now(error: Error) -> Step<Option<Report>> {
     let report = Report::from(error);
-    match report.code {
-        Code::ERRCODE_LOCK_NOT_AVAILABLE
-        | Code::ERRCODE_T_R_DEADLOCK_DETECTED
-        | Code::ERRCODE_T_R_SERIALIZATION_FAILURE => Ok(Some(report)),
-        _ => Err(Error::from(report).into()),
-    }
+    let passes = report.is_lock() || report.code == Code::ERRCODE_T_R_SERIALIZATION_FAILURE;
+    if passes { Ok(Some(report)) } else { Err(Error::from(report).into()) }
 }
 
 /// The final mode at once, and all partitions with it: a weaker lock first would deadlock with those who read and then
@@ -142,10 +147,7 @@ fn work(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
     let owners = swap::flow_owners(operation, &mut flow)?;
-    // Most of what is left, before anybody waits.
-    for node in operation.plan.source_nodes() {
-        flow.up_to_date(operation, &node)?;
-    }
+    approach(operation, &mut flow)?;
     lock_parent(operation)?;
     let managed = role::acting_as(operation.role(), || {
         let managed = Managed::read(operation.parent())?;
@@ -153,13 +155,24 @@ fn work(operation: &Operation) -> Step {
         Ok(managed)
     })?;
     as_planned(operation, &managed, &name)?;
-    for node in operation.plan.source_nodes() {
-        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        flow.up_to_date(operation, &node)?;
-    }
+    drain(operation, &mut flow)?;
     swap(operation, &managed, owners)?;
     if !operation.is_return {
         back::open(operation, operation.parent(), &mut flow)?;
+    }
+    Ok(())
+}
+
+/// Applies most of what is left, before anybody waits.
+pub fn approach(operation: &Operation, flow: &mut Flow) -> Step {
+    operation.plan.source_nodes().iter().try_for_each(|node| flow.up_to_date(operation, node).map(drop))
+}
+
+/// Applies the last changes: nobody can make more.
+pub fn drain(operation: &Operation, flow: &mut Flow) -> Step {
+    for node in operation.plan.source_nodes() {
+        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        flow.up_to_date(operation, &node)?;
     }
     Ok(())
 }
@@ -219,38 +232,46 @@ fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
 
 /// After the switch: what it made needless goes, in small steps that can be repeated.
 pub fn tidy(operation: &Operation) -> Result<()> {
-    if operation.kind != Kind::Convert {
-        drop_attach_checks(operation)?;
-    }
-    super::sweep::stage(operation)
+    gate::open(operation)?;
+    super::sweep::stage(operation)?;
+    clear_targets(operation)
 }
 
-pub fn drop_attach_checks(operation: &Operation) -> Result<()> {
+/// Takes away what the targets carried for the switch. They serve by now: for each a lock is asked for as briefly as for the
+/// switch itself, and of one table at a time, or it could deadlock with writers.
+pub fn clear_targets(operation: &Operation) -> Result<()> {
+    let (above, tree) = (&operation.plan.above, operation.plan.target_tree());
     for node in operation.plan.target_nodes() {
-        let tables = operation.plan.targets.iter().filter(|target| {
-            if node == LOCAL {
-                target.sub.is_some() || target.node.as_deref() == Some(LOCAL)
-            } else {
-                lives_on(target, &node)
-            }
-        });
-        let above = &operation.plan.above;
-        let drops: Vec<String> = tables
-            .map(|target| {
-                format!(
-                    "ALTER TABLE IF EXISTS {} DROP CONSTRAINT IF EXISTS {}",
-                    above.sibling(&target.name),
-                    ident(ATTACH_CHECK)
-                )
-            })
-            .collect();
-        own::wait(async {
-            let mut place = Place::open(&node, operation.role(), BRIEF).await?;
-            for drop in &drops {
-                place.run(drop).await?;
-            }
-            Ok(())
-        })?;
+        let mut commands = Vec::new();
+        if operation.kind != Kind::Convert {
+            let checked = operation.plan.targets.iter().filter(|target| match node.as_str() {
+                LOCAL => target.sub.is_some() || target.node.as_deref() == Some(LOCAL),
+                node => lives_on(target, node),
+            });
+            let checked = checked.map(|target| above.sibling(&target.name));
+            let check = ident(ATTACH_CHECK);
+            commands.extend(
+                checked.map(|table| format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {check}")),
+            );
+        }
+        if node != LOCAL {
+            let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(&node));
+            commands.extend(leaves.map(|leaf| gate::removal(&above.sibling(&leaf.name))));
+        }
+        let mut place = own::wait(Place::open(&node, operation.role(), BRIEF))?;
+        commands.iter().try_for_each(|command| gently(&mut place, command))?;
     }
     Ok(())
+}
+
+/// Tries for a while; writers never wait for longer than `shardkeeper.switch_lock_timeout`.
+fn gently(place: &mut Place, command: &str) -> Result<()> {
+    let command = format!("SET LOCAL lock_timeout = {}; {command}", guc::switch_lock_timeout_milliseconds());
+    for _ in 0..TRIES {
+        match own::wait(place.run(&command)) {
+            Err(error) if error.is_lock() => worker::sleep(REST),
+            outcome => return outcome,
+        }
+    }
+    own::wait(place.run(&command))
 }

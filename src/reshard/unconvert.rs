@@ -1,8 +1,7 @@
 //! The switch back of a plain table that became a parent: the tree leaves, and the table takes its place again.
 
 use super::follow::Flow;
-use super::stream;
-use super::switch::{as_planned, fence, lock_parent, nodes};
+use super::switch::{approach, as_planned, drain, fence, lock_parent, nodes};
 use super::trouble::{Step, fail};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
@@ -20,9 +19,7 @@ use shardkeeper_core::operation::State;
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
-    for node in operation.plan.source_nodes() {
-        flow.up_to_date(operation, &node)?;
-    }
+    approach(operation, &mut flow)?;
     lock_parent(operation)?;
     let managed = role::acting_as(operation.role(), || {
         let managed = Managed::read(operation.parent())?;
@@ -45,10 +42,7 @@ pub fn switch(operation: &Operation) -> Step {
                 .detail(format!("They are: {}.", others.join("; "))),
         );
     }
-    for node in operation.plan.source_nodes() {
-        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        flow.up_to_date(operation, &node)?;
-    }
+    drain(operation, &mut flow)?;
     let change = Return::of(operation, &managed)?;
     change.leave_publications()?;
     role::acting_as(operation.role(), || change.script()?.run())?;

@@ -14,7 +14,7 @@ const PARTS: [&str; 5] = ["fmt", "clippy", "core", "cluster", "docs"];
 const CLUSTERS_AT_A_TIME: &str = "2";
 
 struct Options {
-    /// A part, or a filter for the names of the cluster tests.
+    /// A part, a file of cluster tests, or a filter for their names.
     name: Option<String>,
     full: bool,
     version: Option<u16>,
@@ -72,14 +72,15 @@ fn parts(options: &Options, summary: &mut Summary) -> Result<()> {
         summary.part("core", || run(cargo("test").args(["--package", "shardkeeper_core"])))?;
     }
     let filter = name.filter(|name| !PARTS.contains(name));
-    let docs_only = name == Some("docs");
-    if filter.is_none() && !docs_only && !wants("cluster") {
+    // A name can be that of a file of tests, of a part, or a piece of the names of tests.
+    let file = name.filter(|name| workspace().join(format!("pg_test/tests/{name}.rs")).is_file());
+    if filter.is_none() && file.is_none() && !wants("cluster") {
         return Ok(());
     }
     for install in &installs {
         let major = install.major;
         summary.part(&format!("build {major}"), || extension::install(install))?;
-        summary.part(&format!("cluster {major}"), || cluster_tests(install, filter, docs_only, options.full))?;
+        summary.part(&format!("cluster {major}"), || cluster_tests(install, filter, file, options.full))?;
     }
     Ok(())
 }
@@ -98,14 +99,13 @@ fn clippy(installs: &[Install]) -> Result<()> {
     Ok(())
 }
 
-fn cluster_tests(install: &Install, filter: Option<&str>, docs_only: bool, full: bool) -> Result<()> {
+fn cluster_tests(install: &Install, filter: Option<&str>, file: Option<&str>, full: bool) -> Result<()> {
     let mut command = cargo("test");
     command.args(["--package", "pg_test", "--no-fail-fast"]);
-    if docs_only {
-        ensure!(workspace().join("pg_test/tests/docs.rs").is_file(), "there are no tests of the documentation yet");
-        command.args(["--test", "docs"]);
+    if let Some(file) = file {
+        command.args(["--test", file]);
     }
-    command.args(["--", "--test-threads", CLUSTERS_AT_A_TIME]).args(filter);
+    command.args(["--", "--test-threads", CLUSTERS_AT_A_TIME]).args(filter.filter(|_| file.is_none()));
     command.env("SHARDKEEPER_PG", install.major.to_string());
     if full {
         command.env("SHARDKEEPER_FULL", "1");

@@ -1,30 +1,41 @@
 //! Other hash partitions in the place of those that a table has.
+//!
+//! Where the old and the new modulus divide, a partition is split into some new ones, or some are merged into one, without
+//! the others: these are replaced one after the other. Otherwise rows of each old partition go to each new one, and all
+//! are replaced at once.
 
-use super::{Decided, known_node, source};
-use crate::catalog::operation::Plan;
+use super::preview::{Row, preview};
+use super::{Decided, known_node, owner, source};
+use crate::catalog::operation::{self, NewModulus, NewOperation, Plan, Source};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
+use crate::hierarchy::members::Member;
+use crate::name::QualifiedName;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::operation::Kind;
-use shardkeeper_core::plan::{self, Bound, Method, NewPartition, PlanInput};
+use shardkeeper_core::operation::{Kind, Mode};
+use shardkeeper_core::plan::{self, Bound, Method, NewPartition, Partition, PlanInput};
 use shardkeeper_core::spec::{Level, Rule};
+use shardkeeper_core::words::count;
+
+/// Hash partitions to be replaced, not yet recorded.
+pub struct Modulus {
+    managed: Managed,
+    table: QualifiedName,
+    subject: String,
+    modulus: u32,
+    nodes: Option<Vec<String>>,
+    /// Each replaces some partitions without the others, in this order.
+    parts: Vec<Plan>,
+}
 
 /// As many hash partitions as `modulus` says in the place of those that `table` has.
 ///
 /// Errors: 42P01 not managed; 42501 not the owner; 42809 not partitioned by hash; 22023 modulus below 1; 42704 no such
 /// node; 55000 nothing would change.
-pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Result<Decided> {
+pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Result<Modulus> {
     let Some(modulus) = u32::try_from(modulus).ok().filter(|modulus| *modulus > 0) else {
         return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "modulus must be a whole number of 1 or more")
-            .into();
-    };
-    let (managed, labels) = Managed::open(table)?;
-    let above = managed.member(table)?;
-    let Some(site) = managed.level.at(&labels).filter(|site| !above.is_leaf() && site.level.method() == Method::Hash)
-    else {
-        return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is not partitioned by hash", above.name))
-            .hint("Name the table whose partitions are hash partitions: the parent, or a partitioned table below it.")
             .into();
     };
     if nodes.as_ref().is_some_and(Vec::is_empty) {
@@ -33,21 +44,89 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
     for node in nodes.iter().flatten() {
         known_node(node)?;
     }
-    let old = managed.children(table).count();
-    if nodes.is_none() && old == modulus as usize {
-        return Report::new(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("{} has modulus {modulus} already", above.name),
-        )
-        .hint("To place its partitions anew, name the nodes.")
+    let named = nodes.is_some();
+    let change = decide(table, modulus, nodes)?;
+    if change.parts.is_empty() {
+        let name = &change.table;
+        let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+        return if named {
+            Report::new(
+                state,
+                format!("{name} has modulus {modulus}, and its partitions are where nodes says, already"),
+            )
+        } else {
+            Report::new(state, format!("{name} has modulus {modulus} already"))
+                .hint("To place its partitions anew, name the nodes.")
+        }
         .into();
     }
+    Ok(change)
+}
+
+/// The next part of what a group is to do; `None` when it is done. Within a transaction, as the owner.
+pub fn next_part(table: Oid, wanted: &NewModulus) -> Result<Option<Decided>> {
+    let Modulus { managed, subject, parts, .. } = decide(table, wanted.modulus, wanted.nodes.clone())?;
+    let Some(plan) = parts.into_iter().next() else { return Ok(None) };
+    let new: Vec<String> = plan.targets.iter().map(|target| target.name.clone()).collect();
+    let subject = format!("{subject}: {}", new.join(", "));
+    Ok(Some(Decided { managed, kind: Kind::Modulus, subject, plan }))
+}
+
+impl Modulus {
+    /// Records the operation; a worker takes it up once the caller's transaction has committed.
+    pub fn start(mut self, mode: Mode, keep: &str) -> Result<i64> {
+        if self.parts.len() == 1 {
+            let plan = self.parts.remove(0);
+            return Decided { managed: self.managed, kind: Kind::Modulus, subject: self.subject, plan }
+                .start(mode, keep);
+        }
+        if mode == Mode::Online {
+            super::check_encoding()?;
+        }
+        let modulus =
+            NewModulus { table: self.table, modulus: self.modulus, nodes: self.nodes, keep: keep.to_string() };
+        let id = operation::insert(&NewOperation {
+            kind: Kind::Modulus,
+            mode,
+            parent: self.managed.root,
+            name: &self.managed.name().to_string(),
+            subject: format!("{}, in {}", self.subject, count(self.parts.len(), "part", "parts")),
+            role: owner(self.managed.root)?,
+            keep,
+            plan: &Plan { modulus: Some(modulus), ..Plan::default() },
+            part_of: None,
+        })?;
+        crate::worker::ensure_running()?;
+        Ok(id)
+    }
+
+    /// What would be done, part after part.
+    pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
+        let mut rows: Vec<Row> = Vec::new();
+        for part in &self.parts {
+            let before = rows.last().map_or(0, |row| row.0);
+            rows.extend(
+                preview(&self.managed, part, mode)?.into_iter().map(|(step, n, what)| (before + step, n, what)),
+            );
+        }
+        Ok(rows)
+    }
+}
+
+fn decide(table: Oid, modulus: u32, nodes: Option<Vec<String>>) -> Result<Modulus> {
+    let (managed, labels) = Managed::open(table)?;
+    let above = managed.member(table)?.clone();
+    let Some(site) = managed.level.at(&labels).filter(|site| !above.is_leaf() && site.level.method() == Method::Hash)
+    else {
+        return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is not partitioned by hash", above.name))
+            .hint("Name the table whose partitions are hash partitions: the parent, or a partitioned table below it.")
+            .into();
+    };
     let mut level: Level = site.level.clone();
     level.rule = Rule::Hash { modulus };
-    if let Some(nodes) = nodes {
-        level.nodes = Some(nodes);
+    if let Some(nodes) = &nodes {
+        level.nodes = Some(nodes.clone());
     }
-    let subject = format!("{}: modulus {old} to {modulus}", above.name);
     let new_site = site.with(&level);
     let keys = managed.keys()?;
     let mut input = PlanInput {
@@ -72,29 +151,87 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
         input.dealt = dealt;
         targets.push(partition);
     }
-    let mut spec = managed.level.clone();
-    spec.replace_at(&labels, level.clone());
-    let sources = managed
-        .children(table)
-        .map(|child| {
-            let bound = child.bound()?.unwrap_or(Bound::Default);
-            let label = match bound {
-                Bound::Hash { remainder, .. } => remainder.to_string(),
-                _ => child.name.name.clone(),
-            };
-            Ok(source(&managed, child, label, bound))
-        })
-        .collect::<Result<_>>()?;
-    let plan = Plan {
-        above: above.name.clone(),
-        labels,
-        method: Method::Hash,
-        key: level.key.clone(),
-        sources,
-        targets,
-        spec: spec.to_json(),
-        dealt: input.dealt,
-        ..Plan::default()
+    let children: Vec<&Member> = managed.children(table).collect();
+    let sources = children.iter().map(|child| old(&managed, child)).collect::<Result<Vec<_>>>()?;
+    let subject = match sources.iter().map(|source| residue(&source.bound).0).max() {
+        Some(old) => format!("{}: modulus {old} to {modulus}", above.name),
+        None => format!("{}: modulus {modulus}", above.name),
     };
-    Ok(Decided { managed, kind: Kind::Modulus, subject, plan })
+    let mut new_spec = managed.level.clone();
+    new_spec.replace_at(&labels, level.clone());
+    let mut parts: Vec<Plan> = divided(sources, targets, modulus)
+        .into_iter()
+        .filter(|(sources, targets)| !is_there(&above, sources, targets, nodes.is_some()))
+        .map(|(sources, targets)| Plan {
+            above: above.name.clone(),
+            labels: labels.clone(),
+            method: Method::Hash,
+            key: level.key.clone(),
+            sources,
+            targets,
+            // The modulus is the new one when all partitions have it.
+            spec: managed.catalog.spec.clone(),
+            dealt: input.dealt.clone(),
+            ..Plan::default()
+        })
+        .collect();
+    if let Some(last) = parts.last_mut() {
+        last.spec = new_spec.to_json();
+    }
+    Ok(Modulus { managed, table: above.name, subject, modulus, nodes, parts })
+}
+
+fn old(managed: &Managed, child: &Member) -> Result<Source> {
+    let bound = child.bound()?.unwrap_or(Bound::Default);
+    let label = match bound {
+        Bound::Hash { remainder, .. } => remainder.to_string(),
+        _ => child.name.name.clone(),
+    };
+    Ok(source(managed, child, label, bound))
+}
+
+/// Modulus and remainder.
+fn residue(bound: &Bound) -> (u32, u32) {
+    match bound {
+        Bound::Hash { modulus, remainder } => (*modulus, *remainder),
+        _ => (1, 0),
+    }
+}
+
+/// The smallest sets of partitions that can be replaced by new ones without the others: one by several, or several by one.
+/// All at once where the moduli do not divide, or where some remainder has no partition yet.
+fn divided(sources: Vec<Source>, targets: Vec<Partition>, modulus: u32) -> Vec<(Vec<Source>, Vec<Partition>)> {
+    let moduli = || sources.iter().map(|source| residue(&source.bound).0);
+    let largest = moduli().max().unwrap_or(1);
+    // Postgres sees to it that each modulus divides the next larger one.
+    let is_whole = moduli().map(|modulus| u64::from(largest / modulus)).sum::<u64>() == u64::from(largest);
+    if !is_whole || moduli().any(|old| modulus % old != 0 && old % modulus != 0) {
+        return vec![(sources, targets)];
+    }
+    // Rows of a partition stay in its remainder, of the smaller one of both moduli.
+    let mut parts: Vec<((u32, u32), Vec<Source>, Vec<Partition>)> = Vec::new();
+    for source in sources {
+        let (old, remainder) = residue(&source.bound);
+        let class = (old.min(modulus), remainder % modulus);
+        match parts.iter_mut().find(|part| part.0 == class) {
+            Some(part) => part.1.push(source),
+            None => parts.push((class, vec![source], Vec::new())),
+        }
+    }
+    for target in targets {
+        let (_, remainder) = residue(&target.bound);
+        if let Some(part) = parts.iter_mut().find(|((modulus, class), ..)| remainder % modulus == *class) {
+            part.2.push(target);
+        }
+    }
+    parts.into_iter().map(|(_, sources, targets)| (sources, targets)).collect()
+}
+
+/// Whether a part need not be replaced: it has the bound that it shall have, and, where nodes were named, its place.
+fn is_there(above: &Member, sources: &[Source], targets: &[Partition], placed: bool) -> bool {
+    let ([source], [target]) = (sources, targets) else { return false };
+    let places = |source: &Source| -> Vec<Option<String>> {
+        source.tables.iter().filter(|table| table.node.is_some()).map(|table| table.node.clone()).collect()
+    };
+    source.bound == target.bound && (!placed || places(source) == places(&Source::of(&above.name, target)))
 }

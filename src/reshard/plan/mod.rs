@@ -8,7 +8,7 @@ mod pieces;
 mod preview;
 
 pub use group::{drain, rebalance};
-pub use hash::set_modulus;
+pub use hash::{next_part, set_modulus};
 pub use moves::move_leaf;
 pub use pieces::{merge, move_values, split};
 

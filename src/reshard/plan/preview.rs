@@ -1,8 +1,10 @@
 //! What a decided operation will do, told before it does it.
 
 use super::Decided;
+use crate::catalog::operation::Plan;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
+use crate::hierarchy::managed::Managed;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
 use shardkeeper_core::operation::Mode;
@@ -14,58 +16,56 @@ pub type Row = (i32, String, String);
 impl Decided {
     /// Nothing is changed, on no server.
     pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        let plan = &self.plan;
-        let tree = plan.target_tree();
-        for leaf in tree.leaves() {
-            let node = leaf.node.clone().unwrap_or_else(|| LOCAL.to_string());
-            let what =
-                format!("create partition {} beside the hierarchy: {}", ident(&leaf.name), for_values(&leaf.bound));
-            rows.push((node, what));
-        }
-        let mut told = Vec::new();
-        told.push(rows);
-        let members: Vec<_> = plan
-            .source_leaves()
-            .filter_map(|(name, _)| self.managed.members.iter().find(|member| member.name == *name))
-            .cloned()
-            .collect();
-        let known = sizes::sizes(&members)?;
-        let copies = members.iter().map(|member| {
-            let size = known.iter().find(|size| size.oid() == member.oid());
-            let amount = amount(size.and_then(|size| size.rows), size.and_then(|size| size.bytes));
-            let others = match mode {
-                Mode::Online => "readers and writers go on, changes follow",
-                Mode::BlockWrites => "readers go on, all writers of the parent wait until the switch",
-            };
-            let what = format!("copy partition {}, {amount}; {others}", member.name);
-            (member.node().to_string(), what)
-        });
-        told.push(copies.collect());
-        let compare = match mode {
-            Mode::Online => {
-                "build the other indexes, and compare the new partitions with the old ones; nothing is locked"
-            }
-            Mode::BlockWrites => {
-                "build the other indexes, and compare the new partitions with the old ones; writers wait"
-            }
-        };
-        told.push(plan.target_nodes().into_iter().map(|node| (node, compare.to_string())).collect());
-        let old: Vec<QualifiedName> = plan.sources.iter().map(|source| source.name.clone()).collect();
-        let new: Vec<QualifiedName> = plan.targets.iter().map(|target| plan.above.sibling(&target.name)).collect();
-        let swap = format!(
-            "switch: lock {} against readers and writers, for moments no longer than shardkeeper.switch_lock_timeout until it is had, and put {} in the place of {}",
-            self.managed.name(),
-            joined(&new),
-            joined(&old)
-        );
-        told.push(vec![(LOCAL.to_string(), swap)]);
-        let away =
-            |node: String| (node, "drop the old partitions, when keep is over or shard_finish is called".to_string());
-        told.push(plan.source_nodes().into_iter().map(away).collect());
-        let numbered = told.into_iter().zip(1..);
-        Ok(numbered.flat_map(|(rows, step)| rows.into_iter().map(move |(node, what)| (step, node, what))).collect())
+        preview(&self.managed, &self.plan, mode)
     }
+}
+
+pub fn preview(managed: &Managed, plan: &Plan, mode: Mode) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let tree = plan.target_tree();
+    for leaf in tree.leaves() {
+        let node = leaf.node.clone().unwrap_or_else(|| LOCAL.to_string());
+        let what = format!("create partition {} beside the hierarchy: {}", ident(&leaf.name), for_values(&leaf.bound));
+        rows.push((node, what));
+    }
+    let mut told = Vec::new();
+    told.push(rows);
+    let members: Vec<_> = plan
+        .source_leaves()
+        .filter_map(|(name, _)| managed.members.iter().find(|member| member.name == *name))
+        .cloned()
+        .collect();
+    let known = sizes::sizes(&members)?;
+    let copies = members.iter().map(|member| {
+        let size = known.iter().find(|size| size.oid() == member.oid());
+        let amount = amount(size.and_then(|size| size.rows), size.and_then(|size| size.bytes));
+        let others = match mode {
+            Mode::Online => "readers and writers go on, changes follow",
+            Mode::BlockWrites => "readers go on, all writers of the parent wait until the switch",
+        };
+        let what = format!("copy partition {}, {amount}; {others}", member.name);
+        (member.node().to_string(), what)
+    });
+    told.push(copies.collect());
+    let compare = match mode {
+        Mode::Online => "build the other indexes, and compare the new partitions with the old ones; nothing is locked",
+        Mode::BlockWrites => "build the other indexes, and compare the new partitions with the old ones; writers wait",
+    };
+    told.push(plan.target_nodes().into_iter().map(|node| (node, compare.to_string())).collect());
+    let old: Vec<QualifiedName> = plan.sources.iter().map(|source| source.name.clone()).collect();
+    let new: Vec<QualifiedName> = plan.targets.iter().map(|target| plan.above.sibling(&target.name)).collect();
+    let swap = format!(
+        "switch: lock {} against readers and writers, for moments no longer than shardkeeper.switch_lock_timeout until it is had, and put {} in the place of {}",
+        managed.name(),
+        joined(&new),
+        joined(&old)
+    );
+    told.push(vec![(LOCAL.to_string(), swap)]);
+    let away =
+        |node: String| (node, "drop the old partitions, when keep is over or shard_finish is called".to_string());
+    told.push(plan.source_nodes().into_iter().map(away).collect());
+    let numbered = told.into_iter().zip(1..);
+    Ok(numbered.flat_map(|(rows, step)| rows.into_iter().map(move |(node, what)| (step, node, what))).collect())
 }
 
 fn joined(names: &[QualifiedName]) -> String {

@@ -1,0 +1,121 @@
+//! A switch whose commit is split: a node has the new partition, the coordinator does not yet. Nothing that a direct writer was
+//! told to be committed there is lost when the switch is undone.
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pg_test::movement::{self, ends, field, nothing_is_left, reaches, told};
+use pg_test::objects::settled;
+use pg_test::sql::refused;
+use pg_test::{Cluster, Keys, PATIENCE, Then, eventually};
+use postgres::Client;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `t` with a leaf on n1 and one on the coordinator; nodes are reached through their proxies.
+fn scene() -> Result<(Cluster, Client)> {
+    let cluster = movement::cluster(2)?;
+    cluster.add_nodes_by_proxy()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(&Keys::Bigint.create_sql("t"))?;
+    client.batch_execute("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}')")?;
+    Keys::Bigint.load(&mut client, "t", 1_000)?;
+    Ok((cluster, client))
+}
+
+/// Calls for an operation that brings a partition to the node `to`, which commits the switch; the other one gets no COMMIT.
+fn split(cluster: &Cluster, client: &mut Client, call: &str, to: usize) -> Result<i64> {
+    // The last command before the commit: n2 is the last node of the switch.
+    let swap = cluster.proxy(2).stall_on(b"SET SCHEMA");
+    let id = match call.strip_suffix("(id)") {
+        None => client.query_one(&format!("SELECT {call}"), &[])?.get(0),
+        Some(function) => {
+            let id: i64 = cluster.coordinator.value("SELECT max(id) FROM shard_operations")?;
+            client.execute(&format!("SELECT {function}($1)"), &[&id])?;
+            id
+        }
+    };
+    swap.wait_until_hit(LIMIT).with_context(|| told(cluster))?;
+    let commit = b"COMMIT TRANSACTION";
+    let trap = |node: usize| cluster.proxy(node).on(commit, if node == to { Then::StallAnswer } else { Then::Stall });
+    let first = trap(1);
+    cluster.proxy(2).resume();
+    let traps = [first, trap(2)];
+    traps.iter().try_for_each(|trap| trap.wait_until_hit(PATIENCE)).with_context(|| told(cluster))?;
+    eventually("the node has committed the switch", PATIENCE, || {
+        Ok(cluster.node(to).count("shardkeeper.switches")? == 1)
+    })?;
+    Ok(id)
+}
+
+fn mark(note: &str) -> String {
+    format!("UPDATE t SET payload = '{note}' WHERE id = (SELECT min(id) FROM t_0)")
+}
+
+fn marked(cluster: &Cluster, note: &str) -> Result<i64> {
+    cluster.coordinator.value(&format!("SELECT count(*) FROM t WHERE payload = '{note}'"))
+}
+
+#[test]
+fn a_direct_writer_waits_for_the_coordinator_s_commit() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    for (call, to, state) in [("shard_move_partition('t_0', 'n2')", 2, "switched"), ("shard_revert(id)", 1, "reverted")]
+    {
+        let id = split(&cluster, &mut client, call, to)?;
+        let mut direct = cluster.node(to).client()?;
+        for statement in [&mark("lost"), "DELETE FROM t", "INSERT INTO t_0 SELECT * FROM t_0", "TRUNCATE t"] {
+            let error = refused(&mut direct, statement)?;
+            ensure!(
+                error.code().code() == "40001" && error.message().contains("about to come"),
+                "{statement}: {error}"
+            );
+        }
+        // Readers see it.
+        ensure!(cluster.node(to).count("t_0")? > 0);
+        // The news comes, and the one who tries again gets through.
+        let note = format!("after {call}");
+        cluster.servers().skip(1).zip(1..).for_each(|(_, number)| cluster.proxy(number).resume());
+        eventually("the direct writer gets through", PATIENCE, || {
+            match direct.execute(&mark(&note.replace('\'', "")), &[]) {
+                Ok(rows) => Ok(rows == 1),
+                Err(error) if error.code().is_some_and(|code| code.code() == "40001") => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        reaches(&cluster, id, state, LIMIT)?;
+        assert_eq!(marked(&cluster, &note.replace('\'', ""))?, 1);
+        eventually("the gate is gone", PATIENCE, || {
+            cluster.node(to).value("SELECT count(*) = 0 FROM pg_trigger WHERE tgname ~ 'gate'")
+        })?;
+    }
+    assert_eq!(marked(&cluster, "lost")?, 0);
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_coordinator_that_dies_in_a_split_switch_loses_no_direct_write() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    for (call, to, state) in [("shard_move_partition('t_0', 'n2')", 2, "switched"), ("shard_revert(id)", 1, "reverted")]
+    {
+        let rows = cluster.coordinator.count("t")?;
+        let id = split(&cluster, &mut client, call, to)?;
+        cluster.coordinator.kill9()?;
+        (1..=2).for_each(|number| cluster.proxy(number).cut());
+        let mut direct = cluster.node(to).client()?;
+        let error = refused(&mut direct, &mark("lost"))?;
+        ensure!(error.code().code() == "40001", "{error}");
+        (1..=2).for_each(|number| cluster.proxy(number).resume());
+        cluster.coordinator.start()?;
+        client = cluster.coordinator.patient()?;
+        reaches(&cluster, id, state, LIMIT)?;
+        settled(&cluster, PATIENCE)?;
+        eventually("a direct writer gets through", PATIENCE, || {
+            Ok(direct.execute(&mark(state), &[]).is_ok_and(|n| n == 1))
+        })?;
+        assert_eq!((marked(&cluster, state)?, marked(&cluster, "lost")?), (1, 0));
+        assert_eq!(cluster.coordinator.count("t")?, rows);
+        ensure!(field(&cluster, id, "error")?.is_empty(), "{}", told(&cluster));
+    }
+    let last: i64 = cluster.coordinator.value("SELECT max(id) FROM shard_operations")?;
+    ends(&cluster, last, LIMIT)?;
+    nothing_is_left(&cluster)
+}

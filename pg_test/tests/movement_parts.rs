@@ -1,0 +1,213 @@
+//! A modulus that the old one divides, or that divides the old one: partitions are replaced one after the other.
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pg_test::movement::{
+    complains, ends, field, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told, under_load,
+};
+use pg_test::sql::{column, refused};
+use pg_test::{Cluster, Keys, Ledger, PATIENCE, Workload, eventually};
+use postgres::Client;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn scene(keys: Keys, create: &str) -> Result<(Cluster, Client)> {
+    let cluster = joined(3)?;
+    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
+    cluster.coordinator.reload()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(&keys.create_sql("t"))?;
+    client.batch_execute(create)?;
+    keys.load(&mut client, "t", 3_000)?;
+    Ok((cluster, client))
+}
+
+const TWO: &str = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{local, n1}')";
+const FOUR: &str = "SELECT shard_set_modulus('t', 4, nodes => '{n2, local, n1}')";
+
+/// What each part replaced by what: the numbers of old and new leaves.
+fn parts(cluster: &Cluster, group: i64) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT jsonb_array_length(plan -> 'sources') || ' to ' || jsonb_array_length(plan -> 'targets')
+         FROM shardkeeper.operations WHERE part_of = {group} ORDER BY part"
+    );
+    column(&mut cluster.coordinator.client()?, &sql)
+}
+
+/// Partitions of `t` as `modulus:remainder`.
+fn bounds(client: &mut Client) -> Result<Vec<String>> {
+    column(
+        client,
+        "SELECT regexp_replace(bounds, '.*modulus (\\d+), remainder (\\d+).*', '\\1:\\2') FROM shard_partitions
+         WHERE parent = 't'::regclass ORDER BY 1",
+    )
+}
+
+/// A session that keeps all switches from their lock.
+fn holder(cluster: &Cluster) -> Result<Client> {
+    let mut holder = cluster.coordinator.client()?;
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")?;
+    Ok(holder)
+}
+
+/// Begins 2 to 4, and returns with its first part switched and its second one kept from that.
+fn half_way(cluster: &Cluster, client: &mut Client) -> Result<(i64, i64, Client)> {
+    let id: i64 = client.query_one(FOUR, &[])?.get(0);
+    let count = format!("SELECT count(*) FROM shard_operations WHERE part_of = {id}");
+    eventually("the second part begins", LIMIT, || Ok(cluster.coordinator.value::<i64>(&count)? == 2))?;
+    let holder = holder(cluster)?;
+    let second = format!("SELECT max(id) FROM shard_operations WHERE part_of = {id}");
+    let second = cluster.coordinator.value(&second)?;
+    complains(cluster, second, "nobody holds the parent", LIMIT)?;
+    Ok((id, second, holder))
+}
+
+#[test]
+fn dividing_moduli_go_part_by_part_while_clients_write() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let calls = [
+        "shard_set_modulus('t', 4, nodes => '{n1, n2, local}')",
+        "shard_set_modulus('t', 2, nodes => '{n2, local}')",
+        "shard_set_modulus('t', 6)",
+        "shard_set_modulus('t', 3, nodes => '{n1, n3}', keep => '0')",
+        "shard_set_modulus('t', 3, nodes => '{n3, n1}')",
+    ];
+    under_load(&cluster, "t", Keys::Bigint, Workload::default(), &calls)?;
+    let groups = column(&mut client, "SELECT id FROM shard_operations WHERE part_of IS NULL ORDER BY id")?;
+    let expected = [vec!["1 to 2"; 2], vec!["2 to 1"; 2], vec!["1 to 3"; 2], vec!["2 to 1"; 3], vec!["1 to 1"; 3]];
+    for (group, expected) in groups.iter().zip(expected) {
+        assert_eq!(parts(&cluster, group.parse()?)?, expected, "{}", told(&cluster));
+    }
+    assert_eq!(groups.len(), calls.len());
+    assert_eq!(bounds(&mut client)?, ["3:0", "3:1", "3:2"]);
+    Ok(())
+}
+
+#[test]
+fn partitions_with_partitions_go_part_by_part_while_clients_write() -> Result<()> {
+    let create = r#"SELECT shard_create_parent('t', '{"method": "hash", "key": "id", "modulus": 2, "nodes": ["n1", "local"],
+        "partitions": {"method": "hash", "key": "id", "modulus": 2}}')"#;
+    let (cluster, _client) = scene(Keys::Text, create)?;
+    let calls = [
+        "shard_set_modulus('t', 4)",
+        "shard_set_modulus('t_1', 4, nodes => '{n3, n2}')",
+        "shard_set_modulus('t', 2, nodes => '{n2, n1}')",
+    ];
+    under_load(&cluster, "t", Keys::Text, Workload::default(), &calls)
+}
+
+#[test]
+fn all_parts_are_reverted_while_clients_write() -> Result<()> {
+    let (cluster, _client) = scene(Keys::Uuid, TWO)?;
+    let calls = ["shard_set_modulus('t', 4, nodes => '{n1, n2, local}')", "shard_set_modulus('t', 6)"];
+    there_and_back(&cluster, "t", Keys::Uuid, Workload::default(), &calls)
+}
+
+#[test]
+fn writers_blocked_part_by_part() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let calls = ["shard_set_modulus('t', 4, nodes => '{n1, n2, local}', mode => 'block_writes')"];
+    under_load(&cluster, "t", Keys::Bigint, Workload::default(), &calls)?;
+    assert_eq!(bounds(&mut client)?, ["4:0", "4:1", "4:2", "4:3"]);
+    Ok(())
+}
+
+#[test]
+fn a_cancel_amid_the_parts_brings_everything_back() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let before = objects(&cluster)?;
+    let ledger = Ledger::start(&cluster, "t", Keys::Bigint, Workload { clients: 2, ..Workload::default() })?;
+    let (id, _, mut holder) = half_way(&cluster, &mut client)?;
+    assert_eq!(bounds(&mut client)?.len(), 3, "{}", told(&cluster));
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    holder.batch_execute("COMMIT")?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "cancelled", "{}", told(&cluster));
+    assert_eq!(bounds(&mut client)?, ["2:0", "2:1"]);
+    ledger.stop()?.check(&cluster)?;
+    nothing_is_left(&cluster)?;
+    is_as_before(&cluster, &before)
+}
+
+#[test]
+fn between_the_parts_the_parent_is_not_free() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let (id, part, mut holder) = half_way(&cluster, &mut client)?;
+    client.execute("SELECT shard_pause($1)", &[&id])?;
+    eventually("the part is paused", PATIENCE, || Ok(field(&cluster, part, "state")? == "paused"))?;
+    holder.batch_execute("COMMIT")?;
+    for call in ["SELECT shard_move_partition('t_1', 'n3')", FOUR, "ALTER TABLE t ADD COLUMN more int"] {
+        let error = refused(&mut client, call)?;
+        ensure!(error.code().code() == "55006", "{call}: {error}");
+        let hint = error.hint().unwrap_or_default();
+        ensure!(hint.contains(&format!("shard_cancel({id})")), "{call}: {error:?}");
+    }
+    client.execute("SELECT shard_resume($1)", &[&id])?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    assert_eq!(bounds(&mut client)?, ["4:0", "4:1", "4:2", "4:3"]);
+    client.execute("SELECT shard_finish($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_group_survives_the_death_of_each_server() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let rows = cluster.coordinator.count("t")?;
+    let (id, _, mut holder) = half_way(&cluster, &mut client)?;
+    for server in [cluster.node(2), cluster.node(1), &cluster.coordinator] {
+        server.kill9()?;
+        server.start()?;
+    }
+    let _ = holder.batch_execute("COMMIT");
+    let mut client = cluster.coordinator.patient()?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    assert_eq!(bounds(&mut client)?, ["4:0", "4:1", "4:2", "4:3"]);
+    // The way back is as long.
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    eventually("a part is reverted", LIMIT, || Ok(bounds(&mut client)?.len() == 3))?;
+    cluster.coordinator.kill9()?;
+    cluster.coordinator.start()?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
+    let mut client = cluster.coordinator.patient()?;
+    assert_eq!(bounds(&mut client)?, ["2:0", "2:1"]);
+    assert_eq!(cluster.coordinator.count("t")?, rows);
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_part_that_was_given_up_can_be_called_for_again() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let (id, part, mut holder) = half_way(&cluster, &mut client)?;
+    client.execute("SELECT shard_cancel($1)", &[&part])?;
+    ends(&cluster, id, LIMIT)?;
+    holder.batch_execute("COMMIT")?;
+    assert_eq!(field(&cluster, id, "state")?, "failed");
+    assert_eq!(bounds(&mut client)?.len(), 3);
+    // Only what is missing is done.
+    let again: i64 = client.query_one("SELECT shard_set_modulus('t', 4, keep => '0')", &[])?.get(0);
+    ends(&cluster, again, LIMIT)?;
+    assert_eq!(bounds(&mut client)?, ["4:0", "4:1", "4:2", "4:3"]);
+    assert_eq!(parts(&cluster, again)?, Vec::<String>::new());
+    // Nothing is left to do.
+    assert_eq!(refused(&mut client, "SELECT shard_set_modulus('t', 4)")?.code().code(), "55000");
+    client.execute("SELECT shard_finish(id) FROM shard_operations WHERE state = 'switched'", &[])?;
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn two_parents_change_their_moduli_side_by_side() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    client.batch_execute(&Keys::Bigint.create_sql("u"))?;
+    client.batch_execute("SELECT shard_create_parent('u', 'hash', 'id', modulus => 2, nodes => '{n2, n3}')")?;
+    let mut holder = holder(&cluster)?;
+    let first: i64 = client.query_one(FOUR, &[])?.get(0);
+    let second: i64 = client.query_one("SELECT shard_set_modulus('u', 4)", &[])?.get(0);
+    reaches(&cluster, second, "switched", LIMIT)?;
+    ensure!(field(&cluster, first, "state")? == "copying", "{}", told(&cluster));
+    holder.batch_execute("COMMIT")?;
+    reaches(&cluster, first, "switched", LIMIT)?;
+    client.batch_execute(&format!("SELECT shard_finish({first}); SELECT shard_finish({second})"))?;
+    nothing_is_left(&cluster)
+}

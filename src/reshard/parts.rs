@@ -1,0 +1,133 @@
+//! A modulus that is changed part by part: each part is an operation of its own, called for when the one before has switched.
+//!
+//! The group is `copying` until all have switched, and then `switched` as long as they are. A cancel, and a revert, take back
+//! the parts that have switched, the newest first: the partitions are then what they were before the group.
+
+use super::group::{sort, wait, waits_for_a_person};
+use super::plan;
+use super::trouble::{Step, Trouble, halt};
+use crate::catalog::operation::{self, Child, NewModulus, Operation};
+use crate::catalog::way_back;
+use crate::error::{Report, Result};
+use crate::pg::{role, sql, transaction};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::Oid;
+use shardkeeper_core::operation::{State, Wish};
+
+/// What comes next for the group; `None` when there is nothing to do now.
+pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<Child>) -> Step<Option<State>> {
+    let id = operation.id;
+    match (operation.state, wish) {
+        (State::Switched, Wish::Revert) => Ok(Some(State::Reverting)),
+        (State::Switched, Wish::Finish) => finish(parts),
+        (State::Switched, _) => {
+            if !operation.tidy {
+                transaction::run(|| operation::set_tidy(id))?;
+            }
+            let is_over = wish == Wish::Run && operation.keep_left <= 0.0;
+            if is_over { finish(parts) } else { Ok(None) }
+        }
+        (_, Wish::Pause) => Ok(None),
+        (State::Reverting, Wish::Cancel) => {
+            // Asked of the part too that was being reverted: it stays switched.
+            if parts.iter().any(|part| part.state == State::Reverting) {
+                return wait();
+            }
+            transaction::run(|| {
+                if let Some(part) = parts.iter().find(|part| part.state == State::Reverted) {
+                    way_back::lose(id, &format!("Operation {}, a part of it, was reverted.", part.id))?;
+                }
+                operation::stay_switched(id, "the revert was given up")
+            })?;
+            Err(Trouble::Asked)
+        }
+        (State::Reverting, _) => match take_back(parts)? {
+            None => Ok(Some(State::Reverted)),
+            Some(why) => {
+                transaction::run(|| {
+                    way_back::lose(id, &why)?;
+                    operation::stay_switched(id, "it cannot be reverted")
+                })?;
+                Err(Trouble::Asked)
+            }
+        },
+        (_, Wish::Cancel) => take_back(parts).map(|_| Some(State::Cancelled)),
+        (State::Planned, _) => Ok(Some(State::Copying)),
+        (State::Copying, _) => bring_forward(operation, wanted, parts),
+        _ => Ok(None),
+    }
+}
+
+fn bring_forward(operation: &Operation, wanted: &NewModulus, parts: Vec<Child>) -> Step<Option<State>> {
+    let number = i32::try_from(parts.len()).unwrap_or(i32::MAX);
+    let has_switched = |part: &Child| part.state == State::Switched || part.state == State::Finished && part.ended;
+    let (_, under_way) = sort(parts, has_switched)?;
+    if !under_way.is_empty() {
+        return wait();
+    }
+    let begun = transaction::run(|| {
+        let name = wanted.table.to_string();
+        let Some(table) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.as_str().into()])? else {
+            return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{name} is no longer there")).into();
+        };
+        role::acting_as(operation.role(), || {
+            let Some(part) = plan::next_part(table, wanted)? else { return Ok(false) };
+            part.record(operation.mode, &wanted.keep, Some((operation.id, number)))?;
+            Ok(true)
+        })
+    })?;
+    if begun { wait() } else { Ok(Some(State::Switched)) }
+}
+
+/// Brings the old partitions back, part by part. In the end, why some of the new ones stay; `None` if none does.
+fn take_back(parts: Vec<Child>) -> Step<Option<String>> {
+    let mut stays = None;
+    for part in parts.into_iter().rev() {
+        let id = part.id;
+        match part.state {
+            State::Cancelled | State::Failed | State::Reverted if part.ended => {}
+            State::Finished if part.ended => stays = Some(format!("What operation {id} replaced was dropped.")),
+            // Kept by what became of the way back, or by what somebody did to the part itself.
+            State::Switched if !part.revertible => {
+                let why = part.lost.unwrap_or_else(|| "Nothing was kept for it.".into());
+                stays = Some(format!("Operation {id}, a part of it, cannot be reverted. {why}"));
+            }
+            _ if part.halted && !part.state.is_before_switch() => return halt(waits_for_a_person(part)),
+            state if state.is_before_switch() && part.wish != Wish::Cancel => {
+                transaction::run(|| operation::set_wish(id, Wish::Cancel))?;
+                return wait();
+            }
+            State::Switched if part.wish != Wish::Revert => {
+                transaction::run(|| operation::set_wish(id, Wish::Revert))?;
+                return wait();
+            }
+            _ => return wait(),
+        }
+    }
+    Ok(stays)
+}
+
+/// Drops what the parts replaced.
+fn finish(parts: Vec<Child>) -> Step<Option<State>> {
+    for part in parts.iter().filter(|part| part.state == State::Switched && part.wish != Wish::Finish) {
+        transaction::run(|| operation::set_wish(part.id, Wish::Finish))?;
+    }
+    if parts.iter().all(|part| part.ended) { Ok(Some(State::Finished)) } else { wait() }
+}
+
+/// Whether a revert can begin.
+///
+/// Errors: 55000 a part has no way back.
+pub fn check(operation: &Operation) -> Result<()> {
+    let stays = operation::children(operation.id)?.into_iter().find(|part| !part.revertible);
+    let Some(part) = stays.filter(|_| operation.state == State::Switched) else { return Ok(()) };
+    let why = match (part.state, part.lost) {
+        (State::Switched, Some(why)) => why,
+        (State::Switched, None) => "Nothing was kept for it.".into(),
+        (state, _) => format!("It is {state}."),
+    };
+    Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("operation {} has no way back", operation.id))
+        .detail(format!("A part of it, operation {}, cannot be reverted. {why}", part.id))
+        .hint("Call shard_set_modulus to change the modulus back.")
+        .into()
+}
