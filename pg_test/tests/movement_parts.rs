@@ -69,7 +69,7 @@ fn dividing_moduli_go_part_by_part_while_clients_write() -> Result<()> {
         "shard_set_modulus('t', 4, nodes => '{n1, n2, local}')",
         "shard_set_modulus('t', 2, nodes => '{n2, local}')",
         "shard_set_modulus('t', 6)",
-        "shard_set_modulus('t', 3, nodes => '{n1, n3}', keep => '0')",
+        "shard_set_modulus('t', 3, nodes => '{n1, n3}')",
         "shard_set_modulus('t', 3, nodes => '{n3, n1}')",
     ];
     under_load(&cluster, "t", Keys::Bigint, Workload::default(), &calls)?;
@@ -107,7 +107,8 @@ fn all_parts_are_reverted_while_clients_write() -> Result<()> {
 fn writers_blocked_part_by_part() -> Result<()> {
     let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
     let calls = ["shard_set_modulus('t', 4, nodes => '{n1, n2, local}', mode => 'block_writes')"];
-    under_load(&cluster, "t", Keys::Bigint, Workload::default(), &calls)?;
+    let workload = Workload { cancels: true, ..Workload::default() };
+    under_load(&cluster, "t", Keys::Bigint, workload, &calls)?;
     assert_eq!(bounds(&mut client)?, ["4:0", "4:1", "4:2", "4:3"]);
     Ok(())
 }
