@@ -7,6 +7,7 @@ use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::objects::{self, Objects};
 use crate::wait::eventually;
 use crate::{Keys, Ledger, Workload, matrix};
+use postgres::Client;
 
 /// A cluster whose servers can tell their changes, its nodes not yet added.
 pub fn cluster(nodes: usize) -> Result<Cluster> {
@@ -23,11 +24,29 @@ pub fn cluster(nodes: usize) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// The same with its nodes added through their proxies.
+pub fn joined_by_proxy(nodes: usize) -> Result<Cluster> {
+    let cluster = cluster(nodes)?;
+    cluster.add_nodes_by_proxy()?;
+    Ok(cluster)
+}
+
 /// The same with its nodes added.
 pub fn joined(nodes: usize) -> Result<Cluster> {
     let cluster = cluster(nodes)?;
     cluster.add_nodes()?;
     Ok(cluster)
+}
+
+/// The same with `t` made by `create`, and so many rows in it. What is dropped is destroyed at once.
+pub fn filled(cluster: Cluster, keys: Keys, create: &str, rows: i64) -> Result<(Cluster, Client)> {
+    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
+    cluster.coordinator.reload()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(&keys.create_sql("t"))?;
+    client.batch_execute(create)?;
+    keys.load(&mut client, "t", rows)?;
+    Ok((cluster, client))
 }
 
 /// Runs operations one after another while clients write, and checks everything after each.

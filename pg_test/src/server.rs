@@ -137,6 +137,22 @@ impl Server {
         Ok(text)
     }
 
+    /// The statements that make the database anew, those about `but` (a pattern for tables) and about the extension left out.
+    pub fn definitions(&self, but: &str) -> Result<Vec<String>> {
+        let output = Command::new(self.install.program("pg_dump"))
+            .args(["--schema-only", "-U", SUPERUSER, "-d", DATABASE, "--exclude-schema", "shardkeeper*"])
+            .args(["--exclude-table", but, "-h"])
+            .arg(&self.dir)
+            .args(["-p", &self.port().to_string()])
+            .output()?;
+        ensure!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("--") && !line.starts_with('\\')).collect();
+        let statements = lines.join("\n");
+        let statements = statements.split(";\n").map(str::trim);
+        Ok(statements.filter(|s| !s.is_empty() && !s.starts_with("SET ")).map(str::to_owned).collect())
+    }
+
     /// The command line with which a person connects.
     pub fn psql_command(&self) -> String {
         format!(

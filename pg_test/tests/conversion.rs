@@ -1,25 +1,12 @@
 //! A populated table becomes a parent online: clients go on, nothing is lost, and all that its user put on it is kept.
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use pg_test::movement::{joined, told};
 use pg_test::sql::{column, refused, rows};
 use pg_test::{Cluster, Keys, Ledger, Options, Server, Workload, eventually};
 use postgres::Client;
-
-/// A cluster whose servers can tell their changes.
-fn cluster(nodes: usize) -> Result<Cluster> {
-    let logical = vec![("wal_level", "logical"), ("max_replication_slots", "10"), ("max_worker_processes", "16")];
-    let cluster = Cluster::with(Options {
-        nodes,
-        coordinator_settings: logical.clone(),
-        node_settings: logical,
-        ..Options::default()
-    })?;
-    cluster.add_nodes()?;
-    Ok(cluster)
-}
 
 /// Calls for the operation and waits until it has switched.
 fn convert(cluster: &Cluster, call: &str) -> Result<i64> {
@@ -30,14 +17,6 @@ fn convert(cluster: &Cluster, call: &str) -> Result<i64> {
     let state = state.with_context(|| told(cluster))?;
     ensure!(state == "switched", "{call}: {state}");
     Ok(id)
-}
-
-/// What the servers know of operations, for a failure.
-fn told(cluster: &Cluster) -> String {
-    let operations = cluster.coordinator.value::<String>("SELECT string_agg(o::text, E'\n') FROM shard_operations o");
-    let log = cluster.coordinator.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("shardkeeper") || line.contains("ERROR")).collect();
-    format!("{operations:?}\n{}", lines.join("\n"))
 }
 
 /// Operations that are over leave no slot, publication, schema or row behind, on any server.
@@ -80,7 +59,7 @@ fn under_load(cluster: &Cluster, table: &str, keys: Keys, count: i64, call: &str
 #[test]
 fn a_table_becomes_a_hash_parent_over_three_servers_while_clients_write() -> Result<()> {
     let call = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 3, nodes => '{local, n1, n2}')";
-    under_load(&cluster(2)?, "t", Keys::Bigint, 50_000, call)
+    under_load(&joined(2)?, "t", Keys::Bigint, 50_000, call)
 }
 
 #[test]
@@ -89,18 +68,18 @@ fn a_table_becomes_a_tree_of_three_levels_while_clients_write() -> Result<()> {
         "method": "range", "key": "id", "bounds": ["MINVALUE", 2000, "MAXVALUE"],
         "partitions": {"method": "list", "key": "region", "values": {"west": ["us", "eu"], "east": ["cn", "jp"]},
             "partitions": {"method": "hash", "key": ["region", "id"], "modulus": 2, "nodes": ["local", "n1", "n2"]}}}')"#;
-    under_load(&cluster(2)?, "sales.t", Keys::TwoColumns, 5_000, call)
+    under_load(&joined(2)?, "sales.t", Keys::TwoColumns, 5_000, call)
 }
 
 #[test]
 fn a_table_becomes_a_parent_on_its_own_server_while_clients_write() -> Result<()> {
     let call = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 4)";
-    under_load(&cluster(0)?, "t", Keys::Uuid, 5_000, call)
+    under_load(&joined(0)?, "t", Keys::Uuid, 5_000, call)
 }
 
 #[test]
 fn cancel_leaves_the_table_as_it_was() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = joined(1)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute(
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i FROM generate_series(1, 500) i",
@@ -126,7 +105,7 @@ fn cancel_leaves_the_table_as_it_was() -> Result<()> {
 
 #[test]
 fn a_table_that_changes_meanwhile_does_not_become_a_parent() -> Result<()> {
-    let cluster = cluster(0)?;
+    let cluster = joined(0)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 500)")?;
     client.batch_execute("BEGIN")?;
@@ -150,7 +129,7 @@ fn a_table_that_changes_meanwhile_does_not_become_a_parent() -> Result<()> {
 
 #[test]
 fn what_cannot_be_converted_is_told_at_once() -> Result<()> {
-    let cluster = cluster(1)?;
+    let cluster = joined(1)?;
     let mut client = cluster.coordinator.client()?;
     let call = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{local, n1}')";
     let rows = "INSERT INTO t (id) VALUES (1), (2)";
@@ -192,7 +171,7 @@ fn without_logical_decoding_a_populated_table_stays() -> Result<()> {
 /// Rows that row security hides from the owner are rows.
 #[test]
 fn an_owner_who_sees_no_rows_does_not_lose_them() -> Result<()> {
-    let cluster = cluster(0)?;
+    let cluster = joined(0)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute(
         "CREATE ROLE owner; GRANT CREATE ON SCHEMA public TO owner; SET ROLE owner;
@@ -212,7 +191,7 @@ const ROWS: &str = "INSERT INTO plant.readings (region, taken, temperature, code
     SELECT r, '2024-05-05'::date + n * 40, n, r || n, int4range(n, n + 1) FROM unnest('{north, south}'::text[]) r, generate_series(1, 10) n";
 
 fn readings(nodes: usize) -> Result<(Cluster, Client)> {
-    let cluster = cluster(nodes)?;
+    let cluster = joined(nodes)?;
     let mut client = cluster.coordinator.client()?;
     client.batch_execute("SET allow_in_place_tablespaces = on")?;
     client.batch_execute("CREATE TABLESPACE fast LOCATION ''")?;
@@ -237,24 +216,9 @@ fn call(nodes: &str) -> String {
 
 /// The statements that make the database anew, partitions left out. An index of a partitioned table is dumped `ON ONLY` it.
 fn dump(server: &Server) -> Result<BTreeSet<String>> {
-    let output = Command::new(server.install.program("pg_dump"))
-        .args(["--schema-only", "--username", "postgres", "--dbname", "app", "--exclude-schema", "shardkeeper*"])
-        .args(["--exclude-table", "plant.readings__*", "--host"])
-        .arg(server.socket_dir())
-        .args(["--port", &server.port().to_string()])
-        .output()?;
-    ensure!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout)?;
-    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("--") && !line.starts_with('\\')).collect();
-    let statements = lines.join("\n");
-    let statements = statements.split(";\n").map(|s| match s.contains("INDEX ") {
-        true => s.trim().replace(" ON ONLY ", " ON "),
-        false => s.trim().to_owned(),
-    });
-    let ours = |s: &String| {
-        !(s.is_empty() || s.starts_with("SET ") || s.starts_with("CREATE SERVER") || s.contains("plant.readings__"))
-    };
-    Ok(statements.filter(ours).collect())
+    let statements = server.definitions("plant.readings__*")?.into_iter();
+    let ours = statements.filter(|s| !s.starts_with("CREATE SERVER") && !s.contains("plant.readings__"));
+    Ok(ours.map(|s| if s.contains("INDEX ") { s.replace(" ON ONLY ", " ON ") } else { s }).collect())
 }
 
 /// What differs between a table that was empty when it became a parent, and one that had rows: nothing.

@@ -52,18 +52,8 @@ fn cluster(nodes: usize) -> Result<(Cluster, Client)> {
 
 /// The statements that make the database anew, partitions left out.
 fn dump(server: &Server) -> Result<BTreeSet<String>> {
-    let output = Command::new(server.install.program("pg_dump"))
-        .args(["--schema-only", "--username", "postgres", "--dbname", "app", "--exclude-schema", "shardkeeper*"])
-        .args(["--exclude-table", "plant.readings__*", "--host"])
-        .arg(server.socket_dir())
-        .args(["--port", &server.port().to_string()])
-        .output()?;
-    ensure!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout)?;
-    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("--") && !line.starts_with('\\')).collect();
-    let statements = lines.join("\n").split(";\n").map(|statement| statement.trim().to_owned()).collect::<Vec<_>>();
-    let ours = |s: &String| !s.is_empty() && !s.starts_with("SET ") && !s.contains("plant.readings__");
-    Ok(statements.into_iter().filter(ours).collect())
+    let statements = server.definitions("plant.readings__*")?.into_iter();
+    Ok(statements.filter(|statement| !statement.contains("plant.readings__")).collect())
 }
 
 /// What was there before and is not any more, and the other way round. An index of a partitioned table is dumped `ON ONLY`

@@ -2,7 +2,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{self, complains, ends, field, is_as_before, nothing_is_left, objects, reaches, told};
+use pg_test::movement::{
+    complains, ends, field, filled, is_as_before, joined_by_proxy, nothing_is_left, objects, reaches, told,
+};
 use pg_test::sql::{code, refused};
 use pg_test::{Cluster, Keys, Ledger, PATIENCE, Workload, eventually};
 use postgres::Client;
@@ -11,15 +13,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `t` with a leaf on n1 and one on the coordinator; nodes are reached through their proxies.
 fn scene() -> Result<(Cluster, Client)> {
-    let cluster = movement::cluster(2)?;
-    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
-    cluster.coordinator.reload()?;
-    cluster.add_nodes_by_proxy()?;
-    let mut client = cluster.coordinator.patient()?;
-    client.batch_execute(&Keys::Bigint.create_sql("t"))?;
-    client.batch_execute("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}')")?;
-    Keys::Bigint.load(&mut client, "t", 2_000)?;
-    Ok((cluster, client))
+    let create = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}')";
+    filled(joined_by_proxy(2)?, Keys::Bigint, create, 2_000)
 }
 
 const MOVE: &str = "SELECT shard_move_partition('t_0', 'n2')";

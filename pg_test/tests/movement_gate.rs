@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{self, ends, field, nothing_is_left, reaches, told};
+use pg_test::movement::{ends, field, filled, joined_by_proxy, nothing_is_left, reaches, told};
 use pg_test::objects::settled;
 use pg_test::sql::refused;
 use pg_test::{Cluster, Keys, PATIENCE, Then, eventually};
@@ -13,13 +13,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `t` with a leaf on n1 and one on the coordinator; nodes are reached through their proxies.
 fn scene() -> Result<(Cluster, Client)> {
-    let cluster = movement::cluster(2)?;
-    cluster.add_nodes_by_proxy()?;
-    let mut client = cluster.coordinator.patient()?;
-    client.batch_execute(&Keys::Bigint.create_sql("t"))?;
-    client.batch_execute("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}')")?;
-    Keys::Bigint.load(&mut client, "t", 1_000)?;
-    Ok((cluster, client))
+    let create = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}')";
+    filled(joined_by_proxy(2)?, Keys::Bigint, create, 1_000)
 }
 
 /// Calls for an operation that brings a partition to the node `to`, which commits the switch; the other one gets no COMMIT.

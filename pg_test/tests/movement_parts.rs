@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pg_test::movement::{
-    complains, ends, field, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told, under_load,
+    complains, ends, field, filled, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told,
+    under_load,
 };
 use pg_test::sql::{column, refused};
 use pg_test::{Cluster, Keys, Ledger, PATIENCE, Workload, eventually};
@@ -12,14 +13,7 @@ use postgres::Client;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn scene(keys: Keys, create: &str) -> Result<(Cluster, Client)> {
-    let cluster = joined(3)?;
-    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
-    cluster.coordinator.reload()?;
-    let mut client = cluster.coordinator.patient()?;
-    client.batch_execute(&keys.create_sql("t"))?;
-    client.batch_execute(create)?;
-    keys.load(&mut client, "t", 3_000)?;
-    Ok((cluster, client))
+    filled(joined(3)?, keys, create, 3_000)
 }
 
 const TWO: &str = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{local, n1}')";

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::movement::{
-    complains, ends, field, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told,
+    complains, ends, field, filled, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told,
 };
 use pg_test::objects::settled;
 use pg_test::sql::{code, refused};
@@ -13,14 +13,7 @@ use postgres::Client;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn scene(keys: Keys, create: &str) -> Result<(Cluster, Client)> {
-    let cluster = joined(3)?;
-    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
-    cluster.coordinator.reload()?;
-    let mut client = cluster.coordinator.patient()?;
-    client.batch_execute(&keys.create_sql("t"))?;
-    client.batch_execute(create)?;
-    keys.load(&mut client, "t", 3_000)?;
-    Ok((cluster, client))
+    filled(joined(3)?, keys, create, 3_000)
 }
 
 const TWO: &str = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{local, n1}')";

@@ -147,13 +147,7 @@ fn work(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
     let owners = swap::flow_owners(operation, &mut flow)?;
-    approach(operation, &mut flow)?;
-    lock_parent(operation)?;
-    let managed = role::acting_as(operation.role(), || {
-        let managed = Managed::read(operation.parent())?;
-        fence(operation)?;
-        Ok(managed)
-    })?;
+    let managed = hold(operation, &mut flow)?;
     as_planned(operation, &managed, &name)?;
     drain(operation, &mut flow)?;
     swap(operation, &managed, owners)?;
@@ -161,6 +155,18 @@ fn work(operation: &Operation) -> Step {
         back::open(operation, operation.parent(), &mut flow)?;
     }
     Ok(())
+}
+
+/// From here on nobody reads the parent, nor writes to the sources on their nodes.
+pub fn hold(operation: &Operation, flow: &mut Flow) -> Step<Managed> {
+    approach(operation, flow)?;
+    lock_parent(operation)?;
+    let managed = role::acting_as(operation.role(), || {
+        let managed = Managed::read(operation.parent())?;
+        fence(operation)?;
+        Ok(managed)
+    })?;
+    Ok(managed)
 }
 
 /// Applies most of what is left, before anybody waits.
@@ -190,7 +196,7 @@ pub fn qualified(relation: Oid) -> Result<String> {
 ///
 /// The table above them stays readable for a moment: the check of a hash target opens it while the last changes are applied.
 /// Writers through it are kept out, so that only one who reads first and writes now can be in the way of the swap.
-pub fn fence(operation: &Operation) -> Result<()> {
+fn fence(operation: &Operation) -> Result<()> {
     for node in operation.plan.source_nodes().iter().filter(|node| *node != LOCAL) {
         let leaves = operation.plan.source_leaves().filter(|(_, place)| place == node);
         let leaves: Vec<String> = leaves.map(|(name, _)| name.to_string()).collect();
@@ -273,5 +279,15 @@ fn gently(place: &mut Place, command: &str) -> Result<()> {
             outcome => return outcome,
         }
     }
-    own::wait(place.run(&command))
+    let refused = match own::wait(place.run(&command)) {
+        Err(Error::Report(refused)) if refused.is_lock() => refused,
+        outcome => return outcome,
+    };
+    Report::new(
+        refused.code,
+        "sessions keep the lock of a new partition, and the operation cannot tidy up after its switch",
+    )
+    .detail(refused.one_line())
+    .hint("It is tried again and again; the new partitions serve. See pg_locks for a session that keeps a lock on one.")
+    .into()
 }

@@ -1,7 +1,7 @@
 //! The switch back of a plain table that became a parent: the tree leaves, and the table takes its place again.
 
 use super::follow::Flow;
-use super::switch::{approach, as_planned, drain, fence, lock_parent, nodes};
+use super::switch::{as_planned, drain, hold, nodes};
 use super::trouble::{Step, fail};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
@@ -19,13 +19,7 @@ use shardkeeper_core::operation::State;
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
-    approach(operation, &mut flow)?;
-    lock_parent(operation)?;
-    let managed = role::acting_as(operation.role(), || {
-        let managed = Managed::read(operation.parent())?;
-        fence(operation)?;
-        Ok(managed)
-    })?;
+    let managed = hold(operation, &mut flow)?;
     let planned = operation.plan.sources.iter().map(|source| source.tables.len()).sum::<usize>();
     let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
     let below = partitions.iter().filter(|oid| **oid != managed.root).count();
