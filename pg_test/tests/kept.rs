@@ -2,9 +2,8 @@
 //!
 //! The judge is `pg_dump`: it writes down everything that makes a table, and knows nothing of us.
 use std::collections::BTreeSet;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use pg_test::sql::{column, refused, rows};
 use pg_test::{Cluster, Options, Server};
 use postgres::Client;
