@@ -123,7 +123,7 @@ COMMENT ON FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval)
     'Moves values of a list leaf, with their rows, to another one of the same table online; returns the operation id';
 COMMENT ON FUNCTION shard_drain_node(text, text) IS
     'Moves all leaves of a node to others online, so that it can be dropped; returns the id of a group of moves';
-COMMENT ON FUNCTION shard_rebalance(regclass, text, text[], text) IS
+COMMENT ON FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision) IS
     'Moves leaves online until each node has its share of bytes, rows or count; returns the id of a group of moves';
 COMMENT ON FUNCTION shard_plan_move_partition(regclass, text, text) IS 'What shard_move_partition would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) IS 'What shard_set_modulus would do, step by step; nothing is changed';
@@ -131,7 +131,7 @@ COMMENT ON FUNCTION shard_plan_split(regclass, jsonb, text[], text) IS 'What sha
 COMMENT ON FUNCTION shard_plan_merge(regclass[], text, text, text) IS 'What shard_merge would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) IS 'What shard_move_values would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_plan_drain_node(text, text) IS 'What shard_drain_node would do, step by step; nothing is changed';
-COMMENT ON FUNCTION shard_plan_rebalance(regclass, text, text[], text) IS 'What shard_rebalance would do, step by step; nothing is changed';
+COMMENT ON FUNCTION shard_plan_rebalance(regclass, text, text[], text, jsonb, double precision) IS 'What shard_rebalance would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_wait(bigint, interval) IS
     'Waits until an operation is switched, or reverted, or over; returns its state';
 COMMENT ON FUNCTION shard_pause(bigint) IS 'Stops the work of an operation until shard_resume; what it has done stays';
@@ -166,7 +166,7 @@ ALTER FUNCTION shard_drain_node(text, text) SET DateStyle = 'ISO, YMD';
 ALTER FUNCTION shard_drain_node(text, text) SET IntervalStyle = 'postgres';
 ALTER FUNCTION shard_plan_drain_node(text, text) SET DateStyle = 'ISO, YMD';
 ALTER FUNCTION shard_plan_drain_node(text, text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_rebalance(regclass, text, text[], text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_rebalance(regclass, text, text[], text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision) SET IntervalStyle = 'postgres';
+ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text, jsonb, double precision) SET DateStyle = 'ISO, YMD';
+ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text, jsonb, double precision) SET IntervalStyle = 'postgres';

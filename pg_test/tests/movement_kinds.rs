@@ -135,6 +135,43 @@ fn leaves_are_shared_out_anew() -> Result<()> {
 }
 
 #[test]
+fn leaves_stay_in_their_regions_and_nodes_get_their_share() -> Result<()> {
+    let cluster = cluster(3)?;
+    let mut client = filled(&cluster, Keys::Bigint, "'hash', 'id', modulus => 9, nodes => '{n1}'")?;
+    let plan = |client: &mut Client, arguments: &str| -> Result<Vec<String>> {
+        column(
+            client,
+            &format!(
+                "SELECT right(split_part(action, ',', 1), 2) FROM shard_plan_rebalance('t', 'count', {arguments})"
+            ),
+        )
+    };
+    let to = |moves: &[String], node: &str| moves.iter().filter(|to| *to == node).count();
+    let all = "nodes => '{n1, n2, n3}'";
+    // The share follows the weight.
+    let moves = plan(&mut client, &format!(r#"{all}, capacities => '{{"n2": 4}}'"#))?;
+    assert_eq!(to(&moves, "n2"), 6, "{moves:?}");
+    let moves = plan(&mut client, &format!(r#"{all}, capacities => '{{"n1": 0, "n3": 0.5}}'"#))?;
+    assert_eq!((to(&moves, "n2"), to(&moves, "n3")), (6, 3), "{moves:?}");
+    // Without a region it may go anywhere; with one, only where that is.
+    client.batch_execute("SELECT shard_alter_node('n2', region => 'us'), shard_alter_node('n3', region => 'eu')")?;
+    assert_eq!(plan(&mut client, all)?.len(), 6);
+    client.batch_execute("SELECT shard_alter_node('n1', region => 'eu')")?;
+    let moves = plan(&mut client, all)?;
+    assert_eq!((to(&moves, "n2"), to(&moves, "n3")), (0, 4), "{moves:?}");
+    let drained = rows(&mut client, "SELECT * FROM shard_plan_drain_node('n1')")?;
+    assert_eq!(drained.len(), 9, "n3 takes all: {drained:?}");
+    client.batch_execute("SELECT shard_alter_node('n3', region => 'asia')")?;
+    let error = refused(&mut client, "SELECT shard_drain_node('n1')")?;
+    ensure!(error.detail().unwrap_or_default().contains("in its regions (eu)"), "{error:?}");
+    // What is gained has to be worth it.
+    client.batch_execute("SELECT shard_alter_node('n3', region => 'eu')")?;
+    let some = plan(&mut client, &format!("{all}, minimum_gain => 1"))?;
+    ensure!(some.len() < moves.len(), "{some:?}");
+    Ok(())
+}
+
+#[test]
 fn a_cancelled_drain_ends_its_moves() -> Result<()> {
     let cluster = cluster(2)?;
     let mut client = filled(&cluster, Keys::Bigint, "'hash', 'id', modulus => 8, nodes => '{n1, n2}'")?;
@@ -233,6 +270,11 @@ fn wrong_calls_are_refused_before_anything_is_made() -> Result<()> {
         ("shard_drain_node('nowhere')", "42704", "node \"nowhere\" does not exist", ""),
         ("shard_drain_node('local')", "22023", "the coordinator cannot be drained", "shard_rebalance"),
         ("shard_rebalance('r', 'weight')", "22023", "by cannot be \"weight\"", "bytes"),
+        ("shard_rebalance('r', capacities => '[2]')", "22023", "capacities: not a JSON object", "\"n1\": 2"),
+        ("shard_rebalance('r', capacities => '{\"n1\": \"much\"}')", "22023", "capacities.n1: not a number", ""),
+        ("shard_rebalance('r', capacities => '{\"n1\": -1}')", "22023", "the capacity of node \"n1\" must be", ""),
+        ("shard_rebalance('r', capacities => '{\"n7\": 1}')", "42704", "node \"n7\" does not exist", ""),
+        ("shard_rebalance('r', minimum_gain => 2)", "22023", "minimum_gain must be a number from 0 to 1", ""),
         ("shard_rebalance('r_0')", "42809", "is a partition, not a parent", "Its parent is"),
         ("shard_rebalance('plain')", "42P01", "plain is not a managed parent", ""),
     ];

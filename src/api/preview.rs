@@ -102,8 +102,17 @@ fn shard_plan_rebalance(
     by: default!(Option<&str>, "'bytes'"),
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
+    capacities: default!(Option<JsonB>, "NULL"),
+    minimum_gain: default!(Option<f64>, "0.05"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
     let mode = self::mode(mode)?;
-    let group = plan::rebalance(parent.map(|parent| parent.0), given("by", by)?, named(nodes)?.as_deref())?;
+    let nodes = named(nodes)?;
+    let shares = plan::Shares {
+        by: given("by", by)?,
+        nodes: nodes.as_deref(),
+        capacities: capacities.as_ref().map(|capacities| &capacities.0),
+        minimum_gain: given("minimum_gain", minimum_gain)?,
+    };
+    let group = plan::rebalance(parent.map(|parent| parent.0), &shares)?;
     Ok(TableIterator::new(group.preview(mode)))
 }

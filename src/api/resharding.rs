@@ -138,10 +138,11 @@ fn shard_drain_node(name: Option<&str>, mode: default!(Option<&str>, "'online'")
 }
 
 /// Moves leaves so that each node has its share of `bytes`, `rows` or `count`, online; each old one is dropped as soon as it is
-/// moved. Leaves go to `nodes`; without, to those of their spec. Returns the operation id, of a group of moves.
+/// moved. Leaves go to `nodes`, without, to those of their spec; and to the regions of these only. `capacities` are weights by
+/// node, and `minimum_gain` is a part of a node's ideal load. Returns the operation id, of a group of moves.
 ///
-/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a parent; 22023 an unknown measure; 55006
-/// another group of moves runs.
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a parent; 22023 an unknown measure, a wrong
+/// capacity or gain; 55006 another group of moves runs.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_rebalance(
@@ -149,8 +150,17 @@ fn shard_rebalance(
     by: default!(Option<&str>, "'bytes'"),
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
+    capacities: default!(Option<JsonB>, "NULL"),
+    minimum_gain: default!(Option<f64>, "0.05"),
 ) -> Result<i64, ErrorReport> {
     let mode = self::mode(mode)?;
-    let group = plan::rebalance(parent.map(|parent| parent.0), given("by", by)?, named(nodes)?.as_deref())?;
+    let nodes = named(nodes)?;
+    let shares = plan::Shares {
+        by: given("by", by)?,
+        nodes: nodes.as_deref(),
+        capacities: capacities.as_ref().map(|capacities| &capacities.0),
+        minimum_gain: given("minimum_gain", minimum_gain)?,
+    };
+    let group = plan::rebalance(parent.map(|parent| parent.0), &shares)?;
     Ok(group.start(mode)?)
 }

@@ -9,9 +9,11 @@ use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::Member;
 use crate::hierarchy::sizes::{self, LeafSize};
 use crate::name::{QualifiedName, ident};
+use crate::node::channel::unknown_node;
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use serde_json::Value;
 use shardkeeper_core::balance::{self, BalanceError, Goal, Leaf, Measure, Node};
 use shardkeeper_core::operation::{Kind, Mode};
 use shardkeeper_core::plan::LOCAL;
@@ -88,7 +90,7 @@ pub fn drain(node: &str) -> Result<Group> {
             .into();
     }
     known_node(node)?;
-    let mut stock = Stock::default();
+    let mut stock = Stock { nodes: nodes(Some(node), None)?, ..Stock::default() };
     for root in roots()? {
         let read = Managed::read(root)?;
         let there = read.members.iter().any(|member| member.server.as_deref() == Some(node));
@@ -103,15 +105,27 @@ pub fn drain(node: &str) -> Result<Group> {
         let others = leaf.nodes.take().map(|nodes| nodes.into_iter().filter(|name| name != node).collect::<Vec<_>>());
         leaf.nodes = others.filter(|nodes| !nodes.is_empty());
     }
-    stock.plan(Kind::Drain, &format!("node {}", ident(node)), Measure::Bytes, Some(node))
+    stock.plan(Kind::Drain, &format!("node {}", ident(node)), &Goal::default(), Some(node))
 }
 
-/// The leaves of one parent, or of all that the caller owns, shared out over their nodes: over `nodes`, or those of the spec,
-/// or all where the spec names none.
+/// How leaves are shared out.
+pub struct Shares<'a> {
+    /// `bytes`, `rows` or `count`.
+    pub by: &'a str,
+    /// Over which nodes; without, over those of the spec, or all where the spec names none.
+    pub nodes: Option<&'a [String]>,
+    /// An object of weights by node, each 1 if not given.
+    pub capacities: Option<&'a Value>,
+    /// The least that is worth moving for, as a part of the ideal load of a node.
+    pub minimum_gain: f64,
+}
+
+/// The leaves of one parent, or of all that the caller owns, shared out over their nodes, each within the regions of its spec.
 ///
-/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 22023 an unknown measure; 55006 another group is under
-/// way.
-pub fn rebalance(parent: Option<Oid>, by: &str, nodes: Option<&[String]>) -> Result<Group> {
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 22023 an unknown measure, a wrong capacity or gain;
+/// 55006 another group is under way.
+pub fn rebalance(parent: Option<Oid>, shares: &Shares<'_>) -> Result<Group> {
+    let Shares { by, nodes, .. } = *shares;
     let measure = match by {
         "bytes" => Measure::Bytes,
         "rows" => Measure::Rows,
@@ -128,7 +142,7 @@ pub fn rebalance(parent: Option<Oid>, by: &str, nodes: Option<&[String]>) -> Res
     for node in nodes.unwrap_or_default() {
         known_node(node)?;
     }
-    let mut stock = Stock::default();
+    let mut stock = Stock { nodes: self::nodes(None, shares.capacities)?, ..Stock::default() };
     let mut name = "all parents".to_string();
     match parent {
         Some(parent) => {
@@ -155,7 +169,8 @@ pub fn rebalance(parent: Option<Oid>, by: &str, nodes: Option<&[String]>) -> Res
     if let Some(nodes) = nodes {
         stock.leaves.iter_mut().for_each(|leaf| leaf.nodes = Some(nodes.to_vec()));
     }
-    stock.plan(Kind::Rebalance, &name, measure, None)
+    let goal = Goal { by: measure, minimum_gain: shares.minimum_gain, ..Goal::default() };
+    stock.plan(Kind::Rebalance, &name, &goal, None)
 }
 
 fn roots() -> Result<Vec<Oid>> {
@@ -187,6 +202,7 @@ fn leave(node: &str) -> Result<()> {
 /// The leaves that there are, and what is known of each.
 #[derive(Default)]
 struct Stock {
+    nodes: Vec<Node>,
     leaves: Vec<Leaf>,
     members: HashMap<u32, (QualifiedName, Member)>,
 }
@@ -203,6 +219,7 @@ impl Stock {
                 let site = managed.level.at(above)?;
                 site.nodes_of(label).map(<[String]>::to_vec)
             });
+            let regions = self.regions(nodes.as_deref(), member.node());
             let id = member.oid().to_u32();
             self.leaves.push(Leaf {
                 id,
@@ -212,7 +229,7 @@ impl Stock {
                 bytes: 0,
                 rows: 0,
                 movable: movable(member),
-                regions: None,
+                regions,
                 nodes,
             });
             self.members.insert(id, (managed.name().clone(), member.clone()));
@@ -220,11 +237,22 @@ impl Stock {
         Ok(())
     }
 
-    fn plan(mut self, kind: Kind, name: &str, by: Measure, leaving: Option<&str>) -> Result<Group> {
+    /// The regions of a leaf, by the nodes of its spec; where somebody put it by hand it may stay. `None`: anywhere, as the
+    /// spec names no nodes, or one without a region.
+    fn regions(&self, named: Option<&[String]>, at: &str) -> Option<Vec<String>> {
+        let region = |name: &str| self.nodes.iter().find(|node| node.name == name)?.region.clone();
+        let named = named?.iter().map(String::as_str).chain([at]);
+        let mut regions = named.map(region).collect::<Option<Vec<String>>>()?;
+        regions.sort();
+        regions.dedup();
+        Some(regions)
+    }
+
+    fn plan(mut self, kind: Kind, name: &str, goal: &Goal, leaving: Option<&str>) -> Result<Group> {
         let members: Vec<Member> = self.leaves.iter().map(|leaf| self.members[&leaf.id].1.clone()).collect();
         let known = sizes::sizes(&members)?;
         for (leaf, size) in self.leaves.iter_mut().zip(&known) {
-            if leaf.movable && by != Measure::Count && size.bytes.is_none() {
+            if leaf.movable && goal.by != Measure::Count && size.bytes.is_none() {
                 return Report::new(
                     Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                     format!("the size of {} on node {} is not known", leaf.name, ident(&leaf.node)),
@@ -235,8 +263,7 @@ impl Stock {
             leaf.bytes = size.bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
             leaf.rows = size.rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
         }
-        let nodes = nodes(leaving)?;
-        let planned = balance::plan(&nodes, &self.leaves, &Goal { by, ..Goal::default() }).map_err(refused)?;
+        let planned = balance::plan(&self.nodes, &self.leaves, goal).map_err(refused)?;
         let sizes: HashMap<u32, &LeafSize> = known.iter().map(|size| (size.oid().to_u32(), size)).collect();
         let mut moves = Vec::new();
         let mut amounts = Vec::new();
@@ -253,23 +280,50 @@ impl Stock {
     }
 }
 
-/// All servers that may store leaves.
-fn nodes(leaving: Option<&str>) -> Result<Vec<Node>> {
-    let names = role::as_extension_owner(|| {
-        sql::column::<String>("SELECT name::text FROM shardkeeper.nodes ORDER BY name", &[])
+/// All servers that may store leaves. The coordinator has no region.
+fn nodes(leaving: Option<&str>, capacities: Option<&Value>) -> Result<Vec<Node>> {
+    let known = role::as_extension_owner(|| {
+        sql::documents::<(String, Option<String>)>(
+            "SELECT pg_catalog.json_build_array(name, region)::text FROM shardkeeper.nodes ORDER BY name",
+            &[],
+        )
     })?;
-    let node = |name: String| Node {
-        draining: leaving == Some(name.as_str()),
-        name,
-        region: None,
-        capacity: None,
-        limit: None,
+    let mut nodes: Vec<Node> = known
+        .into_iter()
+        .chain([(LOCAL.to_string(), None)])
+        .map(|(name, region)| Node {
+            draining: leaving == Some(name.as_str()),
+            name,
+            region,
+            capacity: None,
+            limit: None,
+        })
+        .collect();
+    let Some(capacities) = capacities else { return Ok(nodes) };
+    let invalid = Code::ERRCODE_INVALID_PARAMETER_VALUE;
+    let Some(capacities) = capacities.as_object() else {
+        return Report::new(invalid, "capacities: not a JSON object")
+            .hint("Write for example capacities => '{\"n1\": 2, \"n2\": 1}'.")
+            .into();
     };
-    Ok(names.into_iter().chain([LOCAL.to_string()]).map(node).collect())
+    for (name, capacity) in capacities {
+        let Some(node) = nodes.iter_mut().find(|node| node.name == *name) else {
+            return Err(unknown_node(name).into());
+        };
+        node.capacity = capacity.as_f64();
+        if node.capacity.is_none() {
+            return Report::new(invalid, format!("capacities.{name}: not a number")).into();
+        }
+    }
+    Ok(nodes)
 }
 
 fn refused(error: BalanceError) -> Report {
-    let report = Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, error.to_string());
+    let code = match &error {
+        BalanceError::Capacity(_) | BalanceError::MinimumGain => Code::ERRCODE_INVALID_PARAMETER_VALUE,
+        _ => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    };
+    let report = Report::new(code, error.to_string());
     match &error {
         BalanceError::Unplaceable(leaves) => {
             let told: Vec<String> = leaves.iter().map(|leaf| format!("{}: {}.", leaf.name, leaf.reason)).collect();
