@@ -327,3 +327,18 @@ fn a_parent_is_not_dropped_amid_its_operation_which_ends_when_it_is_gone_all_the
     ensure!(field(&cluster, id, "error")?.contains("no longer there"), "{}", told(&cluster));
     nothing_is_left(&cluster)
 }
+
+#[test]
+fn rows_that_came_are_counted_once() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    for node in ["local", "n2"] {
+        let id: i64 = client.query_one(&format!("SELECT shard_move_partition('t_0', '{node}')"), &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        client.execute("SELECT shard_finish($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+        let told = "SELECT rows FROM shard_partitions WHERE partition = 't_0'::regclass";
+        let told: i64 = client.query_one(told, &[])?.get(0);
+        assert_eq!(told, cluster.coordinator.count("t_0")?, "on {node}");
+    }
+    Ok(())
+}

@@ -30,6 +30,17 @@ pub fn as_of_now<T, E>(work: impl FnOnce() -> std::result::Result<T, E>) -> std:
     outcome
 }
 
+/// Tells what was written so far, at once. ANALYZE counts rows that are there: told of them later, the server would add them
+/// to its count once more. Outside a transaction.
+pub fn tell_statistics() {
+    // SAFETY: callable in any process that has reported its start, when no transaction is open.
+    unsafe {
+        if !pg_sys::IsTransactionOrTransactionBlock() {
+            pg_sys::pgstat_report_stat(true);
+        }
+    }
+}
+
 fn run_at<T>(isolation: Option<u32>, relations: &[pg_sys::Oid], work: impl FnOnce() -> Result<T>) -> Result<T> {
     let attempt = AssertUnwindSafe(|| {
         // SAFETY: a worker is connected to its database and in no transaction when it calls this. The isolation level may

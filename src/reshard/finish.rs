@@ -6,6 +6,7 @@ use super::trouble::Step;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
 use crate::node::own;
+use crate::pg::transaction;
 use shardkeeper_core::plan::LOCAL;
 
 /// Indexes that the copy went without, and statistics for the planner, on one server.
@@ -21,7 +22,10 @@ pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
             // Not by the root, whose foreign leaves would be read as well.
             LOCAL => match idents_of(&stage.leaves_on(LOCAL)) {
                 leaves if leaves.is_empty() => Ok(()),
-                leaves => place.run(&format!("ANALYZE {leaves}")).await,
+                leaves => {
+                    transaction::tell_statistics();
+                    place.run(&format!("ANALYZE {leaves}")).await
+                }
             },
             _ => place.run(&format!("ANALYZE {table}")).await,
         }

@@ -65,10 +65,16 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
 
 /// The next part of what a group is to do; `None` when it is done. Within a transaction, as the owner.
 pub fn next_part(table: Oid, wanted: &NewModulus) -> Result<Option<Decided>> {
-    let Modulus { managed, subject, parts, .. } = decide(table, wanted.modulus, wanted.nodes.clone())?;
+    let Modulus { managed, parts, .. } = decide(table, wanted.modulus, wanted.nodes.clone())?;
     let Some(plan) = parts.into_iter().next() else { return Ok(None) };
-    let new: Vec<String> = plan.targets.iter().map(|target| target.name.clone()).collect();
-    let subject = format!("{subject}: {}", new.join(", "));
+    let joined = |names: Vec<&str>| names.join(", ");
+    let subject = format!(
+        "{}: {} to {}, modulus {}",
+        plan.above,
+        joined(plan.sources.iter().map(|source| source.name.name.as_str()).collect()),
+        joined(plan.targets.iter().map(|target| target.name.as_str()).collect()),
+        wanted.modulus
+    );
     Ok(Some(Decided { managed, kind: Kind::Modulus, subject, plan }))
 }
 
@@ -154,6 +160,7 @@ fn decide(table: Oid, modulus: u32, nodes: Option<Vec<String>>) -> Result<Modulu
     let children: Vec<&Member> = managed.children(table).collect();
     let sources = children.iter().map(|child| old(&managed, child)).collect::<Result<Vec<_>>>()?;
     let subject = match sources.iter().map(|source| residue(&source.bound).0).max() {
+        Some(old) if old == modulus => format!("{}: modulus {modulus}, placed anew", above.name),
         Some(old) => format!("{}: modulus {old} to {modulus}", above.name),
         None => format!("{}: modulus {modulus}", above.name),
     };
