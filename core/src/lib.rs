@@ -4,6 +4,7 @@ pub mod apply;
 pub mod balance;
 pub mod copy;
 mod decimal;
+pub mod division;
 mod error;
 mod interval;
 mod lsn;

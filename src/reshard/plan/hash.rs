@@ -13,6 +13,7 @@ use crate::hierarchy::members::Member;
 use crate::name::QualifiedName;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use shardkeeper_core::division;
 use shardkeeper_core::operation::{Kind, Mode};
 use shardkeeper_core::plan::{self, Bound, Method, NewPartition, Partition, PlanInput};
 use shardkeeper_core::spec::{Level, Rule};
@@ -166,8 +167,14 @@ fn decide(table: Oid, modulus: u32, nodes: Option<Vec<String>>) -> Result<Modulu
     };
     let mut new_spec = managed.level.clone();
     new_spec.replace_at(&labels, level.clone());
-    let mut parts: Vec<Plan> = divided(sources, targets, modulus)
+    let bounds: Vec<(u32, u32)> = sources.iter().map(|source| residue(&source.bound)).collect();
+    let mut parts: Vec<Plan> = division::parts(&bounds, modulus)
         .into_iter()
+        .map(|part| {
+            let new = |target: &&Partition| part.new.contains(&residue(&target.bound).1);
+            let old: Vec<Source> = part.old.iter().map(|place| sources[*place].clone()).collect();
+            (old, targets.iter().filter(new).cloned().collect::<Vec<Partition>>())
+        })
         .filter(|(sources, targets)| !is_there(&above, sources, targets, nodes.is_some()))
         .map(|(sources, targets)| Plan {
             above: above.name.clone(),
@@ -203,35 +210,6 @@ fn residue(bound: &Bound) -> (u32, u32) {
         Bound::Hash { modulus, remainder } => (*modulus, *remainder),
         _ => (1, 0),
     }
-}
-
-/// The smallest sets of partitions that can be replaced by new ones without the others: one by several, or several by one.
-/// All at once where the moduli do not divide, or where some remainder has no partition yet.
-fn divided(sources: Vec<Source>, targets: Vec<Partition>, modulus: u32) -> Vec<(Vec<Source>, Vec<Partition>)> {
-    let moduli = || sources.iter().map(|source| residue(&source.bound).0);
-    let largest = moduli().max().unwrap_or(1);
-    // Postgres sees to it that each modulus divides the next larger one.
-    let is_whole = moduli().map(|modulus| u64::from(largest / modulus)).sum::<u64>() == u64::from(largest);
-    if !is_whole || moduli().any(|old| modulus % old != 0 && old % modulus != 0) {
-        return vec![(sources, targets)];
-    }
-    // Rows of a partition stay in its remainder, of the smaller one of both moduli.
-    let mut parts: Vec<((u32, u32), Vec<Source>, Vec<Partition>)> = Vec::new();
-    for source in sources {
-        let (old, remainder) = residue(&source.bound);
-        let class = (old.min(modulus), remainder % modulus);
-        match parts.iter_mut().find(|part| part.0 == class) {
-            Some(part) => part.1.push(source),
-            None => parts.push((class, vec![source], Vec::new())),
-        }
-    }
-    for target in targets {
-        let (_, remainder) = residue(&target.bound);
-        if let Some(part) = parts.iter_mut().find(|((modulus, class), ..)| remainder % modulus == *class) {
-            part.2.push(target);
-        }
-    }
-    parts.into_iter().map(|(_, sources, targets)| (sources, targets)).collect()
 }
 
 /// Whether a part need not be replaced: it has the bound that it shall have, and, where nodes were named, its place.
