@@ -96,9 +96,11 @@ COMMENT ON FUNCTION shardkeeper.after_drop() IS 'Forgets managed tables that wer
 -- under way, as something on a server is to be mended first, is begun anew and takes up what changed.
 CREATE FUNCTION shardkeeper.moving() RETURNS TABLE (id bigint, parent oid, name text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT id, parent, name FROM shardkeeper.operations
-    WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
-      AND NOT (state = 'planned' OR state = 'preparing' AND error IS NOT NULL)
+    -- A part of a change of the modulus is steered by its group.
+    SELECT coalesce(g.id, o.id), o.parent, o.name
+    FROM shardkeeper.operations o LEFT JOIN shardkeeper.operations g ON g.id = o.part_of AND g.plan ? 'modulus'
+    WHERE o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
+      AND NOT (o.state = 'planned' OR o.state = 'preparing' AND o.error IS NOT NULL) AND NOT o.plan ? 'modulus'
 $$;
 COMMENT ON FUNCTION shardkeeper.moving() IS 'Operations that need the tables of their parents as they are';
 

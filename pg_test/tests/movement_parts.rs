@@ -91,6 +91,30 @@ fn partitions_with_partitions_go_part_by_part_while_clients_write() -> Result<()
 }
 
 #[test]
+fn parts_come_to_the_places_that_were_planned() -> Result<()> {
+    // The counter of the nodes is above the level, and names sort otherwise than numbers.
+    let create = r#"SELECT shard_create_parent('t', '{"method": "list", "key": "client", "nodes": ["n1", "local", "n2"],
+        "values": {"a": [0]}, "default": {"nodes": ["local"]},
+        "partitions": {"method": "hash", "key": "id", "modulus": 2, "partitions": {"method": "hash", "key": "id", "modulus": 11}}}')"#;
+    let cluster = joined(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute("CREATE TABLE t (id bigint, client int, PRIMARY KEY (id, client))")?;
+    client.batch_execute(create)?;
+    for arguments in ["'t_a', 4", "'t_a', 4, '{n2, n1, local}'", "'t_a', 2, '{n1, n2}'"] {
+        let planned = "SELECT DISTINCT concat_ws(' ', split_part(action, ' ', 3), node) FROM shard_plan_set_modulus";
+        let planned = format!("{planned}({arguments}) WHERE action ~ '^create' ORDER BY 1");
+        let planned = column(&mut client, &planned)?;
+        let id: i64 = client.query_one(&format!("SELECT shard_set_modulus({arguments})"), &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        let found = "SELECT concat_ws(' ', partition, node) FROM shard_partitions WHERE is_leaf AND partition::text ~ '^t_a' ORDER BY 1";
+        assert_eq!(column(&mut client, found)?, planned, "{arguments}");
+        client.execute("SELECT shard_finish($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+    }
+    nothing_is_left(&cluster)
+}
+
+#[test]
 fn all_parts_are_reverted_while_clients_write() -> Result<()> {
     let (cluster, _client) = scene(Keys::Uuid, TWO)?;
     let calls = ["shard_set_modulus('t', 4, nodes => '{n1, n2, local}')", "shard_set_modulus('t', 6)"];

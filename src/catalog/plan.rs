@@ -50,6 +50,8 @@ pub struct NewModulus {
     pub table: QualifiedName,
     pub modulus: u32,
     pub nodes: Option<Vec<String>>,
+    /// The counters of dealt leaves when it was called for.
+    pub dealt: BTreeMap<String, u64>,
     /// How long what is replaced is kept, as an SQL interval.
     pub keep: String,
 }

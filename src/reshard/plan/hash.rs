@@ -18,6 +18,7 @@ use shardkeeper_core::operation::{Kind, Mode};
 use shardkeeper_core::plan::{self, Bound, Method, NewPartition, Partition, PlanInput};
 use shardkeeper_core::spec::{Level, Rule};
 use shardkeeper_core::words::count;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Hash partitions to be replaced, not yet recorded.
 pub struct Modulus {
@@ -26,6 +27,8 @@ pub struct Modulus {
     subject: String,
     modulus: u32,
     nodes: Option<Vec<String>>,
+    /// The counters that the new leaves are dealt by.
+    dealt: BTreeMap<String, u64>,
     /// Each replaces some partitions without the others, in this order.
     parts: Vec<Plan>,
 }
@@ -46,7 +49,7 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
         known_node(node)?;
     }
     let named = nodes.is_some();
-    let change = decide(table, modulus, nodes)?;
+    let change = decide(table, modulus, nodes, None)?;
     if change.parts.is_empty() {
         let name = &change.table;
         let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
@@ -66,7 +69,7 @@ pub fn set_modulus(table: Oid, modulus: i32, nodes: Option<Vec<String>>) -> Resu
 
 /// The next part of what a group is to do; `None` when it is done. Within a transaction, as the owner.
 pub fn next_part(table: Oid, wanted: &NewModulus) -> Result<Option<Decided>> {
-    let Modulus { managed, parts, .. } = decide(table, wanted.modulus, wanted.nodes.clone())?;
+    let Modulus { managed, parts, .. } = decide(table, wanted.modulus, wanted.nodes.clone(), Some(&wanted.dealt))?;
     let Some(plan) = parts.into_iter().next() else { return Ok(None) };
     let joined = |names: Vec<&str>| names.join(", ");
     let subject = format!(
@@ -90,8 +93,13 @@ impl Modulus {
         if mode == Mode::Online {
             super::check_encoding()?;
         }
-        let modulus =
-            NewModulus { table: self.table, modulus: self.modulus, nodes: self.nodes, keep: keep.to_string() };
+        let modulus = NewModulus {
+            table: self.table,
+            modulus: self.modulus,
+            nodes: self.nodes,
+            dealt: self.dealt,
+            keep: keep.to_string(),
+        };
         let id = operation::insert(&NewOperation {
             kind: Kind::Modulus,
             mode,
@@ -120,7 +128,13 @@ impl Modulus {
     }
 }
 
-fn decide(table: Oid, modulus: u32, nodes: Option<Vec<String>>) -> Result<Modulus> {
+/// By the same counters, the leaves come to the same places whenever it is decided.
+fn decide(
+    table: Oid,
+    modulus: u32,
+    nodes: Option<Vec<String>>,
+    dealt: Option<&BTreeMap<String, u64>>,
+) -> Result<Modulus> {
     let (managed, labels) = Managed::open(table)?;
     let above = managed.member(table)?.clone();
     let Some(site) = managed.level.at(&labels).filter(|site| !above.is_leaf() && site.level.method() == Method::Hash)
@@ -134,13 +148,14 @@ fn decide(table: Oid, modulus: u32, nodes: Option<Vec<String>>) -> Result<Modulu
     if let Some(nodes) = &nodes {
         level.nodes = Some(nodes.clone());
     }
+    let dealt = dealt.unwrap_or(&managed.catalog.dealt).clone();
     let new_site = site.with(&level);
     let keys = managed.keys()?;
     let mut input = PlanInput {
         root: &above.name.name,
         now: managed.now()?,
         kind: &|key| keys.kind(key),
-        dealt: managed.catalog.dealt.clone(),
+        dealt: dealt.clone(),
         max_leaves: plan::DEFAULT_MAX_LEAVES,
     };
     // The level is dealt out anew from its first node on.
@@ -192,7 +207,7 @@ fn decide(table: Oid, modulus: u32, nodes: Option<Vec<String>>) -> Result<Modulu
     if let Some(last) = parts.last_mut() {
         last.spec = new_spec.to_json();
     }
-    Ok(Modulus { managed, table: above.name, subject, modulus, nodes, parts })
+    Ok(Modulus { managed, table: above.name, subject, modulus, nodes, dealt, parts })
 }
 
 fn old(managed: &Managed, child: &Member) -> Result<Source> {
@@ -215,8 +230,12 @@ fn residue(bound: &Bound) -> (u32, u32) {
 /// Whether a part need not be replaced: it has the bound that it shall have, and, where nodes were named, its place.
 fn is_there(above: &Member, sources: &[Source], targets: &[Partition], placed: bool) -> bool {
     let ([source], [target]) = (sources, targets) else { return false };
-    let places = |source: &Source| -> Vec<Option<String>> {
-        source.tables.iter().filter(|table| table.node.is_some()).map(|table| table.node.clone()).collect()
+    let places = |source: &Source| -> BTreeSet<(String, Option<String>)> {
+        source.tables.iter().map(|table| (table.name.to_string(), table.node.clone())).collect()
     };
-    source.bound == target.bound && (!placed || places(source) == places(&Source::of(&above.name, target)))
+    let is_placed = |target: &Source| match (source.tables.as_slice(), target.tables.as_slice()) {
+        ([old], [new]) => old.node == new.node,
+        _ => places(source) == places(target),
+    };
+    source.bound == target.bound && (!placed || is_placed(&Source::of(&above.name, target)))
 }
