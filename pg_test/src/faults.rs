@@ -214,18 +214,17 @@ impl Scene {
             (false, false) => Then::Stall,
             (false, true) => Then::StallAnswer,
         };
-        let trap = || proxy.on(case.spot.statement.as_bytes(), then);
+        let statement = case.spot.statement.as_bytes();
         let (id, hit) = match case.spot.after {
             None => {
-                let hit = trap();
+                let hit = proxy.on(statement, then);
                 (self.begin()?, hit)
             }
             Some(first) => {
                 let first = proxy.stall_on(first.as_bytes());
                 let id = self.begin()?;
                 first.wait_until_hit(LIMIT).with_context(|| told(&self.cluster))?;
-                proxy.resume();
-                (id, trap())
+                (id, proxy.resume_until(statement, then))
             }
         };
         hit.wait_until_hit(LIMIT).with_context(|| told(&self.cluster))?;

@@ -95,13 +95,17 @@ impl Proxy {
 
     /// Everything works again; what was held back is forwarded.
     pub fn resume(&self) {
-        let mut state = self.shared.lock();
-        state.cut = false;
-        state.stall_up = false;
-        state.stall_down = false;
-        state.cut_on_answer = false;
-        state.trap = None;
+        self.shared.lock().resume();
         self.shared.changed.notify_all();
+    }
+
+    /// `resume`, and `on` before anything passes.
+    pub fn resume_until(&self, needle: &[u8], then: Then) -> Hit {
+        let mut state = self.shared.lock();
+        state.resume();
+        let number = state.set(needle, then);
+        self.shared.changed.notify_all();
+        Hit { shared: Arc::clone(&self.shared), number }
     }
 
     /// Each piece of data waits that long, in both directions.
@@ -111,10 +115,7 @@ impl Proxy {
 
     /// Once, when `needle` passes from the client to the server.
     pub fn on(&self, needle: &[u8], then: Then) -> Hit {
-        let mut state = self.shared.lock();
-        state.traps += 1;
-        let number = state.traps;
-        state.trap = Some(Trap { number, needle: needle.to_vec(), then });
+        let number = self.shared.lock().set(needle, then);
         Hit { shared: Arc::clone(&self.shared), number }
     }
 
@@ -206,6 +207,21 @@ impl Shared {
 }
 
 impl State {
+    fn resume(&mut self) {
+        self.cut = false;
+        self.stall_up = false;
+        self.stall_down = false;
+        self.cut_on_answer = false;
+        self.trap = None;
+    }
+
+    /// The number of the new trap.
+    fn set(&mut self, needle: &[u8], then: Then) -> u64 {
+        self.traps += 1;
+        self.trap = Some(Trap { number: self.traps, needle: needle.to_vec(), then });
+        self.traps
+    }
+
     fn cut(&mut self) {
         self.cut = true;
         for stream in self.streams.drain(..) {

@@ -31,10 +31,8 @@ fn split(cluster: &Cluster, client: &mut Client, call: &str, to: usize) -> Resul
     };
     swap.wait_until_hit(LIMIT).with_context(|| told(cluster))?;
     let commit = b"COMMIT TRANSACTION";
-    let trap = |node: usize| cluster.proxy(node).on(commit, if node == to { Then::StallAnswer } else { Then::Stall });
-    let first = trap(1);
-    cluster.proxy(2).resume();
-    let traps = [first, trap(2)];
+    let then = |node: usize| if node == to { Then::StallAnswer } else { Then::Stall };
+    let traps = [cluster.proxy(1).on(commit, then(1)), cluster.proxy(2).resume_until(commit, then(2))];
     traps.iter().try_for_each(|trap| trap.wait_until_hit(PATIENCE)).with_context(|| told(cluster))?;
     eventually("the node has committed the switch", PATIENCE, || {
         Ok(cluster.node(to).count("shardkeeper.switches")? == 1)

@@ -43,8 +43,7 @@ fn split_commit(scene: &mut Scene, split: Split) -> Result<()> {
     let id = scene.begin()?;
     swaps.wait_until_hit(PATIENCE).with_context(|| told(&scene.cluster))?;
     // The parent is locked: no client commits now.
-    proxy.resume();
-    let commits = proxy.on(
+    let commits = proxy.resume_until(
         b"COMMIT TRANSACTION",
         match split {
             Split::Cut => Then::Cut,
