@@ -6,7 +6,7 @@ use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
 
 /// The number that `shardkeeper.version()` of sql/node.sql returns.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 const NODE_SQL: &str = include_str!("../../sql/node.sql");
 const TRASH_SQL: &str = include_str!("../../sql/trash.sql");
