@@ -75,10 +75,10 @@ CREATE VIEW shard_operations AS
     SELECT o.id, o.kind, o.mode, coalesce(c.oid::regclass::text, o.name) AS parent, o.subject,
            CASE WHEN o.wish = 'pause' AND o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
                 THEN 'paused' ELSE o.state END AS state,
-           o.state AS phase, o.wish, o.error ->> 'message' AS error,
-           nullif(concat_ws(' ', o.error ->> 'detail', 'What it made is not removed yet: ' || (o.error ->> 'left') || '.',
+           o.state AS phase, o.wish, e.error ->> 'message' AS error,
+           nullif(concat_ws(' ', e.error ->> 'detail', 'What it made is not removed yet: ' || (e.error ->> 'left') || '.',
                CASE WHEN o.state = 'switched' THEN 'It cannot be reverted. ' || (o.way_back ->> 'lost') END), '') AS detail,
-           o.error ->> 'hint' AS hint,
+           e.error ->> 'hint' AS hint,
            o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
            CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of,
            o.state = 'switched' AND CASE
@@ -86,7 +86,13 @@ CREATE VIEW shard_operations AS
                    SELECT FROM shardkeeper.operations m
                    WHERE m.part_of = o.id AND NOT (m.state = 'switched' AND coalesce(m.way_back ? 'since', false)))
                ELSE coalesce(o.way_back ? 'since', false) END AS revertible
-    FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent;
+    FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent
+    -- What keeps a part of a change of the modulus, keeps its group.
+    CROSS JOIN LATERAL (
+        SELECT coalesce(o.error, (SELECT m.error FROM shardkeeper.operations m
+                                  WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL AND m.error IS NOT NULL
+                                  ORDER BY m.id DESC LIMIT 1)) AS error
+    ) AS e;
 COMMENT ON VIEW shard_operations IS
     'Operations that move data: state, what was asked for, the last error with its hint, when the old tables go, and whether shard_revert can bring them back';
 GRANT SELECT ON shard_operations TO PUBLIC;

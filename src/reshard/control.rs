@@ -59,9 +59,11 @@ struct Glance {
 /// Looks without getting a transaction id: the operation itself waits for the ends of transactions that have one.
 fn glance(id: i64) -> Result<Glance> {
     let found = sql::glance(
-        "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', error,
+        "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', coalesce(error,
+                 (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
+                  AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
              'lost', way_back ->> 'lost', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
-         FROM shardkeeper.operations WHERE id = $1",
+         FROM shardkeeper.operations o WHERE id = $1",
         &[id.into()],
     )?;
     found.map_or_else(|| operation::unknown(id), Ok)
