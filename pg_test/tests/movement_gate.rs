@@ -112,3 +112,32 @@ fn a_coordinator_that_dies_in_a_split_switch_loses_no_direct_write() -> Result<(
     ends(&cluster, last, LIMIT)?;
     nothing_is_left(&cluster)
 }
+
+#[test]
+fn a_coordinator_that_dies_before_it_brings_the_news_brings_them_after_its_restart() -> Result<()> {
+    let (cluster, _client) = scene()?;
+    // The switch brings the same words with it, to be undone by.
+    let swap = cluster.proxy(2).stall_on(b"SET SCHEMA");
+    let id: i64 = cluster.coordinator.value("SELECT shard_move_partition('t_0', 'n2')")?;
+    swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
+    commit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    let news = cluster.proxy(2).resume_until(b"DELETE FROM shardkeeper.switches", Then::Stall);
+    news.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    cluster.coordinator.kill9()?;
+    let mut direct = cluster.node(2).client()?;
+    let error = refused(&mut direct, &mark("early"))?;
+    ensure!(error.code().code() == "40001", "{error}");
+    // What was on its way is lost.
+    (1..=2).for_each(|number| cluster.proxy(number).cut());
+    (1..=2).for_each(|number| cluster.proxy(number).resume());
+    cluster.coordinator.start()?;
+    eventually("a direct writer gets through", PATIENCE, || {
+        Ok(direct.execute(&mark("late"), &[]).is_ok_and(|n| n == 1))
+    })?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    assert_eq!((marked(&cluster, "late")?, marked(&cluster, "early")?), (1, 0));
+    cluster.coordinator.run(&format!("SELECT shard_finish({id})"))?;
+    ends(&cluster, id, LIMIT)?;
+    nothing_is_left(&cluster)
+}
