@@ -15,6 +15,8 @@ CREATE TABLE shardkeeper.operations (
     state text NOT NULL DEFAULT 'planned',
     wish text NOT NULL DEFAULT 'run',
     halted boolean NOT NULL DEFAULT false,
+    -- After the switch: the stage is gone; and so is what the targets carried for the switch.
+    swept boolean NOT NULL DEFAULT false,
     tidy boolean NOT NULL DEFAULT false,
     way_back jsonb,
     failures integer NOT NULL DEFAULT 0,

@@ -230,3 +230,26 @@ fn two_parents_change_their_moduli_side_by_side() -> Result<()> {
     client.batch_execute(&format!("SELECT shard_finish({first}); SELECT shard_finish({second})"))?;
     nothing_is_left(&cluster)
 }
+
+#[test]
+fn a_revert_of_all_parts_can_be_given_up_and_called_for_again() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let id: i64 = client.query_one(FOUR, &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    let mut holder = holder(&cluster)?;
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    complains(&cluster, id, "nobody holds the parent", LIMIT)?;
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    let others = format!(
+        "SELECT count(*) FROM shardkeeper.operations WHERE part_of = {id} AND (state, wish) <> ('switched', 'run')"
+    );
+    assert_eq!(cluster.coordinator.value::<i64>(&others)?, 0, "{}", told(&cluster));
+    holder.batch_execute("COMMIT")?;
+    assert_eq!(bounds(&mut client)?, ["4:0", "4:1", "4:2", "4:3"]);
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
+    assert_eq!(bounds(&mut client)?, ["2:0", "2:1"]);
+    nothing_is_left(&cluster)
+}

@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::movement::{
-    complains, ends, field, filled, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told,
+    complains, ends, field, filled, is_as_before, joined, joined_by_proxy, nothing_is_left, objects, reaches,
+    there_and_back, told,
 };
 use pg_test::objects::settled;
 use pg_test::sql::{code, refused};
-use pg_test::{Cluster, Keys, Ledger, PATIENCE, Tolerate, Workload, eventually};
+use pg_test::{Cluster, Keys, Ledger, PATIENCE, Then, Tolerate, Workload, eventually};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -82,6 +83,39 @@ fn a_revert_waits_for_its_lock_and_can_be_given_up() -> Result<()> {
     assert_eq!(field(&cluster, id, "state")?, "reverted");
     let rows: i64 = client.query_one("SELECT count(*) FROM t WHERE id > 100000", &[])?.get(0);
     assert_eq!(rows, 100);
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_revert_does_not_wait_until_the_switch_is_tidied_up() -> Result<()> {
+    let (cluster, mut client) = filled(joined_by_proxy(2)?, Keys::Bigint, TWO, 1_000)?;
+    let rows = cluster.coordinator.count("t")?;
+    // Between the switch and the first step after it, somebody begins to read the new partition on its node.
+    let swap = cluster.proxy(2).stall_on(b"SET SCHEMA");
+    let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2')", &[])?.get(0);
+    swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
+    commit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    let mut reader = cluster.node(2).client()?;
+    reader.batch_execute("BEGIN; LOCK TABLE t_1 IN ACCESS SHARE MODE")?;
+    cluster.proxy(2).resume();
+    complains(&cluster, id, "keep the lock of a new partition", LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "switched");
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    complains(&cluster, id, "nobody holds the parent", LIMIT)?;
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    reaches(&cluster, id, "switched", LIMIT)?;
+    // What the partition carries for the switch goes as soon as it can.
+    let carried = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname ~ 'gate')
+        + (SELECT count(*) FROM pg_constraint WHERE conname = 'shardkeeper_attach')";
+    assert_eq!(cluster.node(2).value::<i64>(carried)?, 3);
+    reader.batch_execute("COMMIT")?;
+    eventually("it carries nothing", LIMIT, || Ok(cluster.node(2).value::<i64>(carried)? == 0))
+        .with_context(|| told(&cluster))?;
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(field(&cluster, id, "state")?, "reverted");
+    assert_eq!(cluster.coordinator.count("t")?, rows);
     nothing_is_left(&cluster)
 }
 

@@ -1,7 +1,7 @@
 //! What the calls that move data would do, step by step. They take the same arguments.
 
 use super::hierarchies::given;
-use super::resharding::{listed, mode, named};
+use super::resharding::{balancing, listed, mode, named};
 use crate::pg::regclass::Regclass;
 use crate::reshard::plan;
 use pgrx::JsonB;
@@ -106,13 +106,5 @@ fn shard_plan_rebalance(
     minimum_gain: default!(Option<f64>, "0.05"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
     let mode = self::mode(mode)?;
-    let nodes = named(nodes)?;
-    let shares = plan::Shares {
-        by: given("by", by)?,
-        nodes: nodes.as_deref(),
-        capacities: capacities.as_ref().map(|capacities| &capacities.0),
-        minimum_gain: given("minimum_gain", minimum_gain)?,
-    };
-    let group = plan::rebalance(parent.map(|parent| parent.0), &shares)?;
-    Ok(TableIterator::new(group.preview(mode)))
+    Ok(TableIterator::new(balancing(parent, by, nodes, capacities, minimum_gain)?.preview(mode)))
 }

@@ -38,6 +38,24 @@ pub(super) fn listed(partitions: Option<Vec<Option<Regclass>>>) -> Result<Vec<Oi
     partitions.map(|partition| given("partitions: a partition", partition).map(|partition| partition.0)).collect()
 }
 
+/// The moves of a rebalance.
+pub(super) fn balancing(
+    parent: Option<Regclass>,
+    by: Option<&str>,
+    nodes: Option<Vec<Option<String>>>,
+    capacities: Option<JsonB>,
+    minimum_gain: Option<f64>,
+) -> Result<plan::Group> {
+    let nodes = named(nodes)?;
+    let shares = plan::Shares {
+        by: given("by", by)?,
+        nodes: nodes.as_deref(),
+        capacities: capacities.as_ref().map(|capacities| &capacities.0),
+        minimum_gain: given("minimum_gain", minimum_gain)?,
+    };
+    plan::rebalance(parent.map(|parent| parent.0), &shares)
+}
+
 /// Moves a leaf to another node, online; `local` is the coordinator. Returns the operation id.
 ///
 /// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 55000 it is there already; 55006
@@ -154,13 +172,5 @@ fn shard_rebalance(
     minimum_gain: default!(Option<f64>, "0.05"),
 ) -> Result<i64, ErrorReport> {
     let mode = self::mode(mode)?;
-    let nodes = named(nodes)?;
-    let shares = plan::Shares {
-        by: given("by", by)?,
-        nodes: nodes.as_deref(),
-        capacities: capacities.as_ref().map(|capacities| &capacities.0),
-        minimum_gain: given("minimum_gain", minimum_gain)?,
-    };
-    let group = plan::rebalance(parent.map(|parent| parent.0), &shares)?;
-    Ok(group.start(mode)?)
+    Ok(balancing(parent, by, nodes, capacities, minimum_gain)?.start(mode)?)
 }

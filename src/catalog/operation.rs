@@ -30,6 +30,7 @@ pub struct Operation {
     pub keep_left: f64,
     /// They are kept at all.
     pub keeps: bool,
+    pub swept: bool,
     pub tidy: bool,
     pub way_back: Option<WayBack>,
     /// It is an operation turned round: its sources are what the operation brought, its targets what that replaced.
@@ -201,7 +202,7 @@ const OPERATION: &str =
     "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
         'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()), 'keeps', keep > '0',
-        'tidy', tidy, 'way_back', way_back)::text
+        'swept', swept, 'tidy', tidy, 'way_back', way_back)::text
      FROM shardkeeper.operations";
 
 pub fn load(id: i64) -> Result<Option<Operation>> {
@@ -331,10 +332,10 @@ pub fn end(id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Back to a switched operation that goes on as one: the revert is given up.
+/// Back to a switched operation that goes on as one: the revert is given up. No server may have committed it.
 pub fn stay_switched(id: i64, note: &str) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, retry_at = NULL,
+        "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, retry_at = NULL, tidy = false,
              changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
         &[id.into()],
     )?;
@@ -349,6 +350,12 @@ pub fn rest(id: i64, seconds: f64) -> Result<()> {
          WHERE id = $1 AND wish = 'run'",
         &[id.into(), seconds.into()],
     )?;
+    Ok(())
+}
+
+/// After the switch, the stage is gone.
+pub fn set_swept(id: i64) -> Result<()> {
+    sql::run("UPDATE shardkeeper.operations SET swept = true WHERE id = $1", &[id.into()])?;
     Ok(())
 }
 

@@ -137,6 +137,7 @@ pub fn revert(operation: &Operation) -> Step<Option<State>> {
     match try_revert(operation) {
         Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
             let why = Report::from(error).one_line();
+            switch::undo_halves(operation)?;
             transaction::run(|| {
                 way_back::lose(operation.id, &why)?;
                 operation::stay_switched(operation.id, "it cannot be reverted")

@@ -30,7 +30,7 @@ pub fn shut(operation: &Operation, leaves: &[QualifiedName]) -> (Vec<String>, Ve
         for (name, event) in TRIGGERS {
             let each = if event.contains("TRUNCATE") { "STATEMENT" } else { "ROW" };
             commands.push(format!(
-                "CREATE TRIGGER {} {event} ON {leaf} FOR EACH {each} EXECUTE FUNCTION shardkeeper.gate({stage})",
+                "CREATE OR REPLACE TRIGGER {} {event} ON {leaf} FOR EACH {each} EXECUTE FUNCTION shardkeeper.gate({stage})",
                 ident(name)
             ));
         }

@@ -29,8 +29,7 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
         }
         (_, Wish::Pause) => Ok(None),
         (State::Reverting, Wish::Cancel) => {
-            // Asked of the part too that was being reverted: it stays switched.
-            if parts.iter().any(|part| part.state == State::Reverting) {
+            if give_up(&parts)? {
                 return wait();
             }
             transaction::run(|| {
@@ -105,6 +104,23 @@ fn take_back(parts: Vec<Child>) -> Step<Option<String>> {
         }
     }
     Ok(stays)
+}
+
+/// Tells the part that is being reverted, or about to be, to stay switched. `false` when there is none.
+fn give_up(parts: &[Child]) -> Result<bool> {
+    let mut any = false;
+    for part in parts {
+        let wish = match (part.state, part.wish) {
+            (State::Reverting, _) => Wish::Cancel,
+            (State::Switched, Wish::Revert) => Wish::Run,
+            _ => continue,
+        };
+        any = true;
+        if part.wish != wish {
+            transaction::run(|| operation::set_wish(part.id, wish))?;
+        }
+    }
+    Ok(any)
 }
 
 /// Drops what the parts replaced.

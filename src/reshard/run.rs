@@ -180,8 +180,15 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 if !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
                     sweep::way_back(operation)?;
                 }
-                switch::tidy(operation)?;
-                transaction::run(|| operation::set_tidy(operation.id))?;
+                if !operation.swept {
+                    switch::sweep(operation)?;
+                    transaction::run(|| operation::set_swept(operation.id))?;
+                }
+                // What the targets carry goes with them in a revert, which need not wait for their locks.
+                if wish != Wish::Revert {
+                    switch::clear_targets(operation)?;
+                    transaction::run(|| operation::set_tidy(operation.id))?;
+                }
             }
             let is_due = operation.keep_left <= 0.0;
             match wish {
@@ -193,6 +200,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             }
         }
         (State::Reverting, Wish::Cancel) => {
+            switch::undo_halves(operation)?;
             transaction::run(|| operation::stay_switched(operation.id, "the revert was given up"))?;
             Err(Trouble::Asked)
         }

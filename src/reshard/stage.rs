@@ -201,6 +201,7 @@ BEGIN
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = staged AND c.relkind <> 'f' AND pg_catalog.pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT'
     LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS {ATTACH_CHECK}', child.name);
         EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT {ATTACH_CHECK} CHECK (%s)', child.name,
             pg_catalog.concat_ws(' AND ', child.own, child.outer));
         -- Below a default partition on a node, it would inherit this one, and must have it already.

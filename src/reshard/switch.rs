@@ -236,11 +236,10 @@ fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
     })
 }
 
-/// After the switch: what it made needless goes, in small steps that can be repeated.
-pub fn tidy(operation: &Operation) -> Result<()> {
+/// After the switch, and before the first step back: what it made needless goes. Safe to repeat.
+pub fn sweep(operation: &Operation) -> Result<()> {
     gate::open(operation)?;
-    super::sweep::stage(operation)?;
-    clear_targets(operation)
+    super::sweep::stage(operation)
 }
 
 /// Takes away what the targets carried for the switch. They serve by now: for each a lock is asked for as briefly as for the

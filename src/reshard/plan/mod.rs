@@ -7,7 +7,7 @@ mod moves;
 mod pieces;
 mod preview;
 
-pub use group::{Shares, drain, rebalance};
+pub use group::{Group, Shares, drain, rebalance};
 pub use hash::{next_part, set_modulus};
 pub use moves::move_leaf;
 pub use pieces::{merge, move_values, split};
