@@ -141,3 +141,32 @@ fn a_coordinator_that_dies_before_it_brings_the_news_brings_them_after_its_resta
     ends(&cluster, id, LIMIT)?;
     nothing_is_left(&cluster)
 }
+
+#[test]
+fn a_revert_that_is_given_up_half_made_is_undone_first() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    let rows = cluster.coordinator.count("t")?;
+    let id = split(&cluster, &mut client, "shard_move_partition('t_0', 'n2')", 2)?;
+    (1..=2).for_each(|number| cluster.proxy(number).resume());
+    reaches(&cluster, id, "switched", LIMIT)?;
+    split(&cluster, &mut client, "shard_revert(id)", 1)?;
+    cluster.coordinator.kill9()?;
+    (1..=2).for_each(|number| cluster.proxy(number).cut());
+    cluster.coordinator.start()?;
+    client = cluster.coordinator.patient()?;
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    // The rows are on n2, in the schema of what was rejected: it must not be taken for switched yet.
+    eventually("it cannot reach the nodes", LIMIT, || {
+        Ok(field(&cluster, id, "wish")? == "cancel" && !field(&cluster, id, "error")?.is_empty())
+    })
+    .with_context(|| told(&cluster))?;
+    assert_eq!(field(&cluster, id, "state")?, "reverting", "{}", told(&cluster));
+    (1..=2).for_each(|number| cluster.proxy(number).resume());
+    reaches(&cluster, id, "switched", LIMIT)?;
+    ensure!(cluster.node(2).count("t_0")? > 0);
+    assert_eq!(cluster.coordinator.count("t")?, rows);
+    client.execute("SELECT shard_finish($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(cluster.coordinator.count("t")?, rows);
+    nothing_is_left(&cluster)
+}
