@@ -1,6 +1,9 @@
 //! Catching up: what changed in the sources since they were copied is applied to the targets, transaction by transaction
 //! in the order of their commits, each exactly once on each target.
 
+mod layout;
+mod origin;
+
 use super::place;
 use super::stage::Stage;
 use super::stream;
@@ -8,15 +11,16 @@ use super::subject::Subject;
 use super::target::{Column, Table, Target};
 use super::trouble::{Step, halt};
 use crate::catalog::operation::Operation;
-use crate::error::{Error, Report, Result};
+use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::name::{QualifiedName, ident};
 use crate::node::own::Session;
 use crate::pg::{route, sql};
+use layout::{Layout, known};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::Lsn;
-use shardkeeper_core::pgoutput::{Identity, Message, Old, Relation, Tuple, Value};
+use shardkeeper_core::pgoutput::{Message, Old, Tuple, Value};
 use shardkeeper_core::plan::LOCAL;
 use shardkeeper_core::snapshot::Snapshot;
 use std::collections::{BTreeMap, HashMap};
@@ -189,7 +193,7 @@ impl Flow {
                 }
                 Message::Update { relation, old, new } => {
                     let layout = known(&relations, relation)?;
-                    self.update(layout, current, node, old, new)?;
+                    self.update(operation, layout, (current, node), old, new)?;
                     self.changes += 1;
                 }
                 Message::Delete { relation, old } => {
@@ -229,7 +233,14 @@ impl Flow {
         Ok(&mut self.targets[at])
     }
 
-    fn update(&mut self, layout: &Layout, current: Current, node: &str, old: Option<Old>, new: Tuple) -> Step {
+    fn update(
+        &mut self,
+        operation: &Operation,
+        layout: &Layout,
+        (current, node): (Current, &str),
+        old: Option<Old>,
+        new: Tuple,
+    ) -> Step {
         let mut row = layout.row(new);
         let Some(old) = old else {
             let at = self.target_of(&row)?;
@@ -265,7 +276,14 @@ impl Flow {
         let (leaves, arrives) = (self.wants(from, layout, current, node), self.wants(to, layout, current, node));
         let unknown: Vec<usize> = (0..row.len()).filter(|at| row[*at] == Value::Unchanged).collect();
         if !unknown.is_empty() && arrives {
-            let values = self.identified(from, layout)?.fetch(&old, &unknown)?;
+            let values = match leaves {
+                true => self.identified(from, layout)?.fetch(&old, &unknown)?,
+                // A crash came between the commits of two targets: the old row is gone there, or never was in its copy.
+                false => match origin::now(operation, node, layout, &self.table, &row, &unknown)? {
+                    Some(values) => values,
+                    None => return self.targets[to].unexpected("a row that moves is not there"),
+                },
+            };
             for (at, value) in unknown.into_iter().zip(values) {
                 row[at] = value;
             }
@@ -306,70 +324,6 @@ struct Current {
     lsn: Lsn,
     /// It brought what the sources have: the switch itself.
     ours: bool,
-}
-
-/// How the columns of a source stand to those of the targets.
-struct Layout {
-    name: QualifiedName,
-    /// The name of the source as the catalog of copies has it.
-    source: String,
-    /// For each column of the targets, its place in the source's rows.
-    places: Vec<usize>,
-    /// The columns of the targets that identify a row.
-    key: Vec<usize>,
-    /// Old rows are told whole.
-    whole: bool,
-    /// And nothing shorter identifies them.
-    full: bool,
-}
-
-impl Layout {
-    fn of(relation: &Relation, table: &Table) -> Step<Self> {
-        let columns = &table.columns;
-        let name = QualifiedName::new(relation.schema.clone(), relation.name.clone());
-        let place = |column: &Column| relation.columns.iter().position(|found| found.name == column.name);
-        let places: Option<Vec<usize>> = columns.iter().map(place).collect();
-        // What is computed is told too where whole rows are.
-        let told = relation.columns.iter().filter(|column| !table.generated.contains(&column.name));
-        let same = told.count() == columns.len();
-        let Some(places) = places.filter(|_| same) else {
-            return halt(
-                Report::new(
-                    Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                    format!("the columns of {name} changed while it moves"),
-                )
-                .hint("Cancel the operation and start it again."),
-            );
-        };
-        let whole = relation.identity == Identity::Full;
-        let full = whole && table.primary.is_empty();
-        let key = match whole && !full {
-            true => table.primary.clone(),
-            false => (0..columns.len()).filter(|at| relation.columns[places[*at]].is_key).collect(),
-        };
-        Ok(Self { source: name.to_string(), name, places, key, whole, full })
-    }
-
-    fn row(&self, tuple: Tuple) -> Vec<Value> {
-        self.places.iter().map(|at| tuple.0.get(*at).cloned().unwrap_or(Value::Null)).collect()
-    }
-
-    /// The old row as far as it is told, and the values that identify it.
-    fn old(&self, old: Old) -> (Vec<Value>, Vec<Value>) {
-        let (Old::Key(tuple) | Old::Full(tuple)) = old;
-        let row = self.row(tuple);
-        let identity = if self.full { row.clone() } else { self.key.iter().map(|at| row[*at].clone()).collect() };
-        (row, identity)
-    }
-}
-
-fn known(relations: &HashMap<u32, Layout>, id: u32) -> Result<&Layout> {
-    relations.get(&id).ok_or_else(|| {
-        Error::from(Report::new(
-            Code::ERRCODE_PROTOCOL_VIOLATION,
-            "the stream changes a table that it has not described",
-        ))
-    })
 }
 
 /// A row of texts, for finding its place.

@@ -2,6 +2,8 @@
 
 mod statements;
 
+pub use statements::{lookup, texts, values};
+
 use super::place;
 use super::stage::progress_table;
 use super::trouble::Step;

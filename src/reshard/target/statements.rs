@@ -1,7 +1,7 @@
 //! The statements by which changes reach the tables of one server: rows are deleted, updated, looked up and brought.
 
 use super::super::trouble::{Step, halt};
-use super::{Column, Target};
+use super::{Column, Table, Target};
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident, idents};
 use crate::node::own;
@@ -31,13 +31,10 @@ impl Target {
     /// The same of a row that no change waits for.
     pub(super) fn look(&mut self, key: &[Value], columns: &[usize]) -> Step<Vec<Value>> {
         self.begin()?;
-        let list = columns.iter().map(|at| format!("{}::text", ident(&self.table.columns[*at].name)));
-        let list = list.collect::<Vec<_>>().join(", ");
-        let condition = self.key_condition();
         let params = texts(key)?;
         for table in self.places.clone() {
-            let query = format!("SELECT pg_catalog.json_build_array({list})::text FROM {table} WHERE {condition}");
-            let found: Option<Vec<Option<String>>> = match &mut self.session {
+            let query = lookup(&table, &self.table, &self.key, columns);
+            let found = match &mut self.session {
                 None => {
                     let args: Vec<_> = params.iter().map(|text| text.as_deref().into()).collect();
                     role::acting_as(self.table.role, || sql::document(&query, &args))?
@@ -47,20 +44,11 @@ impl Target {
                     own::wait(session.document(&query, &args))?
                 }
             };
-            if let Some(values) = found {
-                let value = |text: Option<String>| text.map_or(Value::Null, |text| Value::Text(text.into_bytes()));
-                return Ok(values.into_iter().map(value).collect());
+            if let Some(found) = found {
+                return Ok(values(found));
             }
         }
         self.unexpected("a row that moves is not there").map(|()| Vec::new())
-    }
-
-    fn key_condition(&self) -> String {
-        let conditions = self.key.iter().enumerate().map(|(at, column)| {
-            let Column { name, data_type } = &self.table.columns[*column];
-            format!("{} = ${}::text::{data_type}", ident(name), at + 1)
-        });
-        conditions.collect::<Vec<_>>().join(" AND ")
     }
 
     pub(super) fn deletes(&mut self, keys: &[Vec<Value>]) -> Step {
@@ -106,7 +94,11 @@ impl Target {
             let Column { name, data_type } = &self.table.columns[*column];
             format!("{} = ${number}::text::{data_type}", ident(name))
         });
-        let rest = format!("SET {} WHERE {}", assignments.collect::<Vec<_>>().join(", "), self.key_condition());
+        let rest = format!(
+            "SET {} WHERE {}",
+            assignments.collect::<Vec<_>>().join(", "),
+            key_condition(&self.table, &self.key)
+        );
         let mut params = texts(key)?;
         params.extend(texts(set.iter().map(|(_, value)| value))?);
         let changed = self.everywhere(|table| format!("UPDATE {table} {rest}"), &params, true)?;
@@ -207,7 +199,7 @@ impl Target {
         )
     }
 
-    pub(super) fn unexpected(&self, what: &str) -> Step {
+    pub fn unexpected(&self, what: &str) -> Step {
         halt(
             Report::new(
                 Code::ERRCODE_DATA_CORRUPTED,
@@ -219,6 +211,26 @@ impl Target {
     }
 }
 
+/// The query for columns of the row with a key, an array of texts. Its arguments are the texts of the key.
+pub fn lookup(from: &QualifiedName, table: &Table, key: &[usize], columns: &[usize]) -> String {
+    let list = columns.iter().map(|at| format!("{}::text", ident(&table.columns[*at].name)));
+    let list = list.collect::<Vec<_>>().join(", ");
+    format!("SELECT pg_catalog.json_build_array({list})::text FROM {from} WHERE {}", key_condition(table, key))
+}
+
+/// What such a query has found.
+pub fn values(found: Vec<Option<String>>) -> Vec<Value> {
+    found.into_iter().map(|text| text.map_or(Value::Null, |text| Value::Text(text.into_bytes()))).collect()
+}
+
+fn key_condition(table: &Table, key: &[usize]) -> String {
+    let conditions = key.iter().enumerate().map(|(at, column)| {
+        let Column { name, data_type } = &table.columns[*column];
+        format!("{} = ${}::text::{data_type}", ident(name), at + 1)
+    });
+    conditions.collect::<Vec<_>>().join(" AND ")
+}
+
 fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
         Value::Text(bytes) | Value::Binary(bytes) => Some(bytes),
@@ -226,7 +238,7 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-fn texts<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<Vec<Option<String>>> {
+pub fn texts<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<Vec<Option<String>>> {
     let text = |value: &Value| match bytes(value) {
         None => Ok(None),
         Some(bytes) => String::from_utf8(bytes.to_vec()).map(Some).map_err(|_| {
