@@ -100,18 +100,24 @@ COMMENT ON VIEW shard_operations IS
 GRANT SELECT ON shard_operations TO PUBLIC;
 
 CREATE VIEW shard_progress AS
-    SELECT o.id, coalesce(c.oid::regclass::text, o.name) AS parent, o.state AS phase, d.rows_done, o.rows_total,
-           o.bytes_total, o.changes AS changes_applied, o.lag AS lag_bytes,
-           CASE WHEN o.state = 'copying' AND d.rows_done > 0 AND o.rows_total > d.rows_done
+    SELECT o.id, coalesce(c.oid::regclass::text, o.name) AS parent, o.state AS phase, d.rows_done, d.rows_total,
+           d.bytes_total, d.changes AS changes_applied, d.lag AS lag_bytes,
+           CASE WHEN o.state = 'copying' AND d.members = 1 AND d.rows_done > 0 AND d.rows_total > d.rows_done
                 THEN pg_catalog.clock_timestamp()
-                     + (pg_catalog.clock_timestamp() - o.changed_at) * ((o.rows_total - d.rows_done)::float8 / d.rows_done) END AS estimated_end,
+                     + (pg_catalog.clock_timestamp() - o.changed_at) * ((d.rows_total - d.rows_done)::float8 / d.rows_done) END AS estimated_end,
            pg_catalog.clock_timestamp() - o.changed_at AS in_phase
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent
+    -- A group has done what its operations have.
     CROSS JOIN LATERAL (
+        SELECT sum(greatest(m.rows_done, l.rows))::bigint AS rows_done, sum(m.rows_total)::bigint AS rows_total,
+               sum(m.bytes_total)::bigint AS bytes_total, sum(m.changes)::bigint AS changes, max(m.lag) AS lag,
+               count(*) AS members
+        FROM shardkeeper.operations m
         -- What a copy under way has read is in no table yet.
-        SELECT greatest(o.rows_done, (SELECT pg_catalog.max(p.tuples_processed) FROM pg_catalog.pg_stat_activity a
-                                      JOIN pg_catalog.pg_stat_progress_copy p ON p.pid = a.pid
-                                      WHERE a.application_name = 'shardkeeper operation ' || o.id)) AS rows_done
+        LEFT JOIN LATERAL (SELECT max(p.tuples_processed) AS rows FROM pg_catalog.pg_stat_activity a
+                           JOIN pg_catalog.pg_stat_progress_copy p ON p.pid = a.pid
+                           WHERE a.application_name = 'shardkeeper operation ' || m.id) AS l ON true
+        WHERE m.id = o.id OR m.part_of = o.id
     ) AS d
     WHERE o.state NOT IN ('finished', 'cancelled', 'failed', 'reverted');
 COMMENT ON VIEW shard_progress IS

@@ -1,9 +1,13 @@
 //! Partitions are split, merged, emptied off nodes and shared out anew while clients write.
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use pg_test::movement::{joined as cluster, nothing_is_left, under_load};
+use pg_test::movement::{complains, ends, joined as cluster, nothing_is_left, reaches, under_load};
 use pg_test::sql::{column, leaves, refused, rows};
 use pg_test::{Cluster, Keys, Workload};
 use postgres::Client;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A filled table `t`.
 fn filled(cluster: &Cluster, keys: Keys, parent: &str) -> Result<Client> {
@@ -114,6 +118,30 @@ fn a_node_is_drained_and_dropped() -> Result<()> {
     let left = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace";
     ensure!(cluster.node(1).value::<i64>(left)? == 0);
     Ok(())
+}
+
+#[test]
+fn a_drain_counts_for_operations_called_for_before_it() -> Result<()> {
+    let cluster = cluster(3)?;
+    let mut client = filled(&cluster, Keys::Bigint, "'hash', 'id', modulus => 2, nodes => '{n1, n2}'")?;
+    let mut holder = cluster.coordinator.client()?;
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")?;
+    let earlier: i64 = client.query_one("SELECT shard_move_partition('t_0', 'n3')", &[])?.get(0);
+    complains(&cluster, earlier, "nobody holds the parent", LIMIT)?;
+    for call in ["shard_drain_node('n3')", "shard_plan_drain_node('n3')"] {
+        let error = refused(&mut client, &format!("SELECT {call}"))?;
+        ensure!(error.code().code() == "55006", "{error:?}");
+        assert_eq!(error.message(), format!("operation {earlier} brings partitions to node n3"));
+    }
+    let drain: i64 = client.query_one("SELECT shard_drain_node('n2')", &[])?.get(0);
+    holder.batch_execute("COMMIT")?;
+    reaches(&cluster, earlier, "switched", LIMIT)?;
+    reaches(&cluster, drain, "finished", LIMIT)?;
+    assert_eq!(column(&mut client, "SELECT spec ->> 'nodes' FROM shardkeeper.parents")?, [r#"["n1"]"#]);
+    client.execute("SELECT shard_finish($1)", &[&earlier])?;
+    ends(&cluster, earlier, LIMIT)?;
+    client.batch_execute("SELECT shard_drop_node('n2')")?;
+    nothing_is_left(&cluster)
 }
 
 #[test]

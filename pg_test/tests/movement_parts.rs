@@ -53,6 +53,8 @@ fn half_way(cluster: &Cluster, client: &mut Client) -> Result<(i64, i64, Client)
     let second = format!("SELECT max(id) FROM shard_operations WHERE part_of = {id}");
     let second = cluster.coordinator.value(&second)?;
     complains(cluster, second, "nobody holds the parent", LIMIT)?;
+    let copied: i64 = cluster.coordinator.value(&format!("SELECT rows_done FROM shard_progress WHERE id = {id}"))?;
+    ensure!(copied > 2_000, "{copied} rows of both parts\n{}", told(cluster));
     Ok((id, second, holder))
 }
 

@@ -150,6 +150,12 @@ impl Plan {
         let tree = self.target_tree();
         distinct(tree.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL)))
     }
+
+    /// Whether partitions come to the node, as far as it is known.
+    pub fn brings_to(&self, node: &str) -> bool {
+        let dealt = self.modulus.as_ref().and_then(|modulus| modulus.nodes.as_ref());
+        dealt.into_iter().flatten().chain(&self.target_nodes()).any(|name| name == node)
+    }
 }
 
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {

@@ -10,7 +10,7 @@ use super::switch::{approach, drain, lock_parent};
 use super::trouble::Step;
 use super::{back, gate, plan as plans, requirements};
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
-use crate::catalog::parent;
+use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::build::{lives_on, remote_nodes};
 use crate::hierarchy::create::{self, Checked, Intent, extras, local_leaves};
@@ -319,7 +319,8 @@ impl Change<'_> {
         let Some(root) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.to_string().into()])? else {
             return Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{name} vanished while it was switched")).into();
         };
-        parent::insert(root, plan.spec.clone(), &extras(&self.table), &plan.dealt)?;
+        let spec = leaving::spec_after(self.operation.id, &plan.spec)?;
+        parent::insert(root, spec, &extras(&self.table), &plan.dealt)?;
         parent::add_partitions(root, &name.schema, &plans::label_rows(&plan.targets))?;
         for node in self.surveys.keys() {
             parent::add_mirror(root, node, &grants::wanted(root, node)?)?;

@@ -9,7 +9,7 @@ use super::subject::Subject;
 use super::switch::nodes;
 use super::trouble::Step;
 use crate::catalog::operation::{self, Operation, Source, SourceTable};
-use crate::catalog::{parent, way_back};
+use crate::catalog::{leaving, parent, way_back};
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::build::lives_on;
@@ -262,7 +262,8 @@ impl Swap<'_> {
             }
             _ => &plan.dealt,
         };
-        parent::insert(self.managed.root, plan.spec.clone(), &self.managed.catalog.extras, dealt)
+        let spec = leaving::spec_after(self.operation.id, &plan.spec)?;
+        parent::insert(self.managed.root, spec, &self.managed.catalog.extras, dealt)
     }
 }
 

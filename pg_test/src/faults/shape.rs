@@ -54,7 +54,7 @@ const TARGET: [Spot; 5] = [
     at("switching", Side::Target, "SET SCHEMA"),
 ];
 
-const CONSTRAINTS_GO: Spot = at("switched", Side::Target, "DROP CONSTRAINT IF EXISTS");
+const CONSTRAINTS_GO: Spot = at("switched", Side::Target, "ALTER TABLE IF EXISTS");
 
 impl Shape {
     pub const OTHERS: [Shape; 4] = [Shape::ToNode, Shape::FromNode, Shape::Modulus, Shape::Conversion];

@@ -3,14 +3,14 @@
 use super::known_node;
 use super::preview::{Row, amount};
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
-use crate::catalog::parent;
+use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::Member;
 use crate::hierarchy::sizes::{self, LeafSize};
 use crate::name::{QualifiedName, ident};
 use crate::node::channel::unknown_node;
-use crate::pg::{role, sql};
+use crate::pg::{relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
@@ -82,7 +82,7 @@ impl Group {
 /// All leaves of a node to others. From here on the spec of no parent names the node.
 ///
 /// Errors: 42704 no such node; 42501 not the owner of a parent with leaves there; 55000 a leaf has no place to go; 55006
-/// another group is under way.
+/// another group is under way, or an operation that brings partitions to the node.
 pub fn drain(node: &str) -> Result<Group> {
     if node == LOCAL {
         return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "the coordinator cannot be drained as a node")
@@ -90,6 +90,14 @@ pub fn drain(node: &str) -> Result<Group> {
             .into();
     }
     known_node(node)?;
+    if let Some(coming) = leaving::next_to_come(node)? {
+        return Report::new(
+            Code::ERRCODE_OBJECT_IN_USE,
+            format!("operation {coming} brings partitions to node {}", ident(node)),
+        )
+        .hint(format!("Wait with SELECT shard_wait({coming}); or end it with SELECT shard_cancel({coming});"))
+        .into();
+    }
     let mut stock = Stock { nodes: nodes(Some(node), None)?, ..Stock::default() };
     for root in roots()? {
         let read = Managed::read(root)?;
@@ -190,6 +198,10 @@ fn owns(root: Oid) -> Result<bool> {
 /// Takes the node off the lists of all specs, so that no new leaf goes there.
 fn leave(node: &str) -> Result<()> {
     for root in roots()? {
+        if !Managed::read(root)?.level.forget_node(node) {
+            continue;
+        }
+        relation::lock_against_changes(root);
         let mut managed = Managed::read(root)?;
         if managed.level.forget_node(node) {
             let managed = &managed;

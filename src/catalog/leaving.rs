@@ -1,0 +1,32 @@
+//! A node that is emptied, and operations that were called for before.
+
+use super::operation::Plan;
+use crate::error::Result;
+use crate::pg::{role, sql};
+use serde_json::Value;
+use shardkeeper_core::spec;
+
+/// An operation under way whose partitions come to the node.
+pub fn next_to_come(node: &str) -> Result<Option<i64>> {
+    let under_way: Vec<(i64, Plan)> = role::as_extension_owner(|| {
+        sql::documents(
+            "SELECT pg_catalog.json_build_array(id, plan)::text FROM shardkeeper.operations
+             WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted') ORDER BY id",
+            &[],
+        )
+    })?;
+    Ok(under_way.into_iter().find(|(_, plan)| plan.brings_to(node)).map(|(id, _)| id))
+}
+
+/// The spec that an operation leaves, without the nodes that were drained since it was called for.
+pub fn spec_after(operation: i64, spec: &Value) -> Result<Value> {
+    let left: Vec<String> = role::as_extension_owner(|| {
+        sql::column(
+            "SELECT DISTINCT plan ->> 'leaving' FROM shardkeeper.operations WHERE id > $1 AND plan ? 'leaving'",
+            &[operation.into()],
+        )
+    })?;
+    let mut level = spec::parse(spec)?;
+    let forgets = left.iter().fold(false, |forgets, node| level.forget_node(node) | forgets);
+    Ok(if forgets { level.to_json() } else { spec.clone() })
+}
