@@ -9,7 +9,7 @@ use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
 use super::stage::{Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
-use super::{gate, prepare, requirements, run, sweep, switch, verify};
+use super::{gate, prepare, requirements, room, run, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
@@ -158,6 +158,7 @@ fn try_revert(operation: &Operation) -> Step {
     }
     stage(&back)?;
     run::follow(&back, run::NEAR)?;
+    room::make(&back)?;
     verify::verify(&back)?;
     switch::get_ready(&back)?;
     loop {

@@ -3,7 +3,8 @@
 //! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
 //! operation, `group` that of many moves. Its steps are `prepare` (`requirements` is what it asks of servers), `copy` with
 //! `finish`, `follow` (catching up), `verify`, `switch` with `swap`, and `sweep` (cleaning up); each can be repeated from its
-//! start after a crash. `gate` keeps direct writers out while a commit is split. `back` leads the same steps the other way, `blocking` takes all from the copy to the switch at once
+//! start after a crash. `gate` keeps direct writers out while a commit is split, and `room` spares the switch the reading of
+//! a default partition. `back` leads the same steps the other way, `blocking` takes all from the copy to the switch at once
 //! while writers wait. `convert` is the plan and the switch of a plain table that becomes a parent, `unconvert` its switch
 //! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
 //! `throttle` what slows a copy down. `health` is the doctor's part.
@@ -24,6 +25,7 @@ mod place;
 pub mod plan;
 mod prepare;
 mod requirements;
+mod room;
 pub mod run;
 mod stage;
 mod stream;

@@ -5,7 +5,7 @@
 
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
-use super::{back, blocking, copy, group, prepare, stream, sweep, switch, verify};
+use super::{back, blocking, copy, group, prepare, room, stream, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
 use crate::catalog::way_back::WayBack;
@@ -156,7 +156,11 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             Err(Trouble::Asked)
         }
         (State::Copying, _) => copy::copy(operation).map(|()| Some(State::CatchingUp)),
-        (State::CatchingUp, _) => follow(operation, NEAR).map(|()| Some(State::Verifying)),
+        (State::CatchingUp, _) => {
+            follow(operation, NEAR)?;
+            room::make(operation)?;
+            Ok(Some(State::Verifying))
+        }
         (State::Verifying, _) => verify::verify(operation).map(|()| Some(State::Ready)),
         (State::Ready, _) => {
             switch::get_ready(operation)?;
@@ -222,6 +226,7 @@ fn clean_up(operation: &Operation) -> Step {
         sweep::way_back(operation),
         sweep::stage(operation),
         sweep::attic(operation),
+        room::clear(operation),
         super::mirrors::drop_empty(operation),
     ];
     done.into_iter().collect::<Result<Vec<()>>>()?;

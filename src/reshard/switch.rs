@@ -9,7 +9,7 @@ use super::stage::ATTACH_CHECK;
 use super::stream;
 use super::swap::{self, swap};
 use super::trouble::{Step, fail};
-use super::{back, gate};
+use super::{back, gate, room};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -264,13 +264,13 @@ pub fn clear_targets(operation: &Operation) -> Result<()> {
             commands.extend(leaves.map(|leaf| gate::removal(&above.sibling(&leaf.name))));
         }
         let mut place = own::wait(Place::open(&node, operation.role(), BRIEF))?;
-        commands.iter().try_for_each(|command| gently(&mut place, command))?;
+        commands.iter().try_for_each(|command| gently(&mut place, command)).map_err(cannot_tidy)?;
     }
-    Ok(())
+    room::clear(operation)
 }
 
 /// Tries for a while; writers never wait for longer than `shardkeeper.switch_lock_timeout`.
-fn gently(place: &mut Place, command: &str) -> Result<()> {
+pub fn gently(place: &mut Place, command: &str) -> Result<()> {
     let command = format!("SET LOCAL lock_timeout = {}; {command}", guc::switch_lock_timeout_milliseconds());
     for _ in 0..TRIES {
         match own::wait(place.run(&command)) {
@@ -278,15 +278,18 @@ fn gently(place: &mut Place, command: &str) -> Result<()> {
             outcome => return outcome,
         }
     }
-    let refused = match own::wait(place.run(&command)) {
-        Err(Error::Report(refused)) if refused.is_lock() => refused,
-        outcome => return outcome,
-    };
-    Report::new(
-        refused.code,
-        "sessions keep the lock of a new partition, and the operation cannot tidy up after its switch",
-    )
-    .detail(refused.one_line())
-    .hint("It is tried again and again; the new partitions serve. See pg_locks for a session that keeps a lock on one.")
-    .into()
+    own::wait(place.run(&command))
+}
+
+fn cannot_tidy(error: Error) -> Error {
+    match error {
+        Error::Report(refused) if refused.is_lock() => Report::new(
+            refused.code,
+            "sessions keep the lock of a new partition, and the operation cannot tidy up after its switch",
+        )
+        .detail(refused.one_line())
+        .hint("It is tried again and again; the new partitions serve. See pg_locks for a session that keeps a lock on one.")
+        .into(),
+        other => other,
+    }
 }
