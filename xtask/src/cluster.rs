@@ -1,11 +1,17 @@
 //! `cargo xtask cluster`: a cluster to try things by hand, until Ctrl-C.
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pg_test::install::Install;
 use pg_test::{Cluster, Options};
 
 use crate::{extension, setup};
+
+/// What can be typed while the cluster is there.
+const COMMANDS: &str = "to see it survive, type: kill NAME, start NAME, freeze NAME or thaw NAME";
+/// How often what was typed is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 pub fn run(args: &[String]) -> Result<()> {
     let mut options = Options { nodes: 4, ..Options::default() };
@@ -39,8 +45,39 @@ pub fn run(args: &[String]) -> Result<()> {
     let interrupted = on_interrupt()?;
     let cluster = Cluster::with(options)?;
     print_connections(&cluster);
-    let _ = interrupted.recv();
+    attend(&cluster, &interrupted);
     Ok(())
+}
+
+/// Does to servers what is typed, until Ctrl-C.
+pub fn attend(cluster: &Cluster, interrupted: &Receiver<()>) {
+    let (sender, typed) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Whoever types nothing, or has no terminal, has the cluster all the same.
+        std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    while interrupted.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        for line in typed.try_iter() {
+            match obey(cluster, &line) {
+                Ok(done) => println!("{done}"),
+                Err(error) => println!("{error:#}"),
+            }
+        }
+    }
+}
+
+fn obey(cluster: &Cluster, line: &str) -> Result<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [verb, name] = words[..] else { bail!("{COMMANDS}") };
+    let server = cluster.servers().find(|server| server.name == name);
+    let server = server.with_context(|| format!("there is no server {name}"))?;
+    match verb {
+        "kill" => server.kill9().map(|()| format!("{name} has crashed")),
+        "start" => server.start().map(|()| format!("{name} is up")),
+        "freeze" => server.freeze().map(|()| format!("{name} stands still")),
+        "thaw" => server.thaw().map(|()| format!("{name} goes on")),
+        _ => bail!("{COMMANDS}"),
+    }
 }
 
 pub fn print_connections(cluster: &Cluster) {
@@ -48,11 +85,11 @@ pub fn print_connections(cluster: &Cluster) {
         println!("{:<12} port {}  {}", server.name, server.port(), server.psql_command());
     }
     println!("ordinary role app, password app; logs in {}/*/log", cluster.directory().display());
-    println!("Ctrl-C ends it and removes everything");
+    println!("{COMMANDS}; Ctrl-C ends it and removes everything");
 }
 
 /// A message for Ctrl-C, SIGTERM or SIGHUP, so that what was started is dropped in order.
-pub fn on_interrupt() -> Result<mpsc::Receiver<()>> {
+pub fn on_interrupt() -> Result<Receiver<()>> {
     let (sender, receiver) = mpsc::channel();
     ctrlc::set_handler(move || {
         let _ = sender.send(());

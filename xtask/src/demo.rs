@@ -9,7 +9,7 @@ mod story;
 use anyhow::{Result, bail};
 use pg_test::{Cluster, Install, Options};
 
-use crate::cluster::{on_interrupt, print_connections};
+use crate::cluster::{attend, on_interrupt, print_connections};
 use crate::{extension, setup};
 use screen::Screen;
 
@@ -45,7 +45,7 @@ pub fn demo(args: &[String]) -> Result<()> {
         let picture = story::picture(&cluster);
         println!("\nAll of it is yours until you press Ctrl-C. The tree at its widest: {}\n", picture.display());
         print_connections(&cluster);
-        let _ = interrupted.recv();
+        attend(&cluster, &interrupted);
     }
     Ok(())
 }
