@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pg_test::movement::{complains, ends, joined as cluster, nothing_is_left, reaches, under_load};
+use pg_test::objects::settled;
 use pg_test::sql::{column, leaves, refused, rows};
-use pg_test::{Cluster, Keys, Workload};
+use pg_test::{Cluster, Keys, PATIENCE, Workload};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -118,6 +119,22 @@ fn a_node_is_drained_and_dropped() -> Result<()> {
     let left = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace";
     ensure!(cluster.node(1).value::<i64>(left)? == 0);
     Ok(())
+}
+
+#[test]
+fn a_node_that_keeps_what_was_moved_says_for_whom() -> Result<()> {
+    let cluster = cluster(2)?;
+    let mut client = filled(&cluster, Keys::Bigint, "'hash', 'id', modulus => 2, nodes => '{n1, n2}'")?;
+    let id: i64 = client.query_one("SELECT shard_move_partition('t_0', 'n2')", &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    let error = refused(&mut client, "SELECT shard_drop_node('n1')")?;
+    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 partition"));
+    ensure!(error.hint().is_some_and(|hint| hint.contains(&format!("shard_finish({id})"))), "{error:?}");
+    client.execute("SELECT shard_finish($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    settled(&cluster, PATIENCE)?;
+    client.batch_execute("SELECT shard_drop_node('n1')")?;
+    nothing_is_left(&cluster)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::catalog::way_back::WayBack;
 use crate::error::{Error, Report, Result, sql_state, sql_state_text};
 use crate::name::QualifiedName;
+use crate::node::channel::SCHEMA;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
@@ -368,6 +369,21 @@ pub fn set_tidy(id: i64) -> Result<()> {
         &[id.into()],
     )?;
     Ok(())
+}
+
+/// An operation that keeps tables of the node that it has replaced, if all that the node stores is kept for one.
+pub fn keeping(node: &str) -> Result<Option<i64>> {
+    role::as_extension_owner(|| {
+        sql::one::<i64>(
+            "SELECT CASE WHEN count(*) = count(o.id) THEN min(o.id) END
+             FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+             JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             LEFT JOIN shardkeeper.operations o ON o.ended_at IS NULL
+                 AND n.nspname = pg_catalog.replace(o.stage, 'shardkeeper_op_', 'shardkeeper_old_')
+             WHERE s.srvname = $1 AND n.nspname <> $2",
+            &[node.into(), SCHEMA.into()],
+        )
+    })
 }
 
 /// Whether another operation that has not ended works with the parent on that node.

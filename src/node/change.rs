@@ -6,6 +6,7 @@ use super::facts::{Finding, Severity};
 use super::options;
 use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
 use super::register::{channel_grants, is_known, prepare};
+use crate::catalog::operation;
 use crate::error::{Report, Result};
 use crate::hierarchy::grants;
 use crate::name::{QualifiedName, ident, literal};
@@ -229,11 +230,17 @@ fn check_empty(node: &str) -> Result<()> {
     let stored = leaves(node)?.len();
     let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
     if stored > 0 {
-        return Report::new(
+        let report = Report::new(
             Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             format!("node \"{node}\" still stores {}", count(stored, "partition", "partitions")),
-        )
-        .hint(drain.as_str())
+        );
+        return match operation::keeping(node)? {
+            // No drain takes away what was moved already.
+            Some(id) => report
+                .detail(format!("What operation {id} has moved from there is kept for shard_revert."))
+                .hint(format!("Run SELECT shard_finish({id}); and drop it again once that is over.")),
+            None => report.hint(drain.as_str()),
+        }
         .into();
     }
     let mirrors = role::as_extension_owner(|| {
