@@ -11,7 +11,7 @@ use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::Member;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
-use crate::pg::{role, transaction};
+use crate::pg::{role, sql, transaction};
 use shardkeeper_core::operation::Kind;
 
 /// What is smaller is read in less time than the locks of a check take.
@@ -37,20 +37,19 @@ pub fn make(operation: &Operation) -> Result<()> {
         .map_err(|error| locked(error, &table))
 }
 
-/// Takes that away again. Safe to repeat, and when nothing is there.
+/// Takes that away again, also from a table that is not managed any more. Safe to repeat, and when nothing is there.
 pub fn clear(operation: &Operation) -> Result<()> {
-    let Some(table) = beside(operation)? else { return Ok(()) };
-    let there = format!(
-        "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass({}) AND conname = {})::text",
-        literal(&table.to_string()),
-        literal(&operation.stage)
-    );
-    let mut here = Place::Local { role: operation.role() };
-    if own::wait(here.document::<bool>(&there, &[]))? != Some(true) {
-        return Ok(());
-    }
+    let table: Option<QualifiedName> = transaction::run(|| {
+        sql::document(
+            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'name', c.relname)::text
+             FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.conname = $1 AND k.coninhcount = 0",
+            &[operation.stage.as_str().into()],
+        )
+    })?;
+    let Some(table) = table else { return Ok(()) };
     let remove = format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {}", ident(&operation.stage));
-    gently(&mut here, &remove).map_err(|error| locked(error, &table))
+    gently(&mut Place::Local { role: operation.role() }, &remove).map_err(|error| locked(error, &table))
 }
 
 /// The default partition beside the targets, if it has rows here.
