@@ -49,10 +49,24 @@ impl Install {
             .with_context(|| format!("no Postgres {major} is prepared, only {}", known.join(", ")))
     }
 
-    pub fn save_all(all: &[Install]) -> Result<()> {
+    /// Notes that these are there, beside those that were noted before.
+    pub fn save_all(prepared: &[Install]) -> Result<()> {
         let path = index_path();
         fs::create_dir_all(target_dir())?;
-        fs::write(&path, serde_json::to_string_pretty(all)?).with_context(|| format!("cannot write {}", path.display()))
+        let mut all = prepared.to_vec();
+        let before = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Vec<Install>>(&text).ok());
+        let others = before.into_iter().flatten().filter(|old| {
+            old.program("postgres").is_file() && prepared.iter().all(|install| install.major != old.major)
+        });
+        all.extend(others);
+        all.sort_by_key(|install| install.major);
+        fs::write(&path, serde_json::to_string_pretty(&all)?)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Whether something can be built against it; a packaged server may have come without them.
+    pub fn has_headers(&self) -> bool {
+        self.config("includedir-server").is_ok_and(|dir| Path::new(&dir).join("postgres.h").is_file())
     }
 
     pub fn program(&self, name: &str) -> PathBuf {

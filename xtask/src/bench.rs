@@ -2,14 +2,14 @@
 use anyhow::Result;
 use pg_test::Install;
 
-use crate::extension::{self, cargo};
+use crate::extension::{self, Profile, cargo};
 use crate::run::run;
-use crate::setup;
+use crate::setup::{self, Wanted};
 
 pub fn bench(names: &[String]) -> Result<()> {
-    setup::run()?;
+    setup::run(Wanted::Distribution)?;
     if !names.is_empty() {
-        extension::install(&Install::chosen()?)?;
+        extension::install(&Install::chosen()?, Profile::Release)?;
     }
     run(cargo("run").args(["--quiet", "--release", "--package", "pg_test", "--bin", "bench", "--"]).args(names))
 }

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail};
 use pg_test::install::Install;
 use pg_test::{Cluster, Options};
 
-use crate::{extension, setup};
+use crate::extension::{self, Profile};
+use crate::setup::{self, Wanted};
 
 /// What can be typed while the cluster is there.
 const COMMANDS: &str = "to see it survive, type: kill NAME, start NAME, freeze NAME or thaw NAME";
@@ -33,13 +34,13 @@ pub fn run(args: &[String]) -> Result<()> {
             _ => bail!("unknown option {arg}; there are --nodes N, --pg N, --plain, --no-preload, --no-build, --tls"),
         }
     }
-    setup::run()?;
+    setup::run(version.map_or(Wanted::Distribution, Wanted::Major))?;
     let install = match version {
         Some(major) => Install::of(major)?,
         None => Install::chosen()?,
     };
     if build {
-        extension::install(&install)?;
+        extension::install(&install, Profile::Cluster)?;
     }
     options.version = Some(install.major);
     let interrupted = on_interrupt()?;

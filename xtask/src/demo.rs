@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 use pg_test::{Cluster, Install, Options};
 
 use crate::cluster::{attend, on_interrupt, print_connections};
-use crate::{extension, setup};
+use crate::extension::{self, Profile};
+use crate::setup::{self, Wanted};
 use screen::Screen;
 
 /// What the role on a node needs for data to move away from there.
@@ -23,8 +24,8 @@ pub fn demo(args: &[String]) -> Result<()> {
         _ => bail!("usage: cargo xtask demo [--keep]"),
     };
     let mut screen = Screen::new();
-    screen.step("Install what is missing", |_| setup::run())?;
-    screen.step("Build the extension", |_| extension::install(&Install::chosen()?))?;
+    screen.step("Install what is missing", |_| setup::run(Wanted::Distribution))?;
+    screen.step("Build the extension", |_| extension::install(&Install::chosen()?, Profile::Cluster))?;
     let cluster = screen.step("Start a coordinator, and five plain Postgres servers for later", |screen| {
         let options = Options { nodes: story::NODES.len(), names: &story::NODES, ..Options::default() };
         let cluster = Cluster::with(options)?;

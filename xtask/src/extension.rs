@@ -1,5 +1,7 @@
 //! Building the extension and installing it into our private Postgres.
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -7,58 +9,103 @@ use pg_test::Install;
 use pg_test::install::{target_dir, workspace};
 
 use crate::run::run;
-use crate::setup::{self, cargo_pgrx, pgrx_home};
+use crate::script::install_script;
+use crate::setup::{self, Wanted, pgrx_home};
 
-/// Each version has its own build directory: switching between them must not build all again.
-pub fn build_dir(install: &Install) -> PathBuf {
-    target_dir().join(format!("pg{}", install.major))
+/// The version of the extension, which is that of all packages here.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How the extension is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly, and with checks of overflows: what tests and the demo run.
+    Cluster,
+    /// What users install and what is measured.
+    Release,
 }
 
-pub fn features(install: &Install) -> [String; 3] {
-    ["--no-default-features".into(), "--features".into(), format!("pg{}", install.major)]
+impl Profile {
+    /// As cargo calls it, which is also its directory below `target/`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Cluster => "cluster",
+            Profile::Release => "release",
+        }
+    }
 }
 
 /// `cargo xtask install [--pg N]`
 pub fn command(args: &[String]) -> Result<()> {
-    let wanted: Option<u16> = match args {
-        [] => None,
-        [option, value] if option == "--pg" => Some(value.parse().context("--pg needs a major version")?),
+    let wanted = match args {
+        [] => Wanted::All,
+        [option, value] if option == "--pg" => Wanted::Major(value.parse().context("--pg needs a major version")?),
         _ => bail!("usage: cargo xtask install [--pg N]"),
     };
-    for found in setup::run()? {
-        if wanted.is_none_or(|major| major == found.major) {
-            install(&found)?;
-        }
+    for found in setup::run(wanted)? {
+        install(&found, Profile::Cluster)?;
     }
     Ok(())
 }
 
-pub fn install(install: &Install) -> Result<()> {
-    run(cargo_pgrx()
-        .args(["install", "--release", "--pg-config"])
-        .arg(install.program("pg_config"))
-        .args(features(install))
-        .env("CARGO_TARGET_DIR", build_dir(install))
-        .current_dir(workspace()))?;
-    // A strict umask of root would hide the files from the servers' user.
+/// Builds the extension for this Postgres and copies it there.
+pub fn install(install: &Install, profile: Profile) -> Result<()> {
+    let library = build(install, profile)?;
+    let control = workspace().join("shardkeeper.control");
+    let script = install_script(&library, &control, VERSION)?;
     let extensions = install.extension_dir()?;
-    run(Command::new("chmod")
-        .arg("-R")
-        .arg("a+rX")
-        .arg(extensions.join("shardkeeper.control"))
-        .args(written_scripts(&extensions)?)
-        .arg(PathBuf::from(install.config("pkglibdir")?).join("shardkeeper.so")))
+    let place = PathBuf::from(install.config("pkglibdir")?).join("shardkeeper.so");
+    // A running server has the old file mapped, and keeps it.
+    let _ = fs::remove_file(&place);
+    fs::copy(&library, &place).with_context(|| format!("cannot copy the extension to {}", place.display()))?;
+    readable(&place)?;
+    let control = fs::read_to_string(&control)?.replace("@CARGO_VERSION@", VERSION);
+    write(&extensions.join("shardkeeper.control"), &control)?;
+    write(&extensions.join(format!("shardkeeper--{VERSION}.sql")), &script)?;
+    for name in upgrade_scripts()? {
+        write(&extensions.join(&name), &fs::read_to_string(workspace().join("sql").join(&name))?)?;
+    }
+    Ok(())
 }
 
-fn written_scripts(extensions: &std::path::Path) -> Result<Vec<PathBuf>> {
-    let mut scripts = Vec::new();
-    for entry in std::fs::read_dir(extensions)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("shardkeeper--")) {
-            scripts.push(path);
+/// `shardkeeper--<from>--<to>.sql`, by what the source has: an installation may keep old ones.
+pub fn upgrade_scripts() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(workspace().join("sql"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("shardkeeper--") && name.matches("--").count() == 2 {
+            names.push(name);
         }
     }
-    Ok(scripts)
+    Ok(names)
+}
+
+fn build(install: &Install, profile: Profile) -> Result<PathBuf> {
+    let directory = target_dir().join(profile.name());
+    let library = directory.join("libshardkeeper.so");
+    // The builds for all versions are side by side, only the last step writes the same file for each: cargo would take
+    // that of another version for its own.
+    let stamp = directory.join("shardkeeper.version");
+    let version = install.major.to_string();
+    if fs::read_to_string(&stamp).is_ok_and(|last| last != version) {
+        let _ = fs::remove_file(directory.join("deps/libshardkeeper.so"));
+    }
+    fs::create_dir_all(&directory)?;
+    fs::write(&stamp, &version)?;
+    run(cargo("build").args(["--package", "shardkeeper", "--lib", "--profile", profile.name()]).for_version(install))?;
+    Ok(library)
+}
+
+/// A strict umask of root would hide the files from the servers' user.
+fn readable(path: &Path) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot open {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    // It may be a link into the system's directory.
+    let _ = fs::remove_file(path);
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    readable(path)
 }
 
 /// cargo for this workspace, with pgrx's state where we keep it.
@@ -66,4 +113,19 @@ pub fn cargo(command: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.arg(command).current_dir(workspace()).env("PGRX_HOME", pgrx_home());
     cargo
+}
+
+pub trait ForVersion {
+    /// With the extension built against this Postgres.
+    fn for_version(&mut self, install: &Install) -> &mut Command;
+}
+
+impl ForVersion for Command {
+    fn for_version(&mut self, install: &Install) -> &mut Command {
+        if !install.has_headers() {
+            // pgrx brings along what it would read from them, for its own documentation.
+            self.env("DOCS_RS", "1").env("RUSTFLAGS", "--cfg docsrs");
+        }
+        self.args(["--no-default-features", "--features", &format!("pg{}", install.major)])
+    }
 }

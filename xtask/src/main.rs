@@ -5,6 +5,7 @@ mod demo;
 mod extension;
 mod package;
 mod run;
+mod script;
 mod setup;
 mod test;
 
@@ -57,7 +58,7 @@ fn dispatch(args: &[String]) -> Result<()> {
 }
 
 fn print_setup() -> Result<()> {
-    for install in setup::run()? {
+    for install in setup::run(setup::Wanted::All)? {
         println!("Postgres {}: {}", install.major, install.bindir.display());
     }
     Ok(())

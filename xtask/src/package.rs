@@ -7,14 +7,17 @@ use anyhow::{Context, Result};
 use pg_test::Install;
 use pg_test::install::{target_dir, workspace};
 
+use crate::extension::{self, Profile, VERSION, upgrade_scripts};
 use crate::run::run;
-use crate::{extension, setup};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::setup::{self, Wanted};
 
 pub fn package() -> Result<()> {
-    for install in setup::run()? {
-        extension::install(&install)?;
+    for install in setup::run(Wanted::All)? {
+        if !install.has_headers() {
+            println!("Postgres {}: no package, as its headers are not here", install.major);
+            continue;
+        }
+        extension::install(&install, Profile::Release)?;
         println!("{}", archive(&install)?.display());
     }
     Ok(())
@@ -49,18 +52,6 @@ fn archive(install: &Install) -> Result<PathBuf> {
     run(Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&parent).arg(&name))?;
     fs::remove_dir_all(&tree)?;
     Ok(archive)
-}
-
-/// `shardkeeper--<from>--<to>.sql`, by what the source has: an installation may keep old ones.
-fn upgrade_scripts() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(workspace().join("sql"))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("shardkeeper--") && name.matches("--").count() == 2 {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 fn copy(file: &Path, directory: &Path) -> Result<()> {

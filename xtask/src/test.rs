@@ -5,9 +5,9 @@ use anyhow::{Context, Result, bail, ensure};
 use pg_test::Install;
 use pg_test::install::workspace;
 
-use crate::extension::{self, build_dir, cargo, features};
+use crate::extension::{self, ForVersion, Profile, cargo};
 use crate::run::{run, succeeds};
-use crate::setup;
+use crate::setup::{self, Wanted};
 
 const PARTS: [&str; 5] = ["fmt", "clippy", "core", "cluster", "docs"];
 /// Each cluster test runs several servers: more at a time only make each other's time limits run out.
@@ -54,7 +54,7 @@ fn parse(args: &[String]) -> Result<Options> {
 fn parts(options: &Options, summary: &mut Summary) -> Result<()> {
     let name = options.name.as_deref();
     let wants = |part: &str| name.is_none_or(|name| name == part);
-    let mut installs = summary.part("setup", setup::run)?;
+    let mut installs = summary.part("setup", || setup::run(Wanted::All))?;
     if let Some(major) = options.version {
         installs.retain(|install| install.major == major);
         ensure!(!installs.is_empty(), "Postgres {major} is not one of the prepared versions");
@@ -69,7 +69,7 @@ fn parts(options: &Options, summary: &mut Summary) -> Result<()> {
         summary.part("clippy", || clippy(&installs))?;
     }
     if wants("core") {
-        summary.part("core", || run(cargo("test").args(["--package", "shardkeeper_core"])))?;
+        summary.part("core", || run(cargo("test").args(["--profile", "cluster", "--package", "shardkeeper_core"])))?;
     }
     let filter = name.filter(|name| !PARTS.contains(name));
     // A name can be that of a file of tests, of a part, or a piece of the names of tests.
@@ -79,7 +79,7 @@ fn parts(options: &Options, summary: &mut Summary) -> Result<()> {
     }
     for install in &installs {
         let major = install.major;
-        summary.part(&format!("build {major}"), || extension::install(install))?;
+        summary.part(&format!("build {major}"), || extension::install(install, Profile::Cluster))?;
         summary.part(&format!("cluster {major}"), || cluster_tests(install, filter, file, options.full))?;
     }
     Ok(())
@@ -88,20 +88,21 @@ fn parts(options: &Options, summary: &mut Summary) -> Result<()> {
 fn clippy(installs: &[Install]) -> Result<()> {
     component("clippy", "clippy")?;
     let strict = ["--", "-D", "warnings"];
-    run(cargo("clippy").args(["--workspace", "--exclude", "shardkeeper", "--all-targets"]).args(strict))?;
+    run(cargo("clippy")
+        .args(["--profile", "cluster", "--workspace", "--exclude", "shardkeeper", "--all-targets"])
+        .args(strict))?;
     for install in installs {
         run(cargo("clippy")
-            .args(["--package", "shardkeeper", "--all-targets"])
-            .args(features(install))
-            .args(strict)
-            .env("CARGO_TARGET_DIR", build_dir(install)))?;
+            .args(["--profile", "cluster", "--package", "shardkeeper", "--all-targets"])
+            .for_version(install)
+            .args(strict))?;
     }
     Ok(())
 }
 
 fn cluster_tests(install: &Install, filter: Option<&str>, file: Option<&str>, full: bool) -> Result<()> {
     let mut command = cargo("test");
-    command.args(["--package", "pg_test", "--no-fail-fast"]);
+    command.args(["--profile", "cluster", "--package", "pg_test", "--no-fail-fast"]);
     if let Some(file) = file {
         command.args(["--test", file]);
     }

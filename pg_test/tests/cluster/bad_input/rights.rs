@@ -4,7 +4,7 @@ use pg_test::Cluster;
 use pg_test::sql::refused;
 use postgres::Client;
 
-use crate::{Held, Scene, compare};
+use super::{Held, Scene, compare};
 
 /// `guest` may log in everywhere, and use the schema public; what is there belongs to others.
 fn with_guest(nodes: usize) -> Result<(Scene, Client)> {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use pg_test::Options;
 use pg_test::sql::{column, refused, rows};
 
-use crate::Scene;
+use super::Scene;
 
 #[test]
 fn six_levels_work() -> Result<()> {

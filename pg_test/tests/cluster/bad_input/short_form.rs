@@ -1,8 +1,8 @@
 //! The short form: what is wrong with a call is told in the names of its arguments.
 use anyhow::Result;
 
-use crate::Scene;
-use crate::spec::TABLE;
+use super::Scene;
+use super::spec::TABLE;
 
 #[test]
 fn the_short_form_names_its_arguments() -> Result<()> {

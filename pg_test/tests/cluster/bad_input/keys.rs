@@ -2,8 +2,8 @@
 use anyhow::Result;
 use pg_test::sql::refused;
 
-use crate::Scene;
-use crate::spec::{TABLE, create};
+use super::Scene;
+use super::spec::{TABLE, create};
 
 /// Calls whose error is about a column, with its SQLSTATE.
 const KEYS: &[(&str, &str, &str, &str)] = &[

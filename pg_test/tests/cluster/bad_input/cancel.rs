@@ -6,7 +6,7 @@ use pg_test::sql::refused;
 use pg_test::{PATIENCE, eventually, matrix};
 use postgres::Client;
 
-use crate::{Held, Scene};
+use super::{Held, Scene};
 
 const CREATE: &str = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 4, nodes => '{n1, n2}')";
 

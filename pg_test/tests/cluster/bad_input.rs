@@ -8,25 +8,15 @@ use pg_test::{Cluster, Options, Snapshot};
 use postgres::Client;
 use postgres::error::DbError;
 
-#[path = "bad_input/bounds.rs"]
 mod bounds;
-#[path = "bad_input/cancel.rs"]
 mod cancel;
-#[path = "bad_input/keys.rs"]
 mod keys;
-#[path = "bad_input/limits.rs"]
 mod limits;
-#[path = "bad_input/names.rs"]
 mod names;
-#[path = "bad_input/overlap.rs"]
 mod overlap;
-#[path = "bad_input/rights.rs"]
 mod rights;
-#[path = "bad_input/short_form.rs"]
 mod short_form;
-#[path = "bad_input/spec.rs"]
 mod spec;
-#[path = "bad_input/tables.rs"]
 mod tables;
 
 /// A call that must be refused: SQLSTATE, message, and a piece of the hint, or "" where none is due.

@@ -2,7 +2,7 @@
 use anyhow::Result;
 use pg_test::sql::refused;
 
-use crate::Scene;
+use super::Scene;
 
 #[test]
 fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {

@@ -2,7 +2,7 @@
 use anyhow::Result;
 use pg_test::sql::refused;
 
-use crate::Scene;
+use super::Scene;
 
 #[test]
 fn overlap_is_found_in_the_order_of_the_key() -> Result<()> {

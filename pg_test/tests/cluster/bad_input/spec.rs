@@ -1,7 +1,7 @@
 //! Mistakes in a spec, in the arguments of the short form, and in the bounds of one more partition.
 use anyhow::Result;
 
-use crate::Scene;
+use super::Scene;
 
 pub const TABLE: &str = r#"CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
     CREATE TABLE t (id int, at timestamptz, day date, name text, big numeric, feeling mood, flag bool, "Mixed" int,

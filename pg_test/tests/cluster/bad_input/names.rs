@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use pg_test::sql::{column, rows};
 
-use crate::{Held, Scene};
+use super::{Held, Scene};
 
 /// As an SQL string constant.
 fn literal(text: &str) -> String {

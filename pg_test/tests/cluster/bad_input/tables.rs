@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use pg_test::sql::{column, refused};
 
-use crate::{Scene, compare};
+use super::{Scene, compare};
 
 /// What is made first, the table, and then what the call gets: SQLSTATE, message, a piece of the hint.
 const TABLES: &[(&str, &str, &str, &str, &str)] = &[
