@@ -82,7 +82,7 @@ impl Cluster {
             Some(major) => Install::of(major)?,
             None => Install::chosen()?,
         };
-        let node_install = match options.node_version {
+        let node_install = match options.node_version.or_else(Install::guest) {
             Some(major) => Install::of(major)?,
             None => install.clone(),
         };

@@ -84,15 +84,22 @@ fn build(install: &Install, profile: Profile) -> Result<PathBuf> {
     let library = directory.join("libshardkeeper.so");
     // The builds for all versions are side by side, only the last step writes the same file for each: cargo would take
     // that of another version for its own.
-    let stamp = directory.join("shardkeeper.version");
-    let version = install.major.to_string();
-    if fs::read_to_string(&stamp).is_ok_and(|last| last != version) {
+    if built_for(profile).is_some_and(|last| last != install.major) {
         let _ = fs::remove_file(directory.join("deps/libshardkeeper.so"));
     }
     fs::create_dir_all(&directory)?;
-    fs::write(&stamp, &version)?;
+    fs::write(stamp(profile), install.major.to_string())?;
     run(cargo("build").args(["--package", "shardkeeper", "--lib", "--profile", profile.name()]).for_version(install))?;
     Ok(library)
+}
+
+/// Which Postgres the extension was last built against.
+pub fn built_for(profile: Profile) -> Option<u16> {
+    fs::read_to_string(stamp(profile)).ok()?.parse().ok()
+}
+
+fn stamp(profile: Profile) -> PathBuf {
+    target_dir().join(profile.name()).join("shardkeeper.version")
 }
 
 /// A strict umask of root would hide the files from the servers' user.

@@ -18,7 +18,8 @@ usage: cargo xtask COMMAND
 
   setup                                 install all that is needed and missing
   demo [--keep]                         a table grows from one server to six and back; --keep leaves them to you
-  test [NAME] [--full] [--pg N|all]     all checks, or fmt, clippy, core, cluster, a file of tests, or tests by name
+  test [NAME] [--full] [--pg N|all] [--jobs N]
+                                        all checks, or fmt, clippy, core, cluster, or tests by a piece of their names
   bench NAME [--full]                   measurements; without a name, the list
   package                               an archive for each Postgres version
   install [--pg N]                      build the extension into our private Postgres

@@ -1,0 +1,200 @@
+//! The tests against real servers: each in a process of its own, the longest first, some at a time.
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use pg_test::Install;
+use pg_test::install::{target_dir, workspace};
+use serde_json::Value;
+
+use super::options::Options;
+use super::rotation::commits;
+use crate::extension::cargo;
+use crate::run::output;
+use crate::setup::MAJORS;
+
+/// A test runs several servers and often waits for them. More at a time only make each other's time limits run out.
+pub const AT_A_TIME: usize = 3;
+/// Nobody waits longer for one test: it hangs.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Where a test is not in the file of seconds.
+const UNKNOWN: f64 = 10.0;
+const SLOWEST: usize = 10;
+
+/// The binary with all the tests, and their names.
+pub struct Tests {
+    binary: PathBuf,
+    names: Vec<String>,
+}
+
+/// What became of all tests, on all versions.
+#[derive(Default)]
+pub struct Report {
+    ended: Vec<Ended>,
+}
+
+struct Ended {
+    name: String,
+    major: u16,
+    passed: bool,
+    seconds: f64,
+}
+
+/// Builds the tests and asks for their names.
+pub fn build() -> Result<Tests> {
+    let mut command = cargo("test");
+    command.args([
+        "--profile",
+        "cluster",
+        "--package",
+        "pg_test",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    let messages = output(&mut command)?;
+    let binary = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "cluster" && message["target"]["kind"][0] == "test")
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .context("cargo built no binary of cluster tests")?;
+    let list = output(Command::new(&binary).args(["--list", "--format", "terse"]))?;
+    let names = list.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect();
+    Ok(Tests { binary, names })
+}
+
+impl Tests {
+    /// All of them, or those with the named piece in their names. Fails at the end, so that all of them are seen.
+    pub fn run(&self, install: &Install, options: &Options, report: &mut Report) -> Result<()> {
+        let wanted = |name: &&String| options.filter().is_none_or(|filter| name.contains(filter));
+        let mut names: Vec<&String> = self.names.iter().filter(wanted).collect();
+        ensure!(!names.is_empty(), "no test is called {}", options.filter().unwrap_or_default());
+        let seconds = seconds();
+        let expected = |name: &str| seconds.get(name).copied().unwrap_or(UNKNOWN);
+        names.sort_by(|a, b| expected(b).total_cmp(&expected(a)));
+        let total = names.len();
+        let guests = self.guests(install.major);
+        let queue = Mutex::new(names.into_iter().collect::<VecDeque<_>>());
+        let ended = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..options.at_a_time)
+                .map(|_| {
+                    scope.spawn(|| -> Result<()> {
+                        loop {
+                            let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop_front();
+                            let Some(name) = next else { return Ok(()) };
+                            let guest = guests.get(name).copied();
+                            let one = self.one(name, install.major, guest, options)?;
+                            let mut ended = ended.lock().unwrap_or_else(|e| e.into_inner());
+                            ended.push(one);
+                            let one = &ended[ended.len() - 1];
+                            let verdict = if one.passed { "ok" } else { "FAILED" };
+                            let other = guest.map_or_else(String::new, |guest| format!(", nodes on {guest}"));
+                            println!("{:>4}/{total} {verdict} {:>6.1} s  {name}{other}", ended.len(), one.seconds);
+                        }
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        let ended = ended.into_inner().unwrap_or_else(|e| e.into_inner());
+        let failed = ended.iter().filter(|one| !one.passed).count();
+        report.ended.extend(ended);
+        ensure!(failed == 0 || options.versions == super::options::Versions::All, "{failed} of {total} tests failed");
+        Ok(())
+    }
+
+    /// Of each family (a file of tests), one test has nodes of another version than the coordinator: another one with each commit.
+    fn guests(&self, major: u16) -> BTreeMap<&String, u16> {
+        let mut families: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        for name in &self.names {
+            families.entry(name.split("::").next().unwrap_or(name)).or_default().push(name);
+        }
+        let others: Vec<u16> = MAJORS.into_iter().filter(|other| *other != major).collect();
+        let turn = commits();
+        let pick = |(at, tests): (usize, &Vec<&'_ String>)| {
+            (tests[turn % tests.len()].clone(), others[(turn + at) % others.len()])
+        };
+        let picked: BTreeMap<String, u16> = families.values().enumerate().map(pick).collect();
+        self.names.iter().filter_map(|name| Some((name, *picked.get(name)?))).collect()
+    }
+
+    fn one(&self, name: &str, major: u16, guest: Option<u16>, options: &Options) -> Result<Ended> {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=10", &LIMIT.as_secs().to_string()]).arg(&self.binary);
+        command.args([name, "--exact", "--nocapture", "--test-threads", "1"]);
+        command.env("SHARDKEEPER_PG", major.to_string()).env("CARGO_MANIFEST_DIR", workspace().join("pg_test"));
+        command.env("SHARDKEEPER_ROTATION", commits().to_string());
+        if let Some(guest) = guest {
+            command.env("SHARDKEEPER_NODE_PG", guest.to_string());
+        }
+        if options.full {
+            command.env("SHARDKEEPER_FULL", "1");
+        }
+        let start = Instant::now();
+        let output = command
+            .stdin(Stdio::null())
+            .current_dir(workspace().join("pg_test"))
+            .output()
+            .context("cannot run a test")?;
+        let seconds = start.elapsed().as_secs_f64();
+        if !output.status.success() {
+            let text =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            println!("---- {name} on {major}, nodes on {}, {}\n{text}----", guest.unwrap_or(major), output.status);
+        }
+        Ok(Ended { name: name.to_owned(), major, passed: output.status.success(), seconds })
+    }
+}
+
+impl Report {
+    /// The slowest, those that failed, and the counts.
+    pub fn end(mut self) -> Result<()> {
+        self.ended.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        println!("\n== the slowest");
+        for one in self.ended.iter().take(SLOWEST) {
+            println!("{:>6.1} s  {} on {}", one.seconds, one.name, one.major);
+        }
+        self.save()?;
+        let failed: Vec<&Ended> = self.ended.iter().filter(|one| !one.passed).collect();
+        if !failed.is_empty() {
+            println!("\n== failed");
+            for one in &failed {
+                println!("{} on {}", one.name, one.major);
+            }
+        }
+        let total: f64 = self.ended.iter().map(|one| one.seconds).sum();
+        println!("\n{total:.0} s of tests; seconds of each in {}", kept().display());
+        println!("{} passed, {} failed", self.ended.len() - failed.len(), failed.len());
+        if !failed.is_empty() {
+            bail!("{} tests failed", failed.len());
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        let mut all = seconds();
+        for one in &self.ended {
+            all.insert(one.name.clone(), (one.seconds * 10.0).round() / 10.0);
+        }
+        std::fs::write(kept(), serde_json::to_string_pretty(&all)? + "\n")
+            .context("cannot keep the seconds of the tests")
+    }
+}
+
+/// What tests took when they last ran here; before that, what came with the source.
+fn seconds() -> BTreeMap<String, f64> {
+    [kept(), workspace().join("pg_test/tests/seconds.json")]
+        .iter()
+        .find_map(|path| serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok())
+        .unwrap_or_default()
+}
+
+fn kept() -> PathBuf {
+    target_dir().join("test-seconds.json")
+}
