@@ -265,6 +265,8 @@ fn configure(server: &Server, place: usize, options: &Options, tls: Option<&Auth
     if place == 0 {
         if options.preload {
             server.configure(&[("shared_preload_libraries", "shardkeeper")])?;
+            // What the worker settles a moment later is waited for in many tests.
+            server.configure(&[("shardkeeper.heal_interval", "200ms")])?;
         }
         server.configure(&options.coordinator_settings)?;
     } else {

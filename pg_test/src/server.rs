@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::types::FromSql;
-use postgres::{Client, Config, NoTls};
+use postgres::{Client, Config, NoTls, Row};
 use rustix::process::{Pid, Signal};
 
 use crate::install::Install;
@@ -34,6 +34,8 @@ pub struct Server {
     dir: PathBuf,
     port: AtomicU16,
     postmaster: Mutex<Option<Child>>,
+    /// A superuser's session for single questions: a new one for each would take longer than most answers.
+    asking: Mutex<Option<Client>>,
 }
 
 impl Server {
@@ -49,6 +51,7 @@ impl Server {
             dir,
             port: AtomicU16::new(free_port()?),
             postmaster: Mutex::new(None),
+            asking: Mutex::new(None),
         };
         Ok(server)
     }
@@ -109,8 +112,32 @@ impl Server {
 
     /// The one value that a query gives, as a superuser.
     pub fn value<T: for<'a> FromSql<'a>>(&self, sql: &str) -> Result<T> {
-        let row = self.client()?.query_one(sql, &[]).with_context(|| format!("on {}: {sql}", self.name))?;
+        let row = self.ask(sql).with_context(|| format!("on {}: {sql}", self.name))?;
         row.try_get(0).with_context(|| format!("on {}: {sql}", self.name))
+    }
+
+    /// In the session that is kept for it; in a new one where that has ended with its server, or is at another thread's question.
+    fn ask(&self, sql: &str) -> Result<Row> {
+        let kept = self.asking.try_lock().ok().and_then(|mut asking| asking.take());
+        if let Some(mut client) = kept {
+            match client.query_one(sql, &[]) {
+                Err(_) if client.is_closed() => {}
+                answer => {
+                    self.keep(client);
+                    return Ok(answer?);
+                }
+            }
+        }
+        let mut client = self.client()?;
+        let answer = client.query_one(sql, &[]);
+        self.keep(client);
+        Ok(answer?)
+    }
+
+    fn keep(&self, client: Client) {
+        if let Ok(mut asking) = self.asking.try_lock() {
+            *asking = Some(client);
+        }
     }
 
     /// Whether there is a relation of that name.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use pg_test::install::Install;
 use pg_test::{Cluster, Options};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::extension::{self, Profile};
 use crate::setup::{self, Wanted};
@@ -92,10 +94,8 @@ pub fn print_connections(cluster: &Cluster) {
 /// A message for Ctrl-C, SIGTERM or SIGHUP, so that what was started is dropped in order.
 pub fn on_interrupt() -> Result<Receiver<()>> {
     let (sender, receiver) = mpsc::channel();
-    ctrlc::set_handler(move || {
-        let _ = sender.send(());
-    })
-    .context("cannot handle Ctrl-C")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot handle Ctrl-C")?;
+    std::thread::spawn(move || signals.forever().try_for_each(|_| sender.send(())));
     Ok(receiver)
 }
 

@@ -8,8 +8,7 @@ use anyhow::{Context, Result, bail};
 use pg_test::Install;
 use pg_test::install::{target_dir, workspace};
 
-use crate::run::run;
-use crate::script::install_script;
+use crate::run::{output, run};
 use crate::setup::{self, Wanted, pgrx_home};
 
 /// The version of the extension, which is that of all packages here.
@@ -51,7 +50,8 @@ pub fn command(args: &[String]) -> Result<()> {
 pub fn install(install: &Install, profile: Profile) -> Result<()> {
     let library = build(install, profile)?;
     let control = workspace().join("shardkeeper.control");
-    let script = install_script(&library, &control, VERSION)?;
+    let writer = target_dir().join(profile.name()).join("install_script");
+    let script = output(Command::new(writer).arg(&library).arg(&control).arg(VERSION))?;
     let extensions = install.extension_dir()?;
     let place = PathBuf::from(install.config("pkglibdir")?).join("shardkeeper.so");
     // A running server has the old file mapped, and keeps it.
@@ -89,7 +89,8 @@ fn build(install: &Install, profile: Profile) -> Result<PathBuf> {
     }
     fs::create_dir_all(&directory)?;
     fs::write(stamp(profile), install.major.to_string())?;
-    run(cargo("build").args(["--package", "shardkeeper", "--lib", "--profile", profile.name()]).for_version(install))?;
+    let packages = ["--package", "shardkeeper", "--package", "install_script"];
+    run(cargo("build").args(packages).args(["--profile", profile.name()]).for_version(install))?;
     Ok(library)
 }
 
@@ -133,6 +134,6 @@ impl ForVersion for Command {
             // pgrx brings along what it would read from them, for its own documentation.
             self.env("DOCS_RS", "1").env("RUSTFLAGS", "--cfg docsrs");
         }
-        self.args(["--no-default-features", "--features", &format!("pg{}", install.major)])
+        self.args(["--no-default-features", "--features", &format!("shardkeeper/pg{}", install.major)])
     }
 }

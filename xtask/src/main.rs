@@ -5,7 +5,6 @@ mod demo;
 mod extension;
 mod package;
 mod run;
-mod script;
 mod setup;
 mod test;
 

@@ -23,11 +23,15 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// Where a test is not in the file of seconds.
 const UNKNOWN: f64 = 10.0;
 const SLOWEST: usize = 10;
+/// Files of tests that load one cluster and only read it: they run in one process, one after the other.
+const SHARED: [&str; 1] = ["flights::"];
 
 /// The binary with all the tests, and their names.
 pub struct Tests {
     binary: PathBuf,
     names: Vec<String>,
+    /// The run takes several versions: long tests take turns on them.
+    pub alternate: bool,
 }
 
 /// What became of all tests, on all versions.
@@ -63,14 +67,13 @@ pub fn build() -> Result<Tests> {
         .context("cargo built no binary of cluster tests")?;
     let list = output(Command::new(&binary).args(["--list", "--format", "terse"]))?;
     let names = list.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect();
-    Ok(Tests { binary, names })
+    Ok(Tests { binary, names, alternate: false })
 }
 
 impl Tests {
     /// All of them, or those with the named piece in their names. Fails at the end, so that all of them are seen.
     pub fn run(&self, install: &Install, options: &Options, report: &mut Report) -> Result<()> {
-        let wanted = |name: &&String| options.filter().is_none_or(|filter| name.contains(filter));
-        let mut names: Vec<&String> = self.names.iter().filter(wanted).collect();
+        let mut names = self.units(options.filter());
         ensure!(!names.is_empty(), "no test is called {}", options.filter().unwrap_or_default());
         let seconds = seconds();
         let expected = |name: &str| seconds.get(name).copied().unwrap_or(UNKNOWN);
@@ -86,8 +89,8 @@ impl Tests {
                         loop {
                             let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop_front();
                             let Some(name) = next else { return Ok(()) };
-                            let guest = guests.get(name).copied();
-                            let one = self.one(name, install.major, guest, options)?;
+                            let guest = guests.get(&name).copied();
+                            let one = self.one(&name, install.major, guest, options)?;
                             let mut ended = ended.lock().unwrap_or_else(|e| e.into_inner());
                             ended.push(one);
                             let one = &ended[ended.len() - 1];
@@ -109,6 +112,19 @@ impl Tests {
         Ok(())
     }
 
+    /// What runs in a process of its own: single tests, and files of them that share what they load.
+    fn units(&self, filter: Option<&str>) -> Vec<String> {
+        let mut units: Vec<String> = Vec::new();
+        for name in self.names.iter().filter(|name| filter.is_none_or(|filter| name.contains(filter))) {
+            match SHARED.iter().find(|shared| name.starts_with(**shared)) {
+                Some(shared) if units.iter().any(|unit| unit == shared) => {}
+                Some(shared) => units.push((*shared).to_owned()),
+                None => units.push(name.clone()),
+            }
+        }
+        units
+    }
+
     /// Of each family (a file of tests), one test has nodes of another version than the coordinator: another one with each commit.
     fn guests(&self, major: u16) -> BTreeMap<&String, u16> {
         let mut families: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
@@ -127,7 +143,7 @@ impl Tests {
     fn one(&self, name: &str, major: u16, guest: Option<u16>, options: &Options) -> Result<Ended> {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=10", &LIMIT.as_secs().to_string()]).arg(&self.binary);
-        command.args([name, "--exact", "--nocapture", "--test-threads", "1"]);
+        command.args([name, "--nocapture", "--test-threads", "1"]).args((!name.ends_with("::")).then_some("--exact"));
         command.env("SHARDKEEPER_PG", major.to_string()).env("CARGO_MANIFEST_DIR", workspace().join("pg_test"));
         command.env("SHARDKEEPER_ROTATION", commits().to_string());
         if let Some(guest) = guest {

@@ -45,7 +45,8 @@ fn parts(options: &Options, clock: &mut Clock) -> Result<()> {
     if options.part().is_some_and(|part| part != "cluster") {
         return Ok(());
     }
-    let tests = clock.part("build tests", cluster::build)?;
+    let mut tests = clock.part("build tests", cluster::build)?;
+    tests.alternate = installs.len() > 1;
     let mut report = cluster::Report::default();
     for install in &installs {
         let major = install.major;

@@ -1,4 +1,5 @@
 //! `cargo xtask bench NAME`: measurements on a real cluster, each beside its baseline, as one JSON line per case.
+mod chaos;
 mod create;
 mod load;
 mod locate;
@@ -7,7 +8,7 @@ mod reshard;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 /// One measurement: its name, what it measures, and how.
@@ -39,6 +40,11 @@ const BENCHES: &[Bench] = &[
         run: reshard::run,
     },
     Bench {
+        name: "chaos",
+        about: "everything at once, with servers killed and frozen at random, for --minutes N with --seed S: no row lost",
+        run: chaos::run,
+    },
+    Bench {
         name: "harness",
         about: "how long a cluster of plain servers takes to start and to end, against one server",
         run: harness,
@@ -49,17 +55,29 @@ fn main() -> ExitCode {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
     let full = wanted.iter().any(|word| word == "--full");
     wanted.retain(|word| word != "--full");
-    let chosen: Vec<&Bench> =
-        BENCHES.iter().filter(|bench| wanted.iter().any(|name| name == bench.name || name == "all")).collect();
+    let (minutes, seed) = match (number(&mut wanted, "--minutes"), number(&mut wanted, "--seed")) {
+        (Ok(minutes), Ok(seed)) => (minutes, seed),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let is_chosen = |bench: &&Bench| {
+        let by_all = bench.name != "chaos" && wanted.iter().any(|name| name == "all");
+        by_all || wanted.iter().any(|name| name == bench.name)
+    };
+    let chosen: Vec<&Bench> = BENCHES.iter().filter(is_chosen).collect();
     if chosen.is_empty() {
-        eprintln!("usage: cargo xtask bench NAME … [--full], where NAME is all or one of");
+        eprintln!(
+            "usage: cargo xtask bench NAME … [--full] [--pg N] [--minutes N] [--seed S], where NAME is all or one of"
+        );
         for bench in BENCHES {
             eprintln!("  {:<12} {}", bench.name, bench.about);
         }
         return ExitCode::FAILURE;
     }
     for bench in chosen {
-        if let Err(error) = (bench.run)(&Report { bench: bench.name, full }) {
+        if let Err(error) = (bench.run)(&Report { bench: bench.name, full, minutes, seed }) {
             eprintln!("error: {}: {error:#}", bench.name);
             return ExitCode::FAILURE;
         }
@@ -67,11 +85,22 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The number behind an option, both taken out of the words.
+fn number(words: &mut Vec<String>, option: &str) -> Result<Option<u64>> {
+    let Some(at) = words.iter().position(|word| word == option) else { return Ok(None) };
+    words.remove(at);
+    let value = (at < words.len()).then(|| words.remove(at));
+    let value = value.with_context(|| format!("{option} needs a number"))?;
+    value.parse().map(Some).with_context(|| format!("{option} is not a number: {value}"))
+}
+
 /// Where the numbers of one measurement go.
 struct Report {
     bench: &'static str,
     /// Also what takes long.
     full: bool,
+    minutes: Option<u64>,
+    seed: Option<u64>,
 }
 
 impl Report {

@@ -1,15 +1,22 @@
 //! The install script of the extension: pgrx leaves what it knows of each SQL function in a section of the library, and its own
-//! `pgrx-sql-entity-graph` puts it in order.
+//! `pgrx-sql-entity-graph` puts it in order. (`cargo pgrx` does the same, but building it takes minutes.)
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
 use pgrx_sql_entity_graph::section::{decode_entities, is_schema_section_name};
 use pgrx_sql_entity_graph::{ControlFile, PgrxSql, SqlGraphEntity};
 
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [library, control, version] = &args[..] else { bail!("usage: install_script LIBRARY CONTROL VERSION") };
+    print!("{}", install_script(Path::new(library), Path::new(control), version)?);
+    Ok(())
+}
+
 /// The SQL that `CREATE EXTENSION` runs, by what is in `library`.
-pub fn install_script(library: &Path, control: &Path, version: &str) -> Result<String> {
+fn install_script(library: &Path, control: &Path, version: &str) -> Result<String> {
     let bytes = std::fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
     let section = schema_section(&bytes).with_context(|| format!("cannot read {}", library.display()))?;
     let control =
