@@ -68,10 +68,12 @@ CREATE TABLE shardkeeper.progress (
     source text NOT NULL,
     snapshot text,
     lsn pg_lsn,
+    -- Only on nodes: what a row took along that left for another server.
+    handed text[],
     PRIMARY KEY (operation, source)
 );
 COMMENT ON TABLE shardkeeper.progress IS
-    'What an operation has brought to this server: sources with the snapshot they were copied under, streams with the position they were applied to';
+    'What an operation has brought to this server: sources with the snapshot they were copied under, streams with the position they were applied to, and values of rows that left for another server';
 
 CREATE VIEW shard_operations AS
     SELECT o.id, o.kind, o.mode, coalesce(c.oid::regclass::text, o.name) AS parent, o.subject,

@@ -1,7 +1,9 @@
 //! The copy: each source is read once, under one snapshot, and each of its rows goes to the server that will store it.
 //!
-//! A source is done when all servers have noted it; each notes it in the transaction that brings its rows. After a crash
-//! only what is missing is copied again, under a later snapshot: the changes before that one are left out when catching up.
+//! A source is done when all servers have noted it; each notes it in the transaction that brings its rows. After a crash only
+//! the sources that were not done are copied again, under a later snapshot: the changes before that one are left out when
+//! catching up. All servers have a source under the same snapshot. Otherwise a row that moved from one of them to another in
+//! between, with values that the change leaves out, would be known to none.
 
 use super::finish::finish_tables;
 use super::follow::Flow;
@@ -44,6 +46,7 @@ pub fn copy(operation: &Operation) -> Step {
         operation.plan.source_leaves().map(|(name, node)| (name.clone(), node.to_string())).collect();
     let mut total = sizes(operation)?;
     transaction::run(|| operation::set_progress(operation.id, total))?;
+    forget_halves(operation)?;
     let mut throttle = Throttle::new();
     for (name, node) in &sources {
         let rows = transaction_of(operation, &mut throttle, (name, node), total.rows_done)?;
@@ -56,6 +59,22 @@ pub fn copy(operation: &Operation) -> Step {
         finish_tables(&stage, &node, &mut place)?;
     }
     Ok(())
+}
+
+fn forget_halves(operation: &Operation) -> Step {
+    if operation.plan.target_nodes().len() == 1 {
+        return Ok(());
+    }
+    let mut outcome = Ok(());
+    let ended = transaction::run(|| {
+        let mut flow = Flow::open(operation)?;
+        outcome = flow.forget_halves(operation.plan.source_leaves().map(|(name, _)| name));
+        match &outcome {
+            Ok(()) => Ok(()),
+            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into(),
+        }
+    });
+    outcome.and(ended.map_err(Trouble::from))
 }
 
 /// How much there is to copy, as far as the servers know: their estimates of rows, and the bytes of the tables.
@@ -95,10 +114,9 @@ fn transaction_of(
     wait_until_quiet(operation, node)?;
     let mut outcome = Ok(0);
     let work = || {
-        let mut flow = Flow::open(operation)?;
+        let flow = Flow::open(operation)?;
         let name = source.to_string();
-        flow.targets.retain(|target| !target.brought.copied.contains_key(&name));
-        outcome = match flow.targets.is_empty() {
+        outcome = match flow.targets.iter().all(|target| target.brought.copied.contains_key(&name)) {
             true => Ok(0),
             false => one_source(operation, flow, throttle, (source, node), before),
         };
@@ -181,7 +199,6 @@ pub fn one_source(
     let router = match operation.plan.target_nodes().len() {
         1 => None,
         _ => {
-            // Rows for servers that have this source already are read too, and left out.
             let nodes: Vec<(Oid, String)> = super::follow::leaf_nodes(&table.name)?;
             let place = |node: &String| flow.targets.iter().position(|target| target.node == *node);
             let leaves = nodes.iter().filter_map(|(leaf, node)| Some((*leaf, place(node)?))).collect();

@@ -2,13 +2,12 @@
 //! in the order of their commits, each exactly once on each target.
 
 mod layout;
-mod origin;
 
 use super::place;
 use super::stage::Stage;
 use super::stream;
 use super::subject::Subject;
-use super::target::{Column, Table, Target};
+use super::target::{Change, Column, Table, Target};
 use super::trouble::{Step, halt};
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
@@ -37,6 +36,8 @@ pub struct Flow {
     conditions: HashMap<QualifiedName, Option<String>>,
     /// Per source server, a snapshot: only transactions that it sees are applied.
     pub gates: BTreeMap<String, Snapshot>,
+    /// How far all targets have each stream for good: a transaction of the coordinator may still be undone.
+    safe: HashMap<String, Lsn>,
     /// Changes applied so far, for people.
     pub changes: i64,
 }
@@ -103,7 +104,34 @@ impl Flow {
                 conditions.insert(leaf.name.clone(), if whole { condition(source) } else { None });
             }
         }
-        Ok(Self { table, targets, sources, leaves, conditions, gates: BTreeMap::new(), changes: 0 })
+        let gates = BTreeMap::new();
+        let mut flow = Self { table, targets, sources, leaves, conditions, gates, safe: HashMap::new(), changes: 0 };
+        flow.safe =
+            operation.plan.source_nodes().into_iter().map(|node| (node.clone(), flow.everywhere(&node))).collect();
+        Ok(flow)
+    }
+
+    /// Takes away what is there of these sources where some targets have one and others do not: a crash came between the
+    /// commits of its copy. Where it cannot be told from other sources, all goes. Within a transaction.
+    pub fn forget_halves<'a>(&mut self, sources: impl Iterator<Item = &'a QualifiedName>) -> Step {
+        for source in sources {
+            let name = source.to_string();
+            let have = self.targets.iter().filter(|target| target.brought.copied.contains_key(&name)).count();
+            if have == 0 || have == self.targets.len() {
+                continue;
+            }
+            let condition = self.condition(source).map(str::to_string);
+            self.targets.iter_mut().try_for_each(|target| target.forget_copied(&name, condition.as_deref()))?;
+        }
+        Ok(self.targets.iter_mut().try_for_each(Target::commit)?)
+    }
+
+    /// What tells rows of a source from those of others.
+    fn condition(&self, source: &QualifiedName) -> Option<&str> {
+        match self.conditions.get(source) {
+            Some(Some(condition)) => Some(condition),
+            _ => (self.conditions.len() == 1).then_some("true"),
+        }
     }
 
     /// The server that stores a row with these values.
@@ -126,15 +154,27 @@ impl Flow {
         let outcome = self.read(operation, node, session.as_mut(), limit);
         self.sources.insert(node.to_string(), session);
         let mut round = outcome?;
+        let safe = self.safe.get(node).copied().unwrap_or_default();
         for target in &mut self.targets {
             target.flush()?;
             if round.applied > target.applied(node) {
+                target.forget_handed(node, safe)?;
                 target.note_applied(node, round.applied)?;
             }
             target.commit()?;
         }
-        round.applied = self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default();
+        round.applied = self.everywhere(node);
         Ok(round)
+    }
+
+    /// The transaction of a round has been committed.
+    pub fn has_committed(&mut self, node: &str, round: Round) {
+        self.safe.insert(node.to_string(), round.applied);
+    }
+
+    /// How far all targets have the stream of `node`.
+    fn everywhere(&self, node: &str) -> Lsn {
+        self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default()
     }
 
     /// Applies everything that the gate lets in of what is in the server's log on disk (see `stream::end_of_log`); `false`
@@ -166,8 +206,8 @@ impl Flow {
             }
             match message {
                 Message::Begin { final_lsn, xid, .. } => {
-                    current =
-                        Current { xid, lsn: final_lsn, ours: node == LOCAL && operation.switched_in() == Some(xid) };
+                    let ours = node == LOCAL && operation.switched_in() == Some(xid);
+                    current = Current { xid, lsn: final_lsn, number: 0, ours };
                     open = gate.as_ref().is_none_or(|gate| gate.sees(xid));
                     round.disordered |= open && shut;
                     shut |= !open;
@@ -183,6 +223,7 @@ impl Flow {
                     relations.insert(relation.id, layout);
                 }
                 Message::Insert { relation, new } => {
+                    current.number += 1;
                     let layout = known(&relations, relation)?;
                     let row = layout.row(new);
                     let at = self.target_of(&row)?;
@@ -192,11 +233,13 @@ impl Flow {
                     }
                 }
                 Message::Update { relation, old, new } => {
+                    current.number += 1;
                     let layout = known(&relations, relation)?;
-                    self.update(operation, layout, (current, node), old, new)?;
+                    self.update(layout, (current, node), old, new)?;
                     self.changes += 1;
                 }
                 Message::Delete { relation, old } => {
+                    current.number += 1;
                     let layout = known(&relations, relation)?;
                     let (full, old) = layout.old(old);
                     let at = self.target_of(&full)?;
@@ -233,14 +276,7 @@ impl Flow {
         Ok(&mut self.targets[at])
     }
 
-    fn update(
-        &mut self,
-        operation: &Operation,
-        layout: &Layout,
-        (current, node): (Current, &str),
-        old: Option<Old>,
-        new: Tuple,
-    ) -> Step {
+    fn update(&mut self, layout: &Layout, (current, node): (Current, &str), old: Option<Old>, new: Tuple) -> Step {
         let mut row = layout.row(new);
         let Some(old) = old else {
             let at = self.target_of(&row)?;
@@ -276,10 +312,15 @@ impl Flow {
         let (leaves, arrives) = (self.wants(from, layout, current, node), self.wants(to, layout, current, node));
         let unknown: Vec<usize> = (0..row.len()).filter(|at| row[*at] == Value::Unchanged).collect();
         if !unknown.is_empty() && arrives {
+            let change = Change { from: node, commit: current.lsn, number: current.number };
             let values = match leaves {
-                true => self.identified(from, layout)?.fetch(&old, &unknown)?,
-                // A crash came between the commits of two targets: the old row is gone there, or never was in its copy.
-                false => match origin::now(operation, node, layout, &self.table, &row, &unknown)? {
+                true => {
+                    let values = self.identified(from, layout)?.fetch(&old, &unknown)?;
+                    self.targets[from].hand_over(change, &values)?;
+                    values
+                }
+                // A crash came between the commits of two targets, and the row has left the one.
+                false => match self.targets[from].handed(change)? {
                     Some(values) => values,
                     None => return self.targets[to].unexpected("a row that moves is not there"),
                 },
@@ -295,10 +336,9 @@ impl Flow {
     }
 
     fn truncate(&mut self, layout: &Layout, current: Current, node: &str) -> Step {
-        let condition = match self.conditions.get(&layout.name) {
-            Some(Some(condition)) => condition.clone(),
-            _ if self.conditions.len() == 1 => "true".to_string(),
-            _ => {
+        let condition = match self.condition(&layout.name) {
+            Some(condition) => condition.to_string(),
+            None => {
                 return halt(
                     Report::new(
                         Code::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -322,6 +362,8 @@ impl Flow {
 struct Current {
     xid: u32,
     lsn: Lsn,
+    /// Of the row within its transaction, the same whenever it is read.
+    number: u64,
     /// It brought what the sources have: the switch itself.
     ours: bool,
 }

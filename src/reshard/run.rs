@@ -272,6 +272,7 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
             });
             let round = outcome?;
             ended?;
+            flow.has_committed(node, round);
             progressed |= flow.changes > before;
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {

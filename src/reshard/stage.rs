@@ -223,7 +223,7 @@ END",
 
 fn progress_table_in(schema: &str) -> String {
     format!(
-        "CREATE TABLE {schema}.{PROGRESS} (operation bigint NOT NULL, source text NOT NULL, snapshot text, lsn pg_lsn, PRIMARY KEY (operation, source))"
+        "CREATE TABLE {schema}.{PROGRESS} (operation bigint NOT NULL, source text NOT NULL, snapshot text, lsn pg_lsn, handed text[], PRIMARY KEY (operation, source))"
     )
 }
 

@@ -1,8 +1,9 @@
 //! One server that gets rows: changes collected for it, and brought there in transactions that note how far they came.
 
+mod handed;
 mod statements;
 
-pub use statements::{lookup, texts, values};
+pub use handed::Change;
 
 use super::place;
 use super::stage::progress_table;
@@ -73,6 +74,8 @@ pub struct Target {
     full: bool,
     key: Vec<usize>,
     bytes: usize,
+    /// Per stream, the last commit of which values were handed over, if there was one since they were all forgotten.
+    handed: BTreeMap<String, Option<Lsn>>,
 }
 
 #[derive(Deserialize)]
@@ -105,13 +108,14 @@ impl Target {
             full: false,
             key: Vec::new(),
             bytes: 0,
+            handed: BTreeMap::new(),
         })
     }
 
     /// Reads again what is there: after an error, what this process believes may be wrong.
     pub fn read_progress(&mut self) -> Result<()> {
         let query = format!(
-            "SELECT json_build_object('source', source, 'snapshot', snapshot, 'lsn', lsn)::text FROM {} WHERE operation = $1",
+            "SELECT json_build_object('source', source, 'snapshot', snapshot, 'lsn', lsn)::text FROM {} WHERE operation = $1 AND handed IS NULL",
             self.progress
         );
         let rows: Vec<ProgressRow> = match &mut self.session {
@@ -183,6 +187,29 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Takes away a source that was copied, part of the open transaction: what `condition` tells of it, or without one,
+    /// everything. What nothing else is beside is [cleared](Self::clear) by the next copy.
+    pub fn forget_copied(&mut self, source: &str, condition: Option<&str>) -> Step {
+        self.begin()?;
+        let which = match condition {
+            Some(_) => format!("source = {}", literal(source)),
+            None => "snapshot IS NOT NULL".into(),
+        };
+        let command = format!("DELETE FROM {} WHERE operation = {} AND {which}", self.progress, self.operation);
+        match &mut self.session {
+            None => sql::run(&command, &[]).map(|_| ())?,
+            Some(session) => own::wait(session.run(&command))?,
+        }
+        match condition {
+            Some(_) => drop(self.brought.copied.remove(source)),
+            None => self.brought.copied.clear(),
+        }
+        match condition {
+            Some(condition) if !self.brought.copied.is_empty() => self.delete_where(condition),
+            _ => Ok(()),
+        }
     }
 
     /// Notes, as part of the open transaction, that a source was copied.

@@ -212,14 +212,14 @@ impl Target {
 }
 
 /// The query for columns of the row with a key, an array of texts. Its arguments are the texts of the key.
-pub fn lookup(from: &QualifiedName, table: &Table, key: &[usize], columns: &[usize]) -> String {
+fn lookup(from: &QualifiedName, table: &Table, key: &[usize], columns: &[usize]) -> String {
     let list = columns.iter().map(|at| format!("{}::text", ident(&table.columns[*at].name)));
     let list = list.collect::<Vec<_>>().join(", ");
     format!("SELECT pg_catalog.json_build_array({list})::text FROM {from} WHERE {}", key_condition(table, key))
 }
 
 /// What such a query has found.
-pub fn values(found: Vec<Option<String>>) -> Vec<Value> {
+pub(super) fn values(found: Vec<Option<String>>) -> Vec<Value> {
     found.into_iter().map(|text| text.map_or(Value::Null, |text| Value::Text(text.into_bytes()))).collect()
 }
 
@@ -238,7 +238,7 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-pub fn texts<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<Vec<Option<String>>> {
+pub(super) fn texts<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<Vec<Option<String>>> {
     let text = |value: &Value| match bytes(value) {
         None => Ok(None),
         Some(bytes) => String::from_utf8(bytes.to_vec()).map(Some).map_err(|_| {
