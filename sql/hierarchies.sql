@@ -37,6 +37,8 @@ COMMENT ON FUNCTION shard_create_parent(regclass, text, text, integer, text, jso
     'Makes a table a parent with one level, as the other form does; key is a column, several with commas between, or an expression';
 COMMENT ON FUNCTION shard_plan_parent(regclass, jsonb) IS
     'The commands that shard_create_parent would run, in order, with the node of each; changes nothing';
+COMMENT ON FUNCTION shard_plan_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, text, jsonb, text, text) IS
+    'The commands that the one-level form of shard_create_parent would run with these arguments; changes nothing';
 COMMENT ON FUNCTION shard_adopt_parent(regclass) IS
     'Takes a partitioned table that was built by hand under management, with its partitions here and on nodes; no rows move';
 COMMENT ON FUNCTION shard_add_partition(regclass, jsonb, text) IS

@@ -9,7 +9,6 @@ use crate::reshard::convert;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use serde_json::Value;
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::spec::{self, Level, ShortForm};
 
@@ -71,11 +70,50 @@ fn shard_create_parent_short(
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<Option<i64>, ErrorReport> {
     let mode = resharding::mode(mode)?;
-    let (parent, method, key) = (given("parent", parent)?, given("method", method)?, given("key", key)?);
-    let nodes = nodes.map(|nodes| node_names("nodes", nodes)).transpose()?;
+    let parent = given("parent", parent)?.0;
+    let level = one_level(
+        parent,
+        method,
+        key,
+        modulus,
+        interval,
+        lists,
+        nodes,
+        premake,
+        default_partition,
+        start,
+        until,
+        step,
+        bounds,
+        timezone,
+        epoch,
+    )?;
+    Ok(create_parent(parent, &level, mode)?)
+}
+
+/// What the arguments of a short form say.
+#[allow(clippy::too_many_arguments)]
+fn one_level(
+    parent: pg_sys::Oid,
+    method: Option<&str>,
+    key: Option<&str>,
+    modulus: Option<i32>,
+    interval: Option<&str>,
+    lists: Option<JsonB>,
+    nodes: Option<Vec<Option<String>>>,
+    premake: Option<i32>,
+    default_partition: Option<bool>,
+    start: Option<&str>,
+    until: Option<&str>,
+    step: Option<&str>,
+    bounds: Option<JsonB>,
+    timezone: Option<&str>,
+    epoch: Option<&str>,
+) -> Result<Level> {
+    let (method, key) = (given("method", method)?, given("key", key)?);
     let level = Level::short_form(ShortForm {
         method: Some(method.to_string()),
-        key: Some(key::split(parent.0, key)?),
+        key: Some(key::split(parent, key)?),
         modulus: modulus.map(i64::from),
         interval: interval.map(str::to_string),
         step: step.map(str::to_string),
@@ -86,11 +124,10 @@ fn shard_create_parent_short(
         epoch: epoch.map(str::to_string),
         lists: lists.map(|json| json.0),
         bounds: bounds.map(|json| json.0),
-        nodes,
+        nodes: nodes.map(|nodes| node_names("nodes", nodes)).transpose()?,
         default_partition: default_partition.filter(|wanted| *wanted),
-    })
-    .map_err(Error::from)?;
-    Ok(create_parent(parent.0, &level, mode)?)
+    })?;
+    Ok(level)
 }
 
 /// The rows of a populated table move in an operation; all else is done at once.
@@ -109,11 +146,54 @@ fn shard_plan_parent(
     parent: Option<Regclass>,
     spec: Option<JsonB>,
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(command, String))>, ErrorReport> {
-    Ok(TableIterator::new(plan_rows(given("parent", parent)?, &given("spec", spec)?.0)?))
+    let (parent, spec) = (given("parent", parent)?.0, given("spec", spec)?);
+    Ok(TableIterator::new(plan_rows(parent, &spec::parse(&spec.0).map_err(Error::from)?)?))
 }
 
-fn plan_rows(parent: Regclass, spec: &Value) -> Result<Vec<(i32, String, String)>> {
-    let prepared = create::prepare(parent.0, &spec::parse(spec)?, create::Intent::Plan)?;
+/// The same for the one-level form of `shard_create_parent`, with its arguments.
+#[pg_extern(volatile, parallel_unsafe, name = "shard_plan_parent")]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments)]
+fn shard_plan_parent_short(
+    parent: Option<Regclass>,
+    method: Option<&str>,
+    key: Option<&str>,
+    modulus: default!(Option<i32>, "NULL"),
+    interval: default!(Option<&str>, "NULL"),
+    lists: default!(Option<JsonB>, "NULL"),
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
+    premake: default!(Option<i32>, "NULL"),
+    default_partition: default!(Option<bool>, "false"),
+    start: default!(Option<&str>, "NULL"),
+    until: default!(Option<&str>, "NULL"),
+    step: default!(Option<&str>, "NULL"),
+    bounds: default!(Option<JsonB>, "NULL"),
+    timezone: default!(Option<&str>, "NULL"),
+    epoch: default!(Option<&str>, "NULL"),
+) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(command, String))>, ErrorReport> {
+    let parent = given("parent", parent)?.0;
+    let level = one_level(
+        parent,
+        method,
+        key,
+        modulus,
+        interval,
+        lists,
+        nodes,
+        premake,
+        default_partition,
+        start,
+        until,
+        step,
+        bounds,
+        timezone,
+        epoch,
+    )?;
+    Ok(TableIterator::new(plan_rows(parent, &level)?))
+}
+
+fn plan_rows(parent: pg_sys::Oid, level: &Level) -> Result<Vec<(i32, String, String)>> {
+    let prepared = create::prepare(parent, level, create::Intent::Plan)?;
     let rows = prepared.script.rows().zip(1..);
     Ok(rows.map(|((node, command), step)| (step, node.to_string(), command.to_string())).collect())
 }

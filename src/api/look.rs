@@ -69,6 +69,7 @@ extension_sql_file!(
         hierarchies::shard_create_parent,
         hierarchies::shard_create_parent_short,
         hierarchies::shard_plan_parent,
+        hierarchies::shard_plan_parent_short,
         hierarchies::shard_adopt_parent,
         hierarchies::shard_add_partition,
         hierarchies::shard_detach_partition,

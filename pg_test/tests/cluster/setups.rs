@@ -342,3 +342,19 @@ fn monthly_orders_with_identity_key_and_two_indexes() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_short_form_can_be_looked_at_first_with_the_same_arguments() -> Result<()> {
+    let (_cluster, mut client) = cluster(2)?;
+    client.batch_execute("CREATE TABLE visits (at timestamptz NOT NULL, page text)")?;
+    let arguments =
+        r#"'range', 'at', "interval" => '1 month', start => '2026-01-01', until => '2026-04-01', nodes => '{n1, n2}'"#;
+    let short = rows(&mut client, &format!("SELECT * FROM shard_plan_parent('visits', {arguments})"))?;
+    let spec = r#"{"method": "range", "key": "at", "interval": "1 month", "start": "2026-01-01", "end": "2026-04-01", "nodes": ["n1", "n2"]}"#;
+    let long = rows(&mut client, &format!("SELECT * FROM shard_plan_parent('visits', '{spec}')"))?;
+    assert_eq!(short, long);
+    assert_eq!(short.iter().filter(|row| row[2].contains("PARTITION OF")).count(), 6);
+    client.batch_execute(&format!("SELECT shard_create_parent('visits', {arguments})"))?;
+    assert_eq!(leaves(&mut client, "visits")?.len(), 3);
+    Ok(())
+}
