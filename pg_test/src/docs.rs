@@ -5,8 +5,8 @@
 //! - ```` ```sql on n1 ```` runs on that node, ```` ```sql no-run ```` nowhere.
 //! - A line of dots (`…`) in the expected text stands for any lines, dots within a line for any text. Widths of columns,
 //!   empty lines and the minor version of Postgres do not count.
-//! - `<!-- cluster: nodes -->` at the top of a file gives it the extension and the nodes n1 to n4; else there is nothing.
-//!   `<!-- sql …; -->` runs unseen.
+//! - There is what `cargo xtask cluster` starts, and nothing else: a page says all that its examples need, from its first line
+//!   on. Only what waits for something is written as `<!-- sql …; -->`, and runs unseen.
 //! - The node n1 is 10.0.0.11 with the password `secret`, n2 10.0.0.12, and so on.
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -95,11 +95,7 @@ impl Page {
 
     /// The examples that are not true, with what is shown instead.
     fn wrong(&self) -> Result<Vec<Wrong>> {
-        let ready = self.lines.iter().any(|line| line == "<!-- cluster: nodes -->");
-        let cluster = Cluster::with(Options { nodes: NODES, extension: ready, ..Options::default() })?;
-        if ready {
-            cluster.add_nodes()?;
-        }
+        let cluster = Cluster::with(Options { nodes: NODES, extension: false, ..Options::default() })?;
         let mut session = Session::start(&cluster.coordinator)?;
         let mut wrong = Vec::new();
         for example in &self.examples {
@@ -155,7 +151,7 @@ fn examples(lines: &[String]) -> Result<Vec<Example>> {
                     follows = false;
                 }
                 (Some("sql"), Some("no-run"), None)
-                | (None | Some("text" | "sh" | "json" | "ini" | "mermaid"), None, None) => {
+                | (None | Some("text" | "sh" | "json" | "ini" | "mermaid" | "python"), None, None) => {
                     follows = false;
                 }
                 _ => bail!("line {}: a block of unknown kind: {line}", at + 1),

@@ -17,8 +17,9 @@ const COMMANDS: &str = "to see it survive, type: kill NAME, start NAME, freeze N
 const LOOK: Duration = Duration::from_millis(100);
 
 pub fn run(args: &[String]) -> Result<()> {
-    let mut options = Options { nodes: 4, ..Options::default() };
-    let mut build = true;
+    // As a server is when the extension's files have come: everything else is what one tries.
+    let mut options = Options { nodes: 4, extension: false, ..Options::default() };
+    let (mut build, mut ready) = (true, false);
     let mut version = None;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -26,14 +27,16 @@ pub fn run(args: &[String]) -> Result<()> {
             "--nodes" => options.nodes = number(arg, args.next())?,
             "--pg" => version = Some(number::<u16>(arg, args.next())?),
             "--plain" => {
-                options.extension = false;
                 options.preload = false;
                 build = false;
             }
+            "--ready" => (options.extension, ready) = (true, true),
             "--no-preload" => options.preload = false,
             "--no-build" => build = false,
             "--tls" => options.tls = true,
-            _ => bail!("unknown option {arg}; there are --nodes N, --pg N, --plain, --no-preload, --no-build, --tls"),
+            _ => bail!(
+                "unknown option {arg}; there are --ready, --nodes N, --pg N, --plain, --no-preload, --no-build, --tls"
+            ),
         }
     }
     setup::run(version.map_or(Wanted::Distribution, Wanted::Major))?;
@@ -47,7 +50,13 @@ pub fn run(args: &[String]) -> Result<()> {
     options.version = Some(install.major);
     let interrupted = on_interrupt()?;
     let cluster = Cluster::with(options)?;
+    if ready {
+        cluster.add_nodes()?;
+    }
     print_connections(&cluster);
+    if !ready {
+        print_calls(&cluster);
+    }
     attend(&cluster, &interrupted);
     Ok(())
 }
@@ -85,10 +94,19 @@ fn obey(cluster: &Cluster, line: &str) -> Result<String> {
 
 pub fn print_connections(cluster: &Cluster) {
     for server in cluster.servers() {
-        println!("{:<12} port {}  {}", server.name, server.port(), server.psql_command());
+        println!("{:<12} 127.0.0.1 port {}  {}", server.name, server.port(), server.psql_command());
     }
     println!("ordinary role app, password app; logs in {}/*/log", cluster.directory().display());
     println!("{COMMANDS}; Ctrl-C ends it and removes everything");
+}
+
+/// What makes it ready, to be pasted into psql.
+fn print_calls(cluster: &Cluster) {
+    println!("\non the coordinator:\n  CREATE EXTENSION shardkeeper;");
+    for number in 1..=cluster.nodes().len() {
+        println!("  {};", cluster.call_to_add(number, ", password => 'app'"));
+    }
+    println!();
 }
 
 /// A message for Ctrl-C, SIGTERM or SIGHUP, so that what was started is dropped in order.

@@ -24,8 +24,10 @@ pub fn demo(args: &[String]) -> Result<()> {
         _ => bail!("usage: cargo xtask demo [--keep]"),
     };
     let mut screen = Screen::new();
-    screen.step("Install what is missing", |_| setup::run(Wanted::Distribution))?;
-    screen.step("Build the extension", |_| extension::install(&Install::chosen()?, Profile::Cluster))?;
+    screen.step("Install what is missing (a minute or two, the first time)", |_| setup::run(Wanted::Distribution))?;
+    screen.step("Build the extension (two or three minutes, the first time)", |_| {
+        extension::install(&Install::chosen()?, Profile::Cluster)
+    })?;
     let cluster = screen.step("Start a coordinator, and five plain Postgres servers for later", |screen| {
         let options = Options { nodes: story::NODES.len(), names: &story::NODES, ..Options::default() };
         let cluster = Cluster::with(options)?;

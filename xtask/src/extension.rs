@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use pg_test::Install;
 use pg_test::install::{target_dir, workspace};
 
-use crate::run::{output, run};
+use crate::build::build;
+use crate::run::output;
 use crate::setup::{self, Wanted, pgrx_home};
 
 /// The version of the extension, which is that of all packages here.
@@ -48,7 +49,7 @@ pub fn command(args: &[String]) -> Result<()> {
 
 /// Builds the extension for this Postgres and copies it there.
 pub fn install(install: &Install, profile: Profile) -> Result<()> {
-    let library = build(install, profile)?;
+    let library = built(install, profile)?;
     let control = workspace().join("shardkeeper.control");
     let writer = target_dir().join(profile.name()).join("install_script");
     let script = output(Command::new(writer).arg(&library).arg(&control).arg(VERSION))?;
@@ -79,7 +80,7 @@ pub fn upgrade_scripts() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn build(install: &Install, profile: Profile) -> Result<PathBuf> {
+fn built(install: &Install, profile: Profile) -> Result<PathBuf> {
     let directory = target_dir().join(profile.name());
     let library = directory.join("libshardkeeper.so");
     // The builds for all versions are side by side, only the last step writes the same file for each: cargo would take
@@ -90,7 +91,9 @@ fn build(install: &Install, profile: Profile) -> Result<PathBuf> {
     fs::create_dir_all(&directory)?;
     fs::write(stamp(profile), install.major.to_string())?;
     let packages = ["--package", "shardkeeper", "--package", "install_script"];
-    run(cargo("build").args(packages).args(["--profile", profile.name()]).for_version(install))?;
+    let mut command = cargo("build");
+    command.args(packages).args(["--profile", profile.name()]).for_version(install);
+    build(&format!("building the extension for Postgres {}", install.major), "shardkeeper", &mut command)?;
     Ok(library)
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask …`: set-up, demo, tests, benchmarks and packages, with nothing but Rust installed before.
 mod bench;
+mod build;
 mod cluster;
 mod demo;
 mod extension;
@@ -22,7 +23,7 @@ usage: cargo xtask COMMAND
   bench NAME [--full]                   measurements; without a name, the list
   package                               an archive for each Postgres version
   install [--pg N]                      build the extension into our private Postgres
-  cluster [--nodes N] [--pg N] [--plain] [--no-preload] [--no-build] [--tls]
+  cluster [--ready] [--nodes N] [--pg N] [--plain] [--no-preload] [--no-build] [--tls]
                                         a cluster to try things by hand, until Ctrl-C";
 
 fn main() -> ExitCode {

@@ -45,7 +45,7 @@ fn parts(options: &Options, clock: &mut Clock) -> Result<()> {
     if options.part().is_some_and(|part| part != "cluster") {
         return Ok(());
     }
-    let mut tests = clock.part("build tests", cluster::build)?;
+    let mut tests = clock.part("build tests", cluster::prepare)?;
     tests.alternate = installs.len() > 1;
     let mut report = cluster::Report::default();
     for install in &installs {
