@@ -19,9 +19,14 @@ CREATE TABLE shardkeeper.operations (
     swept boolean NOT NULL DEFAULT false,
     tidy boolean NOT NULL DEFAULT false,
     way_back jsonb,
+    -- Tries in a row that failed; and those of them that failed for a reason that time does not cure.
     failures integer NOT NULL DEFAULT 0,
+    hopeless integer NOT NULL DEFAULT 0,
     retry_at timestamptz,
     error jsonb,
+    -- Who is in the way, and since when that is so.
+    waits text,
+    waits_since timestamptz,
     rows_total bigint,
     rows_done bigint NOT NULL DEFAULT 0,
     bytes_total bigint,
@@ -81,7 +86,8 @@ CREATE VIEW shard_operations AS
                 THEN 'paused' ELSE o.state END AS state,
            o.state AS phase, o.wish, e.error ->> 'message' AS error,
            nullif(concat_ws(' ', e.error ->> 'detail', 'What it made is not removed yet: ' || (e.error ->> 'left') || '.',
-               CASE WHEN o.state = 'switched' THEN 'It cannot be reverted. ' || (o.way_back ->> 'lost') END), '') AS detail,
+               CASE WHEN o.state = 'switched' THEN 'It cannot be reverted. ' || (o.way_back ->> 'lost') END,
+               CASE WHEN o.state = 'switched' THEN 'Its revert was given up. ' || (o.way_back ->> 'refused') END), '') AS detail,
            e.error ->> 'hint' AS hint,
            o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
            CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of,
@@ -107,8 +113,16 @@ CREATE VIEW shard_progress AS
            CASE WHEN o.state = 'copying' AND d.members = 1 AND d.rows_done > 0 AND d.rows_total > d.rows_done
                 THEN pg_catalog.clock_timestamp()
                      + (pg_catalog.clock_timestamp() - o.changed_at) * ((d.rows_total - d.rows_done)::float8 / d.rows_done) END AS estimated_end,
-           pg_catalog.clock_timestamp() - o.changed_at AS in_phase
+           pg_catalog.clock_timestamp() - o.changed_at AS in_phase,
+           w.failures AS tries, CASE WHEN w.failures >= 3 THEN w.error ->> 'message' END AS error,
+           w.waits AS waits_for, w.waits_since AS waits_since
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent
+    -- A group waits for what keeps one of its operations.
+    CROSS JOIN LATERAL (
+        SELECT m.failures, m.error, m.waits, m.waits_since FROM shardkeeper.operations m
+        WHERE m.id = o.id OR m.part_of = o.id AND m.ended_at IS NULL
+        ORDER BY m.waits IS NULL, m.failures DESC, m.id LIMIT 1
+    ) AS w
     -- A group has done what its operations have.
     CROSS JOIN LATERAL (
         SELECT sum(greatest(m.rows_done, l.rows))::bigint AS rows_done, sum(m.rows_total)::bigint AS rows_total,
@@ -123,7 +137,7 @@ CREATE VIEW shard_progress AS
     ) AS d
     WHERE o.state NOT IN ('finished', 'cancelled', 'failed', 'reverted');
 COMMENT ON VIEW shard_progress IS
-    'Operations under way: rows copied of how many (the total is an estimate), changes applied since, WAL still to be read, estimated end of the copy';
+    'Operations under way: rows copied of how many (the total is an estimate), changes applied since, WAL still to be read, estimated end of the copy; tries that failed, their error from the third on, and who is in the way';
 GRANT SELECT ON shard_progress TO PUBLIC;
 
 -- Everybody may call these: they ask for the ownership of the parent.

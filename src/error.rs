@@ -50,6 +50,12 @@ impl Report {
         matches!(self.code, Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED)
     }
 
+    /// Why something was given up. What the hint says to do about it comes too late.
+    pub fn reason(mut self) -> String {
+        self.hint = None;
+        self.one_line()
+    }
+
     /// For a column of a result: message, detail and hint.
     pub fn one_line(&self) -> String {
         let more = [("detail", &self.detail), ("hint", &self.hint)];

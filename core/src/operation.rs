@@ -1,10 +1,12 @@
 //! An operation that moves data: its kinds, its states, and which state may follow which.
 
 mod backoff;
+mod cure;
 mod progress;
 mod wish;
 
 pub use backoff::Backoff;
+pub use cure::may_pass;
 pub use progress::remaining;
 pub use wish::{Refusal, Wish, allowed, shown};
 

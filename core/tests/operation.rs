@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shardkeeper_core::operation::State::*;
-use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, allowed, remaining, shown};
+use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, allowed, may_pass, remaining, shown};
 
 /// What may follow each state.
 const FOLLOW: [(State, &[State]); 13] = [
@@ -188,5 +188,22 @@ proptest! {
     fn no_input_breaks_the_estimate(done: u64, total: u64, elapsed: u64, rate in proptest::option::of(any::<f64>())) {
         let left = remaining(done, total, Duration::from_millis(elapsed), rate);
         prop_assert!(left.is_none_or(|left| left <= Duration::from_secs(3700 * 86_400)));
+    }
+}
+
+#[test]
+fn an_error_passes_or_stays_by_its_sqlstate() {
+    for code in [
+        "08006", "08001", "25006", "28P01", "28000", "2F003", "3D000", "40001", "40P01", "42501", "53100", "53300",
+        "53400", "55000", "55006", "55P03", "57014", "57P01", "57P03", "58030", "HV00N",
+    ] {
+        assert!(may_pass(code), "{code}");
+    }
+    for code in [
+        "08P01", "0A000", "21000", "22003", "22P02", "23502", "23505", "23514", "25P02", "26000", "2BP01", "38000",
+        "3F000", "40002", "42P01", "42P07", "42703", "42846", "44000", "54000", "P0001", "XX000", "XX001", "", "4",
+        "what?",
+    ] {
+        assert!(!may_pass(code), "{code}");
     }
 }

@@ -4,4 +4,5 @@ pub mod leaving;
 pub mod operation;
 pub mod parent;
 pub mod plan;
+pub mod tries;
 pub mod way_back;

@@ -1,14 +1,13 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
 use crate::catalog::way_back::WayBack;
-use crate::error::{Error, Report, Result, sql_state, sql_state_text};
+use crate::error::{Report, Result, sql_state};
 use crate::name::QualifiedName;
 use crate::node::channel::SCHEMA;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
 use serde::Deserialize;
-use serde_json::json;
 use shardkeeper_core::operation::{Kind, Mode, State, Wish};
 
 pub use super::plan::{Before, Move, NewModulus, Plan, Source, SourceTable};
@@ -153,6 +152,8 @@ pub struct Child {
     pub revertible: bool,
     /// Why it cannot be.
     pub lost: Option<String>,
+    /// Why its revert was given up.
+    pub refused: Option<String>,
     pub error: Option<Failure>,
 }
 
@@ -176,7 +177,7 @@ pub fn children(group: i64) -> Result<Vec<Child>> {
         sql::documents(
             "SELECT pg_catalog.json_build_object('id', id, 'part', part, 'state', state, 'wish', wish, 'halted', halted,
                  'ended', ended_at IS NOT NULL, 'revertible', state = 'switched' AND coalesce(way_back ? 'since', false),
-                 'lost', way_back ->> 'lost', 'error', error)::text
+                 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'error', error)::text
              FROM shardkeeper.operations WHERE part_of = $1 ORDER BY id",
             &[group.into()],
         )
@@ -244,10 +245,17 @@ pub fn enter(id: i64, state: State, note: Option<&str>) -> Result<()> {
     let keeps = matches!(state, State::Ready | State::Switching);
     sql::run(
         "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp(),
-             failures = CASE WHEN $3 THEN failures ELSE 0 END, error = CASE WHEN $3 THEN error END, retry_at = NULL,
-             halted = false, ended_at = NULL
-         WHERE id = $1",
-        &[id.into(), state.as_str().into(), keeps.into()],
+             failures = CASE WHEN keeps THEN failures ELSE 0 END, hopeless = CASE WHEN keeps THEN hopeless ELSE 0 END,
+             error = CASE WHEN keeps THEN error END, waits = NULL, waits_since = NULL, retry_at = NULL, halted = false, ended_at = NULL
+         FROM (SELECT $3 OR mode = $4 AND $2 = $5 AS keeps FROM shardkeeper.operations WHERE id = $1) AS k WHERE id = $1",
+        &[
+            id.into(),
+            state.as_str().into(),
+            keeps.into(),
+            // All of its way is one transaction, and what undoes it brings it back to where it begins.
+            Mode::BlockWrites.as_str().into(),
+            State::Copying.as_str().into(),
+        ],
     )?;
     log(id, state, note)
 }
@@ -278,27 +286,10 @@ pub fn set_parent(id: i64, parent: Oid) -> Result<()> {
 pub fn set_wish(id: i64, wish: Wish) -> Result<()> {
     role::as_extension_owner(|| {
         sql::run(
-            "UPDATE shardkeeper.operations SET wish = $2, halted = false, retry_at = NULL WHERE id = $1",
+            "UPDATE shardkeeper.operations SET wish = $2, halted = false, retry_at = NULL, hopeless = 0 WHERE id = $1",
             &[id.into(), wish.as_str().into()],
         )
     })?;
-    Ok(())
-}
-
-/// Notes what went wrong. With `retry` the worker tries again after so many seconds; without, a person has to act. Why an
-/// operation failed stays told while what it made cannot be removed.
-pub fn note_failure(id: i64, error: Error, retry: Option<f64>) -> Result<()> {
-    let Report { code, message, detail, hint } = Report::from(error);
-    let error = json!({"code": sql_state_text(code), "message": message, "detail": detail, "hint": hint});
-    sql::run(
-        "UPDATE shardkeeper.operations
-         SET error = CASE WHEN state = 'failed' AND error IS NOT NULL
-                     THEN error || pg_catalog.jsonb_build_object('left', $2 ->> 'message') ELSE $2 END,
-             failures = failures + 1, halted = $3 IS NULL,
-             retry_at = pg_catalog.clock_timestamp() + $3 * '1 second'::interval
-         WHERE id = $1",
-        &[id.into(), JsonB(error).into(), retry.into()],
-    )?;
     Ok(())
 }
 
@@ -325,7 +316,7 @@ pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
 /// Everything that it made is gone.
 pub fn end(id: i64) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET ended_at = pg_catalog.clock_timestamp(), retry_at = NULL,
+        "UPDATE shardkeeper.operations SET ended_at = pg_catalog.clock_timestamp(), retry_at = NULL, waits = NULL, waits_since = NULL,
              error = CASE WHEN state = 'failed' THEN error - 'left' END
          WHERE id = $1",
         &[id.into()],
@@ -337,6 +328,7 @@ pub fn end(id: i64) -> Result<()> {
 pub fn stay_switched(id: i64, note: &str) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, retry_at = NULL, tidy = false,
+             failures = 0, hopeless = 0, waits = NULL, waits_since = NULL, way_back = way_back - 'refused',
              changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
         &[id.into()],
     )?;
@@ -347,7 +339,7 @@ pub fn stay_switched(id: i64, note: &str) -> Result<()> {
 pub fn rest(id: i64, seconds: f64) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations SET retry_at = pg_catalog.clock_timestamp() + $2 * '1 second'::interval,
-             error = NULL, failures = 0
+             error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL
          WHERE id = $1 AND wish = 'run'",
         &[id.into(), seconds.into()],
     )?;
@@ -363,7 +355,7 @@ pub fn set_swept(id: i64) -> Result<()> {
 /// After the switch, nothing is left but the tables that it replaced. A cancel that came too late is forgotten.
 pub fn set_tidy(id: i64) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0,
+        "UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL,
              wish = CASE wish WHEN 'cancel' THEN 'run' ELSE wish END
          WHERE id = $1",
         &[id.into()],
@@ -372,10 +364,10 @@ pub fn set_tidy(id: i64) -> Result<()> {
 }
 
 /// An operation that keeps tables of the node that it has replaced, if all that the node stores is kept for one.
-pub fn keeping(node: &str) -> Result<Option<i64>> {
+pub fn keeping(node: &str) -> Result<Option<(i64, State)>> {
     role::as_extension_owner(|| {
-        sql::one::<i64>(
-            "SELECT CASE WHEN count(*) = count(o.id) THEN min(o.id) END
+        sql::document(
+            "SELECT (CASE WHEN count(*) = count(o.id) THEN pg_catalog.json_agg(pg_catalog.json_build_array(o.id, o.state) ORDER BY o.id) -> 0 END)::text
              FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
              JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN shardkeeper.operations o ON o.ended_at IS NULL

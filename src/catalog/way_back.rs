@@ -2,7 +2,7 @@
 
 use super::operation::{Operation, Plan, Source};
 use crate::error::Result;
-use crate::pg::sql;
+use crate::pg::{role, sql};
 use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,9 @@ pub struct WayBack {
     /// Why there is no way back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
+    /// Why the last revert was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl WayBack {
@@ -44,10 +47,30 @@ pub fn set(id: i64, way_back: &WayBack) -> Result<()> {
 pub fn lose(id: i64, why: &str) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations
-         SET way_back = pg_catalog.jsonb_build_object('lost', $2::text), tidy = false, error = NULL, failures = 0, retry_at = NULL
+         SET way_back = pg_catalog.jsonb_build_object('lost', $2::text), tidy = false, error = NULL, failures = 0, hopeless = 0, retry_at = NULL
          WHERE id = $1",
         &[id.into(), why.into()],
     )?;
+    Ok(())
+}
+
+/// A revert was given up; the way is still there.
+pub fn refuse(id: i64, why: &str) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET way_back = way_back || pg_catalog.jsonb_build_object('refused', $2::text), error = NULL WHERE id = $1",
+        &[id.into(), why.into()],
+    )?;
+    Ok(())
+}
+
+/// A revert is asked for again, of an operation or of a group.
+pub fn forget_refusal(id: i64) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run(
+            "UPDATE shardkeeper.operations SET way_back = way_back - 'refused' WHERE (id = $1 OR part_of = $1) AND way_back ? 'refused'",
+            &[id.into()],
+        )
+    })?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::pg::{fdw, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
+use shardkeeper_core::operation::State;
 use shardkeeper_core::words::count;
 
 /// What `shard_alter_node` is told; what is absent stays as it is.
@@ -236,9 +237,15 @@ fn check_empty(node: &str) -> Result<()> {
         );
         return match operation::keeping(node)? {
             // No drain takes away what was moved already.
-            Some(id) => report
+            Some((id, State::Switched)) => report
                 .detail(format!("What operation {id} has moved from there is kept for shard_revert."))
                 .hint(format!("Run SELECT shard_finish({id}); and drop it again once that is over.")),
+            Some((id, State::Reverting)) => report
+                .detail(format!("What operation {id} has moved from there is about to come back."))
+                .hint(format!("Run SELECT shard_wait({id}); and {}", drain.replacen("Run", "then", 1))),
+            Some((id, state)) => report
+                .detail(format!("What operation {id} has moved from there is removed; it is {state}."))
+                .hint("Drop it again once that is over: see the view shard_operations."),
             None => report.hint(drain.as_str()),
         }
         .into();

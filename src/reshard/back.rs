@@ -9,7 +9,7 @@ use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
 use super::stage::{Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
-use super::{gate, prepare, requirements, room, run, sweep, switch, verify};
+use super::{gate, holders, prepare, requirements, room, run, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
@@ -120,7 +120,7 @@ pub fn keep_current(operation: &Operation) -> Step {
     match stage(&back).and_then(|()| run::follow(&back, run::VERY_NEAR)) {
         Ok(()) => Ok(transaction::run(|| operation::rest(operation.id, REST))?),
         Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
-            let why = Report::from(error).one_line();
+            let why = Report::from(error).reason();
             Ok(transaction::run(|| way_back::lose(operation.id, &why))?)
         }
         Err(other) => Err(other),
@@ -136,7 +136,7 @@ fn turned(operation: &Operation) -> Option<Operation> {
 pub fn revert(operation: &Operation) -> Step<Option<State>> {
     match try_revert(operation) {
         Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
-            let why = Report::from(error).one_line();
+            let why = Report::from(error).reason();
             switch::undo_halves(operation)?;
             transaction::run(|| {
                 way_back::lose(operation.id, &why)?;
@@ -164,13 +164,9 @@ fn try_revert(operation: &Operation) -> Step {
     loop {
         run::follow(&back, run::VERY_NEAR)?;
         let Some(refused) = switch::attempt(&back)? else { return Err(Trouble::Asked) };
-        let waits = switch::waits_for_lock(refused);
-        transaction::run(|| operation::note_failure(operation.id, waits.into(), Some(0.0)))?;
+        holders::waits_for_lock(&back, switch::waits_for_lock(refused))?;
         worker::sleep(run::REST);
-        let asked = transaction::run(|| operation::load(operation.id))?;
-        if asked.is_none_or(|found| found.wish != operation.wish) {
-            return Err(Trouble::Asked);
-        }
+        run::look(operation)?;
     }
 }
 

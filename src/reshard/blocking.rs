@@ -14,7 +14,7 @@ use super::stage::Stage;
 use super::subject::{self, Subject};
 use super::throttle::Throttle;
 use super::trouble::{Step, Trouble};
-use super::{convert, finish, gate, swap, switch, verify};
+use super::{convert, finish, gate, holders, swap, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::guc;
@@ -62,7 +62,7 @@ pub fn run(operation: &Operation) -> Step {
                 let told = Report::new(report.code, "the copy waits for a moment in which nobody writes to the parent for long")
                     .detail(format!("The last try: {}", report.one_line()))
                     .hint("It is tried again and again, and writers wait no longer than shardkeeper.switch_lock_timeout. See pg_locks for a session that keeps a lock on the parent.");
-                transaction::run(|| operation::note_failure(operation.id, told.into(), Some(0.0)))?;
+                holders::waits_for_lock(operation, told)?;
                 worker::sleep(REST);
                 transaction::run(|| asked(operation))??;
             }

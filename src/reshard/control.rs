@@ -1,11 +1,12 @@
 //! What people steer operations with.
 
 use crate::catalog::operation::{self, Failure, Operation};
+use crate::catalog::way_back;
 use crate::error::{Report, Result};
 use crate::pg::{interrupt, sql, worker};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
-use shardkeeper_core::operation::{State, Wish, allowed};
+use shardkeeper_core::operation::{Refusal, State, Wish, allowed};
 use std::time::{Duration, Instant};
 
 /// Asks something of an operation.
@@ -14,13 +15,22 @@ use std::time::{Duration, Instant};
 pub fn wish(id: i64, wish: Wish) -> Result<()> {
     let operation = mine(id)?;
     if let Err(refusal) = allowed(operation.state, wish) {
+        let hint = match refusal {
+            Refusal::Switched if super::back::check(&operation).is_err() => {
+                format!(
+                    "To drop the old ones, run SELECT shard_finish({id}); another operation can move the data back."
+                )
+            }
+            _ => refusal.hint(id),
+        };
         return Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, refusal.to_string())
             .detail(refusal.detail())
-            .hint(refusal.hint(id))
+            .hint(hint)
             .into();
     }
     if wish == Wish::Revert {
         super::back::check(&operation)?;
+        way_back::forget_refusal(id)?;
     }
     operation::set_wish(id, wish)?;
     // What is asked of a group is asked of the operations that it is at.
@@ -54,6 +64,8 @@ struct Glance {
     error: Option<Failure>,
     /// Why there is no way back.
     lost: Option<String>,
+    /// Why the revert was given up.
+    refused: Option<String>,
 }
 
 /// Looks without getting a transaction id: the operation itself waits for the ends of transactions that have one.
@@ -62,7 +74,7 @@ fn glance(id: i64) -> Result<Glance> {
         "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', coalesce(error,
                  (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
                   AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
-             'lost', way_back ->> 'lost', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
+             'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
          FROM shardkeeper.operations o WHERE id = $1",
         &[id.into()],
     )?;
@@ -86,14 +98,14 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     let start = Instant::now();
     let mut reverts = false;
     loop {
-        let Glance { state: now, wish, halted, error, lost, .. } = glance(id)?;
+        let Glance { state: now, wish, halted, error, lost, refused, .. } = glance(id)?;
         let was_to_revert = reverts;
         reverts = now == State::Reverting || wish == Wish::Revert;
         let error = error.map(Failure::report);
         if now == State::Failed {
             return Err(error.unwrap_or_else(|| Report::new(state, format!("operation {id} has failed"))).into());
         }
-        if let (State::Switched, true, false, Some(why)) = (now, was_to_revert, reverts, lost) {
+        if let (State::Switched, true, false, Some(why)) = (now, was_to_revert, reverts, lost.or(refused)) {
             return Report::new(state, format!("operation {id} was not reverted: its new partitions serve"))
                 .detail(why)
                 .into();

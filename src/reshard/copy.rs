@@ -7,6 +7,7 @@
 
 use super::finish::finish_tables;
 use super::follow::Flow;
+use super::holders::wait_until_quiet;
 use super::place::{self, BRIEF, Place};
 use super::stage::Stage;
 use super::target::Target;
@@ -36,8 +37,6 @@ use tokio_postgres::{CopyInSink, CopyOutStream};
 
 /// What is taken from a source, or sent to a server, at a time.
 const CHUNK: usize = 256 << 10;
-/// How long old transactions may hold up a snapshot before somebody is told.
-const QUIET_PATIENCE: Duration = Duration::from_secs(15);
 /// How often a copy looks for what people ask.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -139,26 +138,6 @@ pub fn local(operation: &Operation, sources: &[&QualifiedName]) -> Result<Vec<Oi
     let here = operation.plan.source_leaves().filter(|(name, node)| *node == LOCAL && sources.contains(name));
     let names: Vec<String> = here.map(|(name, _)| name.to_string()).collect();
     transaction::run(|| sql::column("SELECT n::regclass::oid FROM unnest($1::text[]) AS n ORDER BY 1", &[names.into()]))
-}
-
-/// A snapshot taken from now on sees every transaction that the slot does not tell of: all that ran when the slot was made
-/// have ended. A commit can be in the log, and so before the slot's beginning, long before others see it: it may wait for
-/// a standby in between.
-pub fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
-    let mut place = own::wait(Place::open(node, operation.role(), BRIEF))?;
-    let mut ask = |query: &str| -> Result<i64> {
-        let found = own::wait(place.document::<i64>(query, &[]))?;
-        Ok(found.unwrap_or_default())
-    };
-    let now = ask("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text")?;
-    let start = Instant::now();
-    while ask("SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text")? < now {
-        if start.elapsed() > QUIET_PATIENCE {
-            return Err(super::prepare::blocked(operation, node).into());
-        }
-        worker::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// The rows of a source as they come.

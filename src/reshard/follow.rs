@@ -63,9 +63,7 @@ impl Flow {
         let columns = stage.columns();
         let root = stage.root().clone();
         let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])? else {
-            return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("the stage {root} is gone"))
-                .hint(format!("Cancel the operation with SELECT shard_cancel({}); and start again.", operation.id))
-                .into();
+            return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("the stage {root} is gone")).into();
         };
         let (generated, primary) = (stage.generated(), stage.primary());
         let contested = stage.is_contested();

@@ -17,6 +17,8 @@ use shardkeeper_core::plan::LOCAL;
 const LOCK_PATIENCE: f64 = 10.0;
 const WORKER_PATIENCE: f64 = 10.0;
 const CLEAN_UP_PATIENCE: f64 = 30.0;
+/// Failed tries from which on a person shall look.
+const MANY_TRIES: i64 = 3;
 /// Log that a server keeps for an operation, in bytes, and the part of max_slot_wal_keep_size, from which on it is told.
 const MUCH_LOG: f64 = (1_u64 << 30) as f64;
 const MUCH_OF_LIMIT: f64 = 0.8;
@@ -83,6 +85,8 @@ struct Found {
     message: Option<String>,
     detail: Option<String>,
     hint: Option<String>,
+    /// Seconds since which somebody is in the way.
+    waits: Option<f64>,
     /// Seconds in its state, and since it could have gone on.
     age: f64,
     ready: f64,
@@ -95,6 +99,7 @@ struct Found {
 const OPERATIONS: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.parent::regclass::text, o.name), 'subject', o.subject,
         'stage', o.stage, 'parent', o.parent::bigint, 'state', o.state, 'wish', o.wish, 'halted', o.halted, 'tidy', o.tidy,
         'failures', o.failures, 'message', o.error ->> 'message', 'detail', o.error ->> 'detail', 'hint', o.error ->> 'hint',
+        'waits', extract(epoch FROM clock_timestamp() - o.waits_since),
         'age', extract(epoch FROM clock_timestamp() - o.changed_at),
         'ready', extract(epoch FROM clock_timestamp() - greatest(o.changed_at, o.retry_at)),
         'worker', EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $1::bigint::oid AND l.objsubid = $2
@@ -149,7 +154,7 @@ impl Found {
 
     fn finding(&self) -> Finding {
         let Found { id, state, .. } = self;
-        let resume = format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});");
+        let resume = self.way_out();
         let told = |severity, what: String, hint: Option<&str>| {
             let text = match self.trouble() {
                 Some(trouble) => format!("{what}: {trouble}"),
@@ -171,14 +176,33 @@ impl Found {
             let severity = if self.age > LOCK_PATIENCE { Severity::Warning } else { Severity::Ok };
             return told(severity, format!("operation {id} waits for its lock since {:.0} s", self.age), None);
         }
+        if let Some(waits) = self.waits {
+            let severity = if waits > LOCK_PATIENCE { Severity::Warning } else { Severity::Ok };
+            return told(severity, format!("operation {id} is {state} and waits since {waits:.0} s"), Some(&resume));
+        }
         if self.failures > 0 {
-            return told(Severity::Warning, format!("operation {id} is {state}; {tries} failed"), Some(&resume));
+            let severity = if self.failures >= MANY_TRIES { Severity::Warning } else { Severity::Ok };
+            return told(severity, format!("operation {id} is {state}; {tries} failed"), Some(&resume));
         }
         if self.wish == Wish::Pause && !state.is_final() {
             let what = format!("operation {id} is paused in state {state}; log is kept for it meanwhile");
             return Finding::new(Severity::Ok, what, Some(&resume));
         }
         Finding::new(Severity::Ok, format!("operation {id} is {state}: {}", self.subject), None)
+    }
+
+    /// Calls that its state allows.
+    fn way_out(&self) -> String {
+        let Found { id, state, .. } = self;
+        match state {
+            State::Switched => format!(
+                "The new partitions serve. Run SELECT shard_resume({id}); to try again now, or give the way back up with SELECT shard_finish({id});"
+            ),
+            State::Reverting => {
+                format!("Run SELECT shard_resume({id}); to give the revert up, run SELECT shard_cancel({id});")
+            }
+            _ => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
+        }
     }
 
     fn waits_for_worker(&self) -> bool {
@@ -206,9 +230,9 @@ impl Trace {
                 Severity::Error,
                 format!("the replication slot {} lost its log to max_slot_wal_keep_size", self.name),
                 Some(&match operation.state {
-                    State::Switched | State::Reverting => {
-                        format!("It cannot be reverted any more: run SELECT shard_finish({id});")
-                    }
+                    State::Switched => format!("It cannot be reverted any more: run SELECT shard_finish({id});"),
+                    State::Reverting => format!("It cannot be reverted any more: run SELECT shard_cancel({id});"),
+                    state if state.is_final() => "It is being removed.".into(),
                     _ => format!("Run SELECT shard_cancel({id}); raise max_slot_wal_keep_size there, and start again."),
                 }),
             ));
@@ -232,6 +256,7 @@ impl Trace {
             (_, State::Reverting) => format!(
                 "It is kept until the operation is reverted. Look at the disk there, or give the revert up with SELECT shard_cancel({id});"
             ),
+            (_, state) if state.is_final() => "It is being removed.".into(),
             (Wish::Pause, _) => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
             _ => format!(
                 "It is kept until the operation has switched. Look at the disk there; SELECT shard_cancel({id}); gives it free."

@@ -7,7 +7,8 @@
 //! a default partition. `back` leads the same steps the other way, `blocking` takes all from the copy to the switch at once
 //! while writers wait. `convert` is the plan and the switch of a plain table that becomes a parent, `unconvert` its switch
 //! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
-//! `throttle` what slows a copy down. `health` is the doctor's part.
+//! `throttle` what slows a copy down. `trouble` is what becomes of an error,
+//! `holders` who is in the way, `health` the doctor's part.
 
 mod back;
 mod blocking;
@@ -19,6 +20,7 @@ mod follow;
 mod gate;
 mod group;
 pub mod health;
+mod holders;
 mod mirrors;
 mod parts;
 mod place;

@@ -91,6 +91,10 @@ fn take_back(parts: Vec<Child>) -> Step<Option<String>> {
                 let why = part.lost.unwrap_or_else(|| "Nothing was kept for it.".into());
                 stays = Some(format!("Operation {id}, a part of it, cannot be reverted. {why}"));
             }
+            State::Switched if part.refused.is_some() => {
+                let why = part.refused.unwrap_or_default();
+                stays = Some(format!("The revert of operation {id}, a part of it, was given up. {why}"));
+            }
             _ if part.halted && !part.state.is_before_switch() => return halt(waits_for_a_person(part)),
             state if state.is_before_switch() && part.wish != Wish::Cancel => {
                 transaction::run(|| operation::set_wish(id, Wish::Cancel))?;

@@ -6,7 +6,7 @@ use super::requirements::{check_source, leaves_on};
 use super::stage::Stage;
 use super::subject::Subject;
 use super::trouble::{Step, fail};
-use super::{sweep, switch};
+use super::{holders, run, sweep, switch};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -21,13 +21,13 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
 use crate::pg::{deadline, role, sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
-use serde::Deserialize;
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
 use std::time::Duration;
 
-/// A slot waits for the transactions that run when it is made.
-const SLOT_PATIENCE: Duration = Duration::from_secs(15);
+/// A slot waits for the transactions that run when it is made, and for those that run then. Nothing else is heard meanwhile:
+/// at first it is given little time, and from try to try more.
+const SLOT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 pub fn prepare(operation: &Operation) -> Step {
     let follows = operation.mode == Mode::Online;
@@ -150,7 +150,7 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
 /// From here on, all changes of the sources on this server are kept until the operation is over.
 ///
 /// Under `name`, by a publication of these tables and a slot.
-pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[QualifiedName]) -> Result<()> {
+pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[QualifiedName]) -> Step {
     let told = own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.document::<bool>(&tells_computed(tables), &[]).await
@@ -158,29 +158,45 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
     let how = if told == Some(true) { " WITH (publish_generated_columns = stored)" } else { "" };
     let tables = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let publication = format!("CREATE PUBLICATION {} FOR TABLE {tables}{how}", ident(name));
+    match node {
+        // As the server's own superuser: the owner need not have REPLICATION.
+        LOCAL => transaction::run(|| sql::run_quietly(&publication))?,
+        _ => own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&publication).await })?,
+    }
+    let (mut patience, most) = SLOT_PATIENCE;
+    loop {
+        holders::wait_until_quiet(operation, node)?;
+        match make_slot(operation, node, name, patience) {
+            // Another transaction has come in between.
+            Err(Error::Report(report)) if report.code == Code::ERRCODE_QUERY_CANCELED => {
+                holders::says_who_is_older(operation, node)?;
+                run::look(operation)?;
+                patience = most.min(patience * 2);
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+fn make_slot(operation: &Operation, node: &str, name: &str, patience: Duration) -> Result<()> {
     let slot = format!(
         "SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')",
         literal(name)
     );
-    let made = if node == LOCAL {
-        // As the server's own superuser: the owner need not have REPLICATION.
-        transaction::run(|| sql::run_quietly(&publication))?;
-        transaction::run(|| {
-            let _deadline = deadline::deadline(SLOT_PATIENCE);
+    if node == LOCAL {
+        return transaction::run(|| {
+            let _deadline = deadline::deadline(patience);
             // Only a transaction without an id of its own can make a slot. It waits for the ends of transactions, which
             // count as locks.
             sql::one_without_id::<String>("SELECT pg_catalog.set_config('lock_timeout', '0', true)", &[])?;
             sql::one_without_id::<String>(&slot, &[]).map(|_| ())
-        })
-    } else {
-        own::wait(async {
-            let mut place = Place::open(node, operation.role(), BRIEF).await?;
-            place.run(&publication).await?;
-            place.run("SET lock_timeout = 0").await?;
-            place.run(&slot).await
-        })
-    };
-    made.map_err(|error| explain(operation, node, error))
+        });
+    }
+    own::wait(async {
+        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        place.run(&format!("SET lock_timeout = 0; SET statement_timeout = {}", patience.as_millis())).await?;
+        place.run(&slot).await
+    })
 }
 
 /// From Postgres 18 on, whole rows can be told only with what is computed in them; without, writers would be refused.
@@ -191,44 +207,4 @@ fn tells_computed(tables: &[QualifiedName]) -> String {
              SELECT FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass
              JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relreplident = 'f' AND a.attgenerated = 's'))::text"
     )
-}
-
-/// A slot that was waited for in vain waited for an old transaction.
-fn explain(operation: &Operation, node: &str, error: Error) -> Error {
-    let report = Report::from(error);
-    if report.code == Code::ERRCODE_QUERY_CANCELED { blocked(operation, node) } else { report.into() }
-}
-
-/// An old transaction is in the way; which one, as far as can be told.
-pub fn blocked(operation: &Operation, node: &str) -> Error {
-    let query = "SELECT json_build_object('who', who, 'since', to_char(since, 'YYYY-MM-DD HH24:MI:SS TZ'), 'role', role)::text FROM (
-             SELECT 'process ' || pid, xact_start, usename, backend_xid FROM pg_stat_activity
-             WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-             UNION ALL SELECT 'prepared transaction ' || quote_literal(gid), prepared, owner, transaction FROM pg_prepared_xacts
-         ) AS open (who, since, role, xid) ORDER BY age(xid) DESC LIMIT 1";
-    #[derive(Deserialize)]
-    struct Blocker {
-        who: String,
-        since: Option<String>,
-        role: Option<String>,
-    }
-    let found = own::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.document::<Blocker>(query, &[]).await
-    });
-    let waited = Report::new(
-        Code::ERRCODE_OBJECT_IN_USE,
-        format!("an open transaction on node {} is in the way of a consistent start", ident(node)),
-    );
-    match found {
-        Ok(Some(Blocker { who, since, role })) => waited
-            .detail(format!(
-                "The oldest one is of {who}, role {}, since {}.",
-                role.unwrap_or_default(),
-                since.unwrap_or_default()
-            ))
-            .hint("It goes on by itself when that transaction ends."),
-        _ => waited.hint("It goes on by itself when that transaction ends."),
-    }
-    .into()
 }

@@ -5,18 +5,18 @@
 
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
-use super::{back, blocking, copy, group, prepare, room, stream, sweep, switch, verify};
+use super::{back, blocking, copy, group, holders, prepare, room, stream, sweep, switch, trouble, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
 use crate::catalog::way_back::WayBack;
-use crate::error::{Error, Report, Result};
+use crate::error::{Report, Result};
 use crate::guc;
 use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
 use crate::worker::log::Log;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::Lsn;
-use shardkeeper_core::operation::{Backoff, Mode, State, Wish, allowed};
+use shardkeeper_core::operation::{Mode, State, Wish, allowed};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,8 @@ pub fn run(id: i64) {
             }
             Ok(None) => return,
             Err(Trouble::Asked) => {}
-            Err(trouble) => {
-                note(&operation, trouble);
+            Err(met) => {
+                trouble::note(&operation, met);
                 return;
             }
         }
@@ -173,8 +173,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 // The switch itself has entered the state.
                 return Err(Trouble::Asked);
             };
-            let locked = switch::waits_for_lock(refused);
-            transaction::run(|| operation::note_failure(operation.id, locked.into(), Some(0.0)))?;
+            holders::waits_for_lock(operation, switch::waits_for_lock(refused))?;
             worker::sleep(REST);
             follow(operation, VERY_NEAR)?;
             Err(Trouble::Asked)
@@ -232,6 +231,14 @@ fn clean_up(operation: &Operation) -> Step {
     done.into_iter().collect::<Result<Vec<()>>>()?;
     transaction::run(|| operation::end(operation.id))?;
     Ok(())
+}
+
+/// Ends a step whose operation is asked for something else, and one that the worker shall leave. Outside a transaction.
+pub fn look(operation: &Operation) -> Step {
+    worker::reload_if_asked();
+    let asked = transaction::run(|| operation::load(operation.id))?;
+    let same = asked.is_some_and(|found| found.wish == operation.wish);
+    if same && guc::worker_enabled() && !lock::database_is_wanted() { Ok(()) } else { Err(Trouble::Asked) }
 }
 
 /// Applies changes until the sources are no more than so many bytes of log ahead.
@@ -294,44 +301,9 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
         if behind <= near {
             return Ok(());
         }
-        let asked = transaction::run(|| operation::load(operation.id))?;
-        if asked.is_none_or(|found| found.wish != operation.wish) {
-            return Err(Trouble::Asked);
-        }
+        look(operation)?;
         if !progressed {
             worker::sleep(IDLE);
         }
-    }
-}
-
-/// Writes down what went wrong, for people and for whoever goes on.
-fn note(operation: &Operation, trouble: Trouble) {
-    let subject = format!("operation {}", operation.id);
-    let mut log = Log::default();
-    let told = |error: &Error| match error {
-        Error::Report(report) => Error::Report(report.clone()),
-        other => Error::Report(Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{other:?}"))),
-    };
-    let written = match trouble {
-        Trouble::Asked => Ok(()),
-        Trouble::Again(error) => {
-            let delay = Backoff::default().delay(operation.failures, operation.id as u64).as_secs_f64();
-            log.trouble(&subject, told(&error));
-            transaction::run(|| operation::note_failure(operation.id, error, Some(delay)))
-        }
-        Trouble::Halt(error) => {
-            log.trouble(&subject, told(&error));
-            transaction::run(|| operation::note_failure(operation.id, error, None))
-        }
-        Trouble::Fail(error) => {
-            log.trouble(&subject, told(&error));
-            transaction::run(|| {
-                operation::enter(operation.id, State::Failed, None)?;
-                operation::note_failure(operation.id, error, Some(0.0))
-            })
-        }
-    };
-    if let Err(error) = written {
-        log.trouble(&subject, error);
     }
 }

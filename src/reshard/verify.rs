@@ -1,12 +1,12 @@
 //! The comparison: sources under one snapshot each, and targets that have exactly the transactions which these snapshots
 //! see. Nothing is locked; writers go on, and what they do meanwhile is applied afterwards.
 
-use super::copy;
 use super::follow::Flow;
 use super::place;
 use super::stream;
 use super::target::Column;
 use super::trouble::{Step, halt};
+use super::{copy, holders};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
@@ -29,7 +29,7 @@ pub fn verify(operation: &Operation) -> Step {
     for _ in 0..ATTEMPTS {
         // What was applied already must be seen by the snapshots too, and a commit is in the log before others see it.
         for node in operation.plan.source_nodes() {
-            copy::wait_until_quiet(operation, &node)?;
+            holders::wait_until_quiet(operation, &node)?;
         }
         let mut outcome = Ok(false);
         let sources: Vec<&QualifiedName> = operation.plan.source_leaves().map(|(name, _)| name).collect();

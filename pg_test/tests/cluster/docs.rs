@@ -44,6 +44,29 @@ fn the_examples_of_all_other_pages() -> Result<()> {
     Ok(())
 }
 
+/// The table of what is retried, what fails and what is refused names a test in each row, and it is there.
+#[test]
+fn each_row_about_errors_has_its_test() -> Result<()> {
+    let page = std::fs::read_to_string(workspace().join("docs/operations.md"))?;
+    let section = page.split_once("## What is retried, what fails, what is refused\n").context("the section")?.1;
+    let rows =
+        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    let mut count = 0;
+    for row in rows {
+        let test = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default().trim();
+        let place = test.trim_matches('`').split_once("::").with_context(|| format!("no test in {row}"))?;
+        let file = match place.0 {
+            "core" => workspace().join("core/tests/operation.rs"),
+            name => workspace().join(format!("pg_test/tests/cluster/{name}.rs")),
+        };
+        let source = std::fs::read_to_string(&file).with_context(|| row.to_string())?;
+        ensure!(source.contains(&format!("#[test]\nfn {}()", place.1)), "{row}: there is no such test");
+        count += 1;
+    }
+    ensure!(count > 20, "{count} rows");
+    Ok(())
+}
+
 #[test]
 fn an_example_that_is_not_true_is_found() -> Result<()> {
     let page = |text: &str| -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pg_test::disk::Disk;
 use pg_test::memory::Watch;
 use pg_test::movement::{self, complains, ends, field, nothing_is_left, reaches, told};
-use pg_test::{Cluster, Keys, Ledger, Options, PATIENCE, Tolerate, Workload, eventually, matrix};
+use pg_test::{Cluster, Keys, Ledger, Options, PATIENCE, Then, Tolerate, Workload, eventually, matrix};
 use postgres::Client;
 
 /// Retries wait longer and longer, and the machine may be busy.
@@ -191,9 +191,11 @@ fn an_open_transaction_holds_up_the_snapshot_of_the_copy_and_is_named() -> Resul
     node.configure(&[("max_prepared_transactions", "2")])?;
     node.restart()?;
     for open in matrix::take(1, &[Open::Prepared, Open::Transaction]) {
-        let hit = cluster.proxy(1).stall_on(b"pg_snapshot_xmax");
+        let slot = cluster.proxy(1).stall_on(b"pg_create_logical_replication_slot");
         let call = format!("SELECT shard_move_partition('t_0', '{}')", if node.has("t_0")? { "n2" } else { "n1" });
         let id: i64 = cluster.coordinator.value(&call)?;
+        slot.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+        let hit = cluster.proxy(1).resume_until(b"pg_snapshot_xmax", Then::Stall);
         hit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
         let mut writer = node.client()?;
         writer.batch_execute("BEGIN; SELECT pg_current_xact_id()")?;

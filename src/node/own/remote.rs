@@ -31,6 +31,11 @@ pub(super) fn refused(target: &Target, address: &Address, error: tokio_postgres:
                 "Give the right one as the argument password; for a node that exists already, with SELECT shard_alter_node({}, password => …).",
                 literal(&target.node)
             )),
+        Code::ERRCODE_TOO_MANY_CONNECTIONS => {
+            Report::new(code, format!("node \"{}\" refuses the connection: {}", target.node, db.message())).hint(
+                "Raise there the CONNECTION LIMIT of the role or of the database, or max_connections, or end sessions that nobody needs.",
+            )
+        }
         _ => Report::new(code, format!("node \"{}\" refuses the connection: {}", target.node, db.message())),
     };
     let report = match (&report.hint, db.hint()) {
