@@ -50,7 +50,7 @@ CREATE TABLE shardkeeper.transactions (
 );
 CREATE INDEX transactions_xid ON shardkeeper.transactions (xid);
 COMMENT ON TABLE shardkeeper.transactions IS
-    'Transactions that sent commands to nodes. A row is visible only once its transaction committed here: a journal row on a node without one belongs to a transaction that did not';
+    'Transactions that sent commands to nodes and are not forgotten there. A row is visible only once its transaction committed here';
 
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.parents', '');

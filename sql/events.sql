@@ -160,6 +160,19 @@ END
 $$;
 COMMENT ON FUNCTION shardkeeper.after_drop_index() IS 'Refuses to drop indexes of parents whose data moves';
 
+-- The extension must not go while an operation has not ended. What refuses it is in the library, as no trigger of the
+-- extension outlives it; here the library is loaded where it is not yet.
+CREATE FUNCTION shardkeeper.before_leaving() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOAD '$libdir/shardkeeper';
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.before_leaving() IS 'Loads the library that keeps the extension from being dropped amid an operation';
+
+CREATE EVENT TRIGGER shardkeeper_leave ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+    EXECUTE FUNCTION shardkeeper.before_leaving();
+COMMENT ON EVENT TRIGGER shardkeeper_leave IS 'shardkeeper: keeps the extension from being dropped amid an operation';
 CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE')
     EXECUTE FUNCTION shardkeeper.after_grant();
 COMMENT ON EVENT TRIGGER shardkeeper_grant IS 'shardkeeper: follows GRANT and REVOKE on parents on their nodes';

@@ -131,7 +131,48 @@ END
 $$;
 COMMENT ON FUNCTION shardkeeper.gate() IS 'Keeps direct writers from a new partition until the coordinator has confirmed its switch';
 
+-- The mirrors that were made here, and the coordinators that made them: what one left that is gone can be told from the
+-- node's own tables. In the trash a mirror keeps its row, as it may come back.
+CREATE TABLE IF NOT EXISTS shardkeeper.roots (
+    root regclass PRIMARY KEY,
+    coordinator text NOT NULL,
+    role name NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE shardkeeper.roots IS 'Mirrors on this node, each with the coordinator that made it';
+ALTER TABLE shardkeeper.roots ENABLE ROW LEVEL SECURITY;
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'shardkeeper.roots'::regclass AND polname = 'own') THEN
+        CREATE POLICY own ON shardkeeper.roots USING (role = current_user) WITH CHECK (role = current_user);
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION shardkeeper.note_mirror(name text, of_coordinator text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE shardkeeper.roots r SET coordinator = of_coordinator
+    WHERE r.root = to_regclass(name) AND r.coordinator <> of_coordinator;
+    -- Another role may have noted it.
+    INSERT INTO shardkeeper.roots (root, coordinator)
+    SELECT to_regclass(name), of_coordinator WHERE to_regclass(name) IS NOT NULL
+    ON CONFLICT (root) DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.note_mirror(text, text) IS 'Notes that a coordinator has made a mirror here';
+
+CREATE OR REPLACE FUNCTION shardkeeper.has_rows(relation regclass) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', relation) INTO found;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.has_rows(regclass) IS 'Whether a table has rows';
+
 -- Counts changes of this file: a coordinator brings an older one up to date.
 CREATE OR REPLACE FUNCTION shardkeeper.version() RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 2';
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 3';
 COMMENT ON FUNCTION shardkeeper.version() IS 'The version of what shardkeeper made on this node';

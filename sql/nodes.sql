@@ -30,3 +30,8 @@ COMMENT ON FUNCTION shard_drop_node(text) IS 'Forgets a node that stores no part
 COMMENT ON FUNCTION shard_grant_node(text, regrole, text, text) IS 'Gives a role its user mapping for a node, and the rights there to use it';
 COMMENT ON FUNCTION shard_run_on_nodes(text, text[]) IS
     'Runs one statement on each node in parallel, outside the current transaction, as the role of the caller''s user mapping';
+COMMENT ON FUNCTION shard_settle(text, uuid, text) IS
+    'Settles what a transaction left in the journal of a node where the worker cannot know how it ended: keep or undo; returns the number of commands';
+COMMENT ON FUNCTION shard_reset_node(text, boolean, text) IS
+    'Frees a node of what is ours there and no longer known here; what has rows only with including_data, and to the trash';
+COMMENT ON FUNCTION shard_plan_reset_node(text, boolean, text) IS 'What shard_reset_node would do, object by object; nothing is changed';

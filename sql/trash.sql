@@ -140,6 +140,9 @@ BEGIN
             CASE WHEN item.relkind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, item.relname);
     END IF;
     DELETE FROM shardkeeper.trash t WHERE t.root = dropped;
+    IF to_regclass('shardkeeper.roots') IS NOT NULL THEN
+        DELETE FROM shardkeeper.roots r WHERE r.root = dropped;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION shardkeeper.destroy(oid) IS 'Drops a table in the trash for good';

@@ -25,5 +25,6 @@ extension_sql_file!("../sql/trash.sql", name = "trash", requires = ["catalog"]);
 pub extern "C-unwind" fn _PG_init() {
     pg::process::no_backtraces();
     guc::register();
+    pg::drop_hook::register(reshard::leave::object);
     pg::worker::register_launcher();
 }

@@ -1,5 +1,6 @@
 //! Evidence that a worker has been at work, for tests of what it must leave alone: it has to treat a marker of ours.
 use anyhow::{Context, Result};
+use postgres::Client;
 
 use crate::cluster::PATIENCE;
 use crate::server::{ROLE, Server};
@@ -25,18 +26,28 @@ pub fn visited(coordinator: &Server, database: &str, node: &Server) -> Result<()
     Ok(())
 }
 
-/// A command of a transaction that is not running, and that the coordinator did not commit. Undoing it does nothing.
+/// A command of a transaction that the coordinator rolled back. Undoing it does nothing.
 fn mark(coordinator: &Server, database: &str, node: &Server) -> Result<i64> {
-    let row = coordinator.client_in(database)?.query_one(&format!("SELECT {SIGNATURE}, {TIMELINE}"), &[])?;
+    let mut client = coordinator.client_in(database)?;
+    let row = client.query_one(&format!("SELECT {SIGNATURE}, {TIMELINE}"), &[])?;
     let (signature, timeline): (String, i32) = (row.get(0), row.get(1));
+    let xid = aborted(&mut client)?;
     let id = node
         .client()?
         .query_one(
             "INSERT INTO shardkeeper.journal (coordinator, timeline, lsn, transaction, xid, role, command, inverse)
-             VALUES ($1, $2, '0/1', gen_random_uuid(), '3', $3::text::name, 'SELECT 1', 'SELECT 1') RETURNING id",
-            &[&signature, &timeline, &ROLE],
+             VALUES ($1, $2, '0/1', gen_random_uuid(), $3::text::xid8, $4::text::name, 'SELECT 1', 'SELECT 1') RETURNING id",
+            &[&signature, &timeline, &xid, &ROLE],
         )
         .with_context(|| format!("cannot leave a marker on {}", node.name))?
         .get(0);
     Ok(id)
+}
+
+/// The number of a transaction that was rolled back.
+pub fn aborted(client: &mut Client) -> Result<String> {
+    let mut transaction = client.transaction()?;
+    let xid = transaction.query_one("SELECT pg_current_xact_id()::text", &[])?.get(0);
+    transaction.rollback()?;
+    Ok(xid)
 }

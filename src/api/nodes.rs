@@ -1,11 +1,13 @@
 //! SQL functions about nodes.
 
-use super::hierarchies::node_names;
-use crate::error::Report;
+use super::hierarchies::{given, node_names};
+use crate::error::{Report, Result as Outcome};
 use crate::node::change::{self, Changes};
 use crate::node::facts::Finding;
 use crate::node::fanout;
 use crate::node::register::{self, NewNode};
+use crate::node::reset::{self, Request};
+use crate::node::settle::{self, Decision};
 use crate::pg::regrole::Regrole;
 use crate::pg::secret;
 use pgrx::JsonB;
@@ -107,8 +109,75 @@ fn shard_run_on_nodes(
     Ok(TableIterator::new(fanout::run(sql, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
 }
 
+/// Settles what a transaction left in the journal of a node, where the worker cannot know how it ended: `keep` or `undo`.
+///
+/// Errors: 42704 no such node, or no such commands; 55006 the transaction still runs; 55000 it was committed.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_settle(
+    name: Option<&str>,
+    transaction: Option<pgrx::Uuid>,
+    decision: Option<&str>,
+) -> Result<i64, ErrorReport> {
+    let decision = self::decision(given("decision", decision)?)?;
+    Ok(settle::settle(given("name", name)?, &given("transaction", transaction)?.to_string(), decision)?)
+}
+
+fn decision(word: &str) -> Outcome<Decision> {
+    match word {
+        "keep" => Ok(Decision::Keep),
+        "undo" => Ok(Decision::Undo),
+        _ => Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("decision {word:?} is not known"))
+            .hint("It is keep or undo.")
+            .into(),
+    }
+}
+
+/// Frees a node of what is ours there and no longer known here; returns how many objects went. What has rows goes only with
+/// `including_data`, and to the trash.
+///
+/// Errors: 42704 no such node; 42501 not its owner; 22023 a coordinator that is not gone.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn shard_reset_node(
+    name: Option<&str>,
+    including_data: default!(bool, "false"),
+    coordinator: default!(Option<&str>, "NULL"),
+) -> Result<i64, ErrorReport> {
+    Ok(reset::reset(&Request { node: given("name", name)?, including_data, coordinator })?)
+}
+
+/// What `shard_reset_node` would do. Nothing is changed. Errors: those of `shard_reset_node`.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn shard_plan_reset_node(
+    name: Option<&str>,
+    including_data: default!(bool, "false"),
+    coordinator: default!(Option<&str>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(step, i32), name!(object, String), name!(action, String), name!(command, Option<String>)),
+    >,
+    ErrorReport,
+> {
+    let items = reset::plan(&Request { node: given("name", name)?, including_data, coordinator })?;
+    Ok(TableIterator::new((1..).zip(items).map(|(step, item)| (step, item.object, item.action, item.command))))
+}
+
 extension_sql_file!(
     "../../sql/nodes.sql",
     name = "nodes",
-    requires = ["catalog", shard_add_node, shard_alter_node, shard_drop_node, shard_grant_node, shard_run_on_nodes]
+    requires = [
+        "catalog",
+        shard_add_node,
+        shard_alter_node,
+        shard_drop_node,
+        shard_grant_node,
+        shard_run_on_nodes,
+        shard_settle,
+        shard_reset_node,
+        shard_plan_reset_node
+    ]
 );

@@ -11,7 +11,7 @@ use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publis
 use super::script::Script;
 use super::survey::{self, Load, Survey};
 use super::way::Way;
-use super::{defaults, grants, overlap, validate};
+use super::{defaults, grants, mirror, overlap, validate};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident};
@@ -210,7 +210,7 @@ impl Addition<'_> {
         parent::add_partitions(root, &self.managed.name().schema, &labels)?;
         parent::set_dealt(root, dealt)?;
         for node in nodes {
-            parent::add_mirror(root, node, &grants::wanted(root, node)?)?;
+            mirror::add(root, node, &grants::wanted(root, node)?)?;
         }
         let name = self.named(&self.partition.name).to_string();
         Ok(sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?

@@ -11,6 +11,7 @@ use super::grants;
 use super::key::Keys;
 use super::managed::Managed;
 use super::members::{self, Member};
+use super::mirror;
 use super::script::Script;
 use super::survey::{self, Load, Survey};
 use super::validate;
@@ -337,7 +338,7 @@ impl Mirror<'_> {
         let mut script = Script::default();
         script.on_node(node, commands, inverse.join(";\n"));
         script.run()?;
-        parent::add_mirror(managed.root, node, &rights)
+        mirror::add(managed.root, node, &rights)
     }
 
     fn tables_above(&self, above: &[&Member], survey: &Survey) -> Result<Vec<String>> {

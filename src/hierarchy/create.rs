@@ -5,6 +5,7 @@ use super::description::Description;
 use super::extend;
 use super::grants;
 use super::key::Keys;
+use super::mirror;
 use super::rebuild::{self, SequenceState};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
@@ -151,7 +152,7 @@ impl Prepared {
         let labels: Vec<(String, String)> = self.plan.tree.walk().map(|p| (p.name.clone(), p.label.clone())).collect();
         parent::add_partitions(oid, &name.schema, &labels)?;
         for node in &self.nodes {
-            parent::add_mirror(oid, node, &grants::wanted(oid, node)?)?;
+            mirror::add(oid, node, &grants::wanted(oid, node)?)?;
         }
         Ok(())
     }

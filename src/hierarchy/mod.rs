@@ -20,6 +20,7 @@ pub mod key;
 pub mod locate;
 pub mod managed;
 pub mod members;
+pub mod mirror;
 pub mod overlap;
 pub mod picture;
 pub mod rebuild;

@@ -48,7 +48,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
     let Some(survey) = Channel::open(node)?.document::<Survey>(&query)? else {
         return Report::new(Code::ERRCODE_FDW_ERROR, format!("node {} did not answer", ident(node))).into();
     };
-    let node = ident(node);
+    let (plain, node) = (node, ident(node));
     if survey.version < 150_000 {
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node {node} runs a server older than 15"))
             .detail(format!("Its server_version_num is {}.", survey.version))
@@ -58,7 +58,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
         let name = QualifiedName::new(table.name.schema.clone(), name.clone());
         return Report::new(Code::ERRCODE_DUPLICATE_TABLE, format!("relation {name} already exists on node {node}"))
             .detail(format!("Names to be used that are taken there: {}.", survey.existing.len()))
-            .hint("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself.")
+            .hint(format!("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself; if from a coordinator that is gone, see SELECT * FROM shard_plan_reset_node({}).", literal(plain)))
             .into();
     }
     if !survey.missing_types.is_empty() {

@@ -6,7 +6,7 @@ use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
 
 /// The number that `shardkeeper.version()` of sql/node.sql returns.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 3;
 
 const NODE_SQL: &str = include_str!("../../sql/node.sql");
 const TRASH_SQL: &str = include_str!("../../sql/trash.sql");
@@ -79,7 +79,7 @@ pub fn grants(role: &str) -> String {
     format!(
         "GRANT USAGE ON SCHEMA shardkeeper TO {role};
          GRANT SELECT, INSERT ON shardkeeper.session TO {role};
-         GRANT SELECT, INSERT, UPDATE, DELETE ON shardkeeper.journal, shardkeeper.trash, shardkeeper.switches TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON shardkeeper.journal, shardkeeper.trash, shardkeeper.switches, shardkeeper.roots TO {role};
          GRANT USAGE, CREATE ON SCHEMA shardkeeper_trash TO {role}"
     )
 }

@@ -3,6 +3,8 @@
 use super::bootstrap;
 use super::channel::{COORDINATOR, SCHEMA, unknown_node};
 use super::facts::{Finding, Severity};
+use super::heal::{self, Outcome};
+use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
 use super::register::{channel_grants, is_known, prepare};
@@ -83,8 +85,11 @@ pub fn drop(node: &str) -> Result<()> {
     check_owner(node)?;
     check_empty(node)?;
     check_settled(node)?;
+    let told = forget_here(node)?;
+    if left::is_busy(node)? {
+        left::note(node, identity(node)?, &server_options(node)?.unwrap_or_default());
+    }
     role::as_extension_owner(|| {
-        sql::run("DELETE FROM shardkeeper.transactions WHERE node = $1", &[node.into()])?;
         sql::run("DELETE FROM shardkeeper.nodes WHERE name = $1", &[node.into()])?;
         sql::run(&format!("DROP FOREIGN TABLE IF EXISTS {}", QualifiedName::new(SCHEMA, node)), &[])
     })?;
@@ -96,10 +101,28 @@ pub fn drop(node: &str) -> Result<()> {
         sql::run(&format!("DROP USER MAPPING FOR {user} SERVER {}", ident(node)), &[])?;
     }
     sql::run(&format!("DROP SERVER {}", ident(node)), &[])?;
+    let more = if told { ", and the journal of this transaction until the node is added again" } else { "" };
     pgrx::notice!(
-        "schemas shardkeeper and shardkeeper_trash stay on node \"{node}\"; drop them there when no other coordinator uses it"
+        "schemas shardkeeper and shardkeeper_trash stay on node \"{node}\"{more}; drop them there when no other coordinator uses it"
     );
     Ok(())
+}
+
+/// Whether this transaction has told the node something to journal. Nobody visits it any more; should it come back, what its
+/// journal has of committed transactions is forgotten by their numbers.
+fn forget_here(node: &str) -> Result<bool> {
+    role::as_extension_owner(|| {
+        let told = sql::one::<bool>(
+            "SELECT true FROM shardkeeper.transactions WHERE node = $1 AND xid = pg_catalog.pg_current_xact_id_if_assigned()",
+            &[node.into()],
+        )?;
+        sql::run("DELETE FROM shardkeeper.transactions WHERE node = $1", &[node.into()])?;
+        Ok(told == Some(true))
+    })
+}
+
+fn identity(node: &str) -> Result<Option<String>> {
+    role::as_extension_owner(|| sql::one("SELECT identity FROM shardkeeper.nodes WHERE name = $1", &[node.into()]))
 }
 
 /// Gives `grantee` its own way to the node. Both ends are tried before anything changes here.
@@ -136,7 +159,7 @@ fn known_server(node: &str) -> Result<Option<Options>> {
     if is_known(node)? { server_options(node) } else { Ok(None) }
 }
 
-fn check_owner(node: &str) -> Result<()> {
+pub fn check_owner(node: &str) -> Result<()> {
     let owned = sql::one::<bool>(
         "SELECT pg_catalog.pg_has_role(srvowner, 'USAGE') FROM pg_catalog.pg_foreign_server WHERE srvname = $1",
         &[node.into()],
@@ -187,7 +210,7 @@ fn alter_server(node: &str, before: &Options, after: &Options) -> Result<()> {
 }
 
 /// The tables on the node that leaves of the coordinator stand for.
-fn leaves(node: &str) -> Result<Vec<QualifiedName>> {
+pub fn leaves(node: &str) -> Result<Vec<QualifiedName>> {
     sql::documents(
         "SELECT pg_catalog.json_build_object('schema', coalesce(o ->> 'schema_name', c.relnamespace::regnamespace::text),
                                              'name', coalesce(o ->> 'table_name', c.relname))::text
@@ -264,22 +287,44 @@ fn check_empty(node: &str) -> Result<()> {
     }
 }
 
-/// Commands whose outcome the worker has not settled there yet. A node that is gone for good can be dropped.
+/// What the worker has not settled there yet: what is known to have been committed is forgotten at once, anything else has to
+/// wait for the worker. A node that is gone for good can be dropped.
 fn check_settled(node: &str) -> Result<()> {
     let signature = sql::one::<String>(&format!("SELECT {COORDINATOR}"), &[])?.unwrap_or_default();
     let target = Target::of(node, role::current())?;
-    let pending: Result<Option<i64>> = own::wait(async {
+    let visit = own::wait(async {
         let mut session = Session::open(&target, Limits::SHORT.named("shardkeeper drop node")).await?;
-        session.one("SELECT count(*) FROM shardkeeper.journal WHERE coordinator = $1", &[&signature]).await
+        let pending = heal::read_journal(&mut session, &signature).await?;
+        Ok((session, pending))
     });
-    match pending {
-        Ok(None | Some(0)) => Ok(()),
-        Ok(Some(pending)) => {
-            let commands = count(pending, "command", "commands");
-            Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("node \"{node}\" has {commands} to settle"))
-                .detail("They belong to transactions that ended differently there, or to this one.")
-                .hint("The worker settles them within seconds; see SELECT * FROM shard_check().")
-                .into()
+    let unsettled = match visit {
+        Ok((_, pending)) if pending.is_empty() => return Ok(()),
+        Ok((mut session, pending)) => {
+            let outcomes = heal::outcomes(&pending)?;
+            let (committed, others): (Vec<_>, Vec<_>) =
+                pending.into_iter().zip(outcomes).partition(|(_, outcome)| *outcome == Outcome::Committed);
+            let committed: Vec<String> = committed.into_iter().map(|(pending, _)| pending.id).collect();
+            if !committed.is_empty() {
+                role::as_extension_owner(heal::flush)?;
+                let forgotten = own::wait(async { heal::forget_there(&mut session, &signature, &committed).await });
+                forgotten.map(|()| others.len())
+            } else {
+                Ok(others.len())
+            }
+        }
+        Err(error) => Err(error),
+    };
+    match unsettled {
+        Ok(0) => Ok(()),
+        Ok(unsettled) => {
+            let transactions = count(unsettled, "transaction", "transactions");
+            Report::new(
+                Code::ERRCODE_OBJECT_IN_USE,
+                format!("node \"{node}\" has commands of {transactions} to settle"),
+            )
+            .detail("They were not committed here, or it is not known how they ended.")
+            .hint("The worker settles what it can within seconds; for the rest see SELECT * FROM shard_check().")
+            .into()
         }
         Err(error) => {
             let report = Report::from(error);

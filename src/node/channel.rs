@@ -6,7 +6,7 @@
 
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::pg::{role, sql};
+use crate::pg::{role, sql, wal};
 use crate::worker;
 use pgrx::PgSqlErrorCode as Code;
 use serde::de::DeserializeOwned;
@@ -69,23 +69,31 @@ impl Channel {
         Ok(())
     }
 
-    /// Notes on the coordinator that this transaction changes the node: the row is there exactly if it commits.
+    /// Notes on the coordinator that this transaction changes the node: the row is there if it commits.
+    ///
+    /// The number of the transaction is on disk before any node hears of it. A crash could make it free again otherwise, and
+    /// another transaction's outcome would be taken for that of this one.
     fn register(&self) -> Result<String> {
         let node = self.node.as_str();
-        role::as_extension_owner(|| {
-            Ok(sql::one::<String>(
+        let found = role::as_extension_owner(|| {
+            sql::one::<String>(
                 "WITH known AS (
-                     SELECT coalesce((SELECT id FROM shardkeeper.transactions WHERE xid = pg_catalog.pg_current_xact_id() LIMIT 1),
-                                     pg_catalog.gen_random_uuid()) AS id
+                     SELECT id FROM shardkeeper.transactions WHERE xid = pg_catalog.pg_current_xact_id() LIMIT 1
+                 ), used AS (
+                     SELECT coalesce((SELECT id FROM known), pg_catalog.gen_random_uuid()) AS id
                  ), added AS (
                      INSERT INTO shardkeeper.transactions (id, node, xid)
-                     SELECT id, $1, pg_catalog.pg_current_xact_id() FROM known ON CONFLICT DO NOTHING
+                     SELECT id, $1, pg_catalog.pg_current_xact_id() FROM used ON CONFLICT DO NOTHING
                  )
-                 SELECT id::text FROM known",
+                 SELECT pg_catalog.json_build_array(id, EXISTS (SELECT FROM known))::text FROM used",
                 &[node.into()],
-            )?
-            .unwrap_or_default())
-        })
+            )
+        })?;
+        let (id, is_known): (String, bool) = serde_json::from_str(&found.unwrap_or_default())?;
+        if !is_known {
+            wal::flush_own();
+        }
+        Ok(id)
     }
 }
 

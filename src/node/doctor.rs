@@ -3,8 +3,9 @@
 use super::bootstrap;
 use super::channel::SCHEMA;
 use super::facts::{Facts, Finding, Severity};
-use super::heal::{Coordinator, parse_lsn};
+use super::heal::Coordinator;
 use super::own::{self, Limits, Session, Target};
+use super::settle::{self, Unsettled};
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::name::literal;
@@ -41,7 +42,7 @@ pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
             &[parent.into()],
         )
     })?;
-    let (local, coordinator) = (Facts::local()?, Coordinator::read()?);
+    let local = Facts::local()?;
     let mut asked = Vec::new();
     for node in nodes {
         rows.extend(check_here(&node)?.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
@@ -49,21 +50,27 @@ pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
     }
     let found = own::wait(async {
         let all = asked.into_iter().map(|(target, node)| {
-            let (local, coordinator, signature) = (&local, &coordinator, &signature);
+            let (local, signature) = (&local, &signature);
             async move {
-                let findings = match target {
-                    Ok(target) => check_there(&target, local, coordinator, signature).await,
+                let found = match target {
+                    Ok(target) => check_there(&target, local, signature).await,
                     Err(error) => Err(error),
                 };
-                (node, findings.unwrap_or_else(|error| (vec![wrong(error)], Vec::new())))
+                (node, found.unwrap_or_else(|error| There { findings: vec![wrong(error)], ..There::default() }))
             }
         });
         Ok(futures_util::future::join_all(all).await)
     })?;
     let mut traces = Vec::new();
-    for (node, (findings, there)) in found {
+    let coordinator = Coordinator::read()?;
+    for (node, there) in found {
+        let mut findings = there.findings;
+        findings.extend(settle::findings(&node, &there.unsettled, &coordinator)?);
+        if findings.iter().all(|finding| finding.severity == Severity::Ok) {
+            findings.splice(0..0, there.fine);
+        }
         rows.extend(findings.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
-        traces.push((node, there));
+        traces.push((node, there.traces));
     }
     rows.extend(operations::check(parent, &signature, traces)?);
     Ok(rows)
@@ -138,75 +145,48 @@ fn check_here(node: &str) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-async fn check_there(
-    target: &Target,
-    local: &Facts,
-    coordinator: &Coordinator,
-    signature: &str,
-) -> Result<(Vec<Finding>, Vec<Trace>)> {
+/// What a node says when it is asked.
+#[derive(Default)]
+struct There {
+    findings: Vec<Finding>,
+    /// What to say when nothing is wrong.
+    fine: Option<Finding>,
+    unsettled: Vec<Unsettled>,
+    traces: Vec<Trace>,
+}
+
+async fn check_there(target: &Target, local: &Facts, signature: &str) -> Result<There> {
     let mut session = Session::open(target, Limits::SHORT.named("shardkeeper check")).await?;
     let (facts, clock_ahead) = Facts::of(&mut session).await?;
-    let mut found = facts.judge(local, &target.node, clock_ahead);
+    let mut there = There { findings: facts.judge(local, &target.node, clock_ahead), ..There::default() };
     let again = format!("Run SELECT shard_alter_node({}).", literal(&target.node));
     match bootstrap::version(&mut session).await {
-        Ok(None) => found.push(Finding::new(Severity::Error, "the schema shardkeeper is missing there", Some(&again))),
+        Ok(None) => {
+            there.findings.push(Finding::new(Severity::Error, "the schema shardkeeper is missing there", Some(&again)));
+        }
         Ok(Some(version)) if version < bootstrap::VERSION => {
-            found.push(Finding::new(
+            there.findings.push(Finding::new(
                 Severity::Warning,
                 format!("the schema shardkeeper there is of version {version}, not {}", bootstrap::VERSION),
                 Some(&again),
             ));
         }
         Ok(Some(_)) => {
-            found.extend(check_journal(&mut session, coordinator).await?);
-            found.extend(check_trash(&mut session).await?);
+            there.unsettled = settle::unsettled(&mut session).await?;
+            there.findings.extend(check_trash(&mut session).await?);
         }
-        Err(error) => found.push(wrong(error)),
+        Err(error) => there.findings.push(wrong(error)),
     }
-    if found.iter().all(|finding| finding.severity == Severity::Ok) {
-        let text = format!(
-            "PostgreSQL {} at {}, database \"{}\", role \"{}\"",
-            facts.version,
-            target.address(),
-            target.dbname,
-            target.user
-        );
-        found.insert(0, Finding::new(Severity::Ok, text, None));
-    }
-    let traces = operations::traces_on(&mut session, signature).await?;
-    Ok((found, traces))
-}
-
-/// Rows that nobody settled for ten seconds, and why that may be.
-async fn check_journal(session: &mut Session, coordinator: &Coordinator) -> Result<Vec<Finding>> {
-    let sql = "SELECT coordinator, max(timeline), max(lsn)::text, max(xid::text), role::text, count(*),
-                      extract(epoch FROM clock_timestamp() - min(done_at))::float8
-               FROM shardkeeper.journal GROUP BY coordinator, transaction, role
-               HAVING min(done_at) < clock_timestamp() - interval '10 seconds' ORDER BY min(id)";
-    let rows = session.rows(sql, &[]).await?;
-    let finding = |row: &tokio_postgres::Row| {
-        let (signature, timeline): (String, i32) = (row.get(0), row.get(1));
-        let lsn = parse_lsn(row.get(2)).unwrap_or(u64::MAX);
-        let (xid, role, pending, age): (String, String, i64, f64) = (row.get(3), row.get(4), row.get(5), row.get(6));
-        let commands = count(pending, "command", "commands");
-        let what = format!("{commands} of transaction {xid} by role \"{role}\" still to be settled after {age:.0} s");
-        if signature != coordinator.signature {
-            let text = format!("{what}; they are of another coordinator, {signature}");
-            let hint = "Its own worker settles them. Where it no longer exists, look at shardkeeper.journal there: undo by hand what should not be, and delete the rows.";
-            return Finding::new(Severity::Warning, text, Some(hint));
-        }
-        if !coordinator.remembers(timeline, lsn) {
-            let text = format!(
-                "{what}; they are of timeline {timeline}, which this coordinator, on {}, does not know: it was restored to an earlier point",
-                coordinator.timeline
-            );
-            let hint = "Look at shardkeeper.journal there: undo by hand what should not be, and delete the rows.";
-            return Finding::new(Severity::Warning, text, Some(hint));
-        }
-        let hint = "A long transaction may still run. Else the coordinator's log says why the worker cannot undo them.";
-        Finding::new(Severity::Warning, what, Some(hint))
-    };
-    Ok(rows.iter().map(finding).collect())
+    let text = format!(
+        "PostgreSQL {} at {}, database \"{}\", role \"{}\"",
+        facts.version,
+        target.address(),
+        target.dbname,
+        target.user
+    );
+    there.fine = Some(Finding::new(Severity::Ok, text, None));
+    there.traces = operations::traces_on(&mut session, signature).await?;
+    Ok(there)
 }
 
 const TRASH: &str =

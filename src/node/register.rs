@@ -3,6 +3,7 @@
 use super::bootstrap;
 use super::channel::SCHEMA;
 use super::facts::{Facts, Finding, Severity, tolerable};
+use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target};
 use crate::error::{Report, Result};
@@ -29,7 +30,8 @@ const LOCAL: &str = "local";
 const LONGEST_NAME: usize = 63;
 
 /// Errors: 42939 reserved name; 42710 exists; 42501 may not create servers; 08001 not reachable; 28P01 wrong password;
-/// 0A000 too old, other encoding; 25006 read-only; 22023 a wrong argument.
+/// 0A000 too old, other encoding; 25006 read-only; 55006 dropped in this transaction, which is at work there; 22023 a wrong
+/// argument.
 pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     check_name(new.name)?;
     check_free(new.name)?;
@@ -38,6 +40,7 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     let mut target = Target::from_options(new.name, server.clone().into_iter().chain(mapping.clone()).collect())?;
     target.must_use_password = !role::is_superuser(role::current());
     let (facts, findings) = prepare(&target)?;
+    left::check(&target, facts.identity().as_deref(), &server)?;
     create_server(new.name, &server)?;
     let mapping: Vec<_> = mapping.into_iter().collect();
     fdw::create_mapping(new.name, &role::name(role::current())?, &mapping)?;

@@ -6,9 +6,13 @@ use crate::name::ident;
 use crate::pg::{sql, transaction};
 use pgrx::pg_sys::Oid;
 
-/// Drops the overdue tables of the session's role on its node, each in a transaction of its own.
+/// Drops the overdue tables of the session's role on its node, each in a transaction of its own. Mirrors that somebody dropped
+/// are forgotten, so that no other table with their number is taken for one.
 /// What could not be dropped is returned with the reason; the session may be closed then.
 pub async fn empty(session: &mut Session) -> Result<Vec<Error>> {
+    session
+        .run("DELETE FROM shardkeeper.roots r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.root)")
+        .await?;
     let roots = session.rows("SELECT overdue FROM shardkeeper.overdue()", &[]).await?;
     let mut failed = Vec::new();
     for root in roots {

@@ -10,6 +10,8 @@ use std::collections::HashSet;
 thread_local! {
     static KNOWN: RefCell<HashSet<pg_sys::Oid>> = RefCell::new(HashSet::new());
     static LISTENING: Cell<bool> = const { Cell::new(false) };
+    /// `shardkeeper.parents`. When it goes, with the extension, nothing is managed any more.
+    static CATALOG: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
 
 pub fn is_known(parent: pg_sys::Oid) -> bool {
@@ -17,6 +19,11 @@ pub fn is_known(parent: pg_sys::Oid) -> bool {
 }
 
 pub fn remember(parent: pg_sys::Oid) {
+    // SAFETY: two look-ups by name in the system catalogs, within a transaction.
+    CATALOG.set(unsafe {
+        let schema = pg_sys::get_namespace_oid(c"shardkeeper".as_ptr(), true);
+        pg_sys::get_relname_relid(c"parents".as_ptr(), schema)
+    });
     if !LISTENING.get() {
         // SAFETY: registers a plain function for the life of the backend; it touches only this module's own memory.
         unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::null()) };
@@ -35,7 +42,7 @@ pub fn forget_everywhere(parent: pg_sys::Oid) {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn forget(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     KNOWN.with_borrow_mut(|known| {
-        if relation == pg_sys::InvalidOid {
+        if relation == pg_sys::InvalidOid || relation == CATALOG.get() {
             known.clear();
         } else {
             known.remove(&relation);

@@ -7,6 +7,7 @@ pub mod copy_from;
 pub mod copy_to;
 pub mod cursor;
 pub mod deadline;
+pub mod drop_hook;
 mod expression;
 pub mod fdw;
 pub mod foreign;

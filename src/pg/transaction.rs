@@ -41,6 +41,12 @@ pub fn tell_statistics() {
     }
 }
 
+/// The number that the next transaction of this server will get. It only grows.
+pub fn next_number() -> u64 {
+    // SAFETY: reads a counter in shared memory, under its lock.
+    unsafe { pg_sys::ReadNextFullTransactionId().value }
+}
+
 fn run_at<T>(isolation: Option<u32>, relations: &[pg_sys::Oid], work: impl FnOnce() -> Result<T>) -> Result<T> {
     let attempt = AssertUnwindSafe(|| {
         // SAFETY: a worker is connected to its database and in no transaction when it calls this. The isolation level may

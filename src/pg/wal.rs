@@ -9,3 +9,9 @@ pub fn flush(end: Lsn) {
     // SAFETY: writes the log of this server, which is no standby: workers run on none.
     unsafe { pg_sys::XLogFlush(end.0) }
 }
+
+/// Writes to disk what this transaction has logged so far: from then on its number is used, whatever crashes.
+pub fn flush_own() {
+    // SAFETY: reads a variable of this backend: the end of the last record that its transaction wrote, 0 where there is none.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) }
+}

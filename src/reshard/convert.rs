@@ -18,7 +18,7 @@ use crate::hierarchy::description::{Description, Statistics};
 use crate::hierarchy::rebuild;
 use crate::hierarchy::script::Script;
 use crate::hierarchy::survey::Survey;
-use crate::hierarchy::{grants, validate};
+use crate::hierarchy::{grants, mirror, validate};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{managed as cache, relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
@@ -323,7 +323,7 @@ impl Change<'_> {
         parent::insert(root, spec, &extras(&self.table), &plan.dealt)?;
         parent::add_partitions(root, &name.schema, &plans::label_rows(&plan.targets))?;
         for node in self.surveys.keys() {
-            parent::add_mirror(root, node, &grants::wanted(root, node)?)?;
+            role::acting_as(self.operation.role(), || mirror::add(root, node, &grants::wanted(root, node)?))?;
         }
         Ok(root)
     }

@@ -9,6 +9,7 @@
 //! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
 //! `throttle` what slows a copy down. `trouble` is what becomes of an error,
 //! `holders` who is in the way, `health` the doctor's part.
+//! `throttle` what slows a copy down. `health` is the doctor's part; `leave` keeps the extension until all has ended.
 
 mod back;
 mod blocking;
@@ -21,6 +22,7 @@ mod gate;
 mod group;
 pub mod health;
 mod holders;
+pub mod leave;
 mod mirrors;
 mod parts;
 mod place;

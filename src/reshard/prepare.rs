@@ -14,6 +14,7 @@ use crate::hierarchy::build::Blueprint;
 use crate::hierarchy::create::{self, create_schema, discard, fitted};
 use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
+use crate::hierarchy::mirror;
 use crate::hierarchy::script::Script;
 use crate::hierarchy::survey::{self, Load, Survey};
 use crate::hierarchy::way::Way;
@@ -141,7 +142,7 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
             let mut script = Script::default();
             script.on_node(node, commands, inverse);
             script.run()?;
-            parent::add_mirror(managed.root, node, &rights)?;
+            mirror::add(managed.root, node, &rights)?;
             Ok(survey)
         })
     })

@@ -35,6 +35,8 @@ fn send(client: &mut Client, node: &str, command: &str, inverse: &str) -> Result
             &[&node],
         )?
         .get(0);
+    // The extension has the transaction's number on disk before it sends anything; a change of the log's file does it, too.
+    client.batch_execute("SELECT pg_switch_wal()")?;
     client.execute(
         &format!(
             "INSERT INTO shardkeeper_nodes.{node} (command, inverse, coordinator, timeline, lsn, transaction, xid)

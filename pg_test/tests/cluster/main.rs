@@ -2,6 +2,7 @@
 
 mod adopting;
 mod bad_input;
+mod comings_and_goings;
 mod concurrency;
 mod conversion;
 mod dependents;
@@ -36,8 +37,11 @@ mod movement_waits;
 mod node_access;
 mod nodes;
 mod partitions;
+mod resetting;
 mod roles;
+mod settling;
 mod setups;
 mod split_commit;
 mod transactions;
+mod uninstalling;
 mod worker;

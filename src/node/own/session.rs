@@ -154,7 +154,8 @@ impl Session {
         }
     }
 
-    fn report(&self, error: &tokio_postgres::Error) -> Error {
+    /// What the driver has against an answer, with the node named.
+    pub fn report(&self, error: &tokio_postgres::Error) -> Error {
         remote::failed(&self.node, error).into()
     }
 }
