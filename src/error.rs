@@ -45,6 +45,11 @@ impl Report {
 }
 
 impl Report {
+    /// Says it to the caller as a warning.
+    pub fn warn(self) {
+        ErrorReport::from(Error::from(self)).report(pgrx::PgLogLevel::WARNING);
+    }
+
     /// Somebody else's lock was in the way: it may be had later.
     pub fn is_lock(&self) -> bool {
         matches!(self.code, Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED)

@@ -48,6 +48,11 @@ pub fn literal(value: &str) -> String {
     spi::quote_literal(without_nul(value))
 }
 
+/// A body of code as a string constant that stays readable.
+pub fn body(code: &str) -> String {
+    if code.contains('$') { literal(code) } else { format!("$${}$$", without_nul(code)) }
+}
+
 /// Postgres text holds no NUL, but JSON can carry one: it becomes the replacement character, never a panic.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")

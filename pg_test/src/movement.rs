@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::objects::{self, Objects};
+use crate::sql::rows;
 use crate::wait::eventually;
 use crate::{Keys, Ledger, Workload, matrix};
 use postgres::Client;
@@ -164,7 +165,15 @@ pub fn is_as_before(cluster: &Cluster, before: &Objects) -> Result<()> {
         .with_context(|| differences().unwrap_or_default().join("\n"))
 }
 
-/// Finished operations leave no slot, publication, schema or row behind, on any server.
+/// Mirrors are what their parents are.
+pub fn mirrors_are_alike(cluster: &Cluster) -> Result<()> {
+    let sql = "SELECT object, node, finding FROM shard_check() WHERE area = 'hierarchy' AND severity = 'error'";
+    let found = rows(&mut cluster.coordinator.client()?, sql)?;
+    ensure!(found.is_empty(), "the doctor finds {found:?}");
+    Ok(())
+}
+
+/// Finished operations leave no slot, publication, schema or row behind, on any server, and mirrors that are like their parents.
 pub fn nothing_is_left(cluster: &Cluster) -> Result<()> {
     let over = "SELECT count(*) FROM shardkeeper.operations WHERE ended_at IS NULL";
     eventually("all operations are over", Duration::from_secs(30), || Ok(cluster.coordinator.value::<i64>(over)? == 0))
@@ -177,5 +186,5 @@ pub fn nothing_is_left(cluster: &Cluster) -> Result<()> {
         ensure!(found.is_empty(), "left on {}: {found}", server.name);
     }
     ensure!(cluster.coordinator.count("shardkeeper.progress")? == 0);
-    Ok(())
+    mirrors_are_alike(cluster)
 }

@@ -1,5 +1,6 @@
 //! The doctor.
 
+use crate::hierarchy::drift::Drift;
 use crate::hierarchy::health;
 use crate::node::doctor;
 use crate::pg::regclass::Regclass;
@@ -27,8 +28,10 @@ pub(crate) fn shard_check(
     ErrorReport,
 > {
     let parent = parent.map(|parent| parent.0);
-    let mut rows = doctor::check(parent)?;
+    let drift = Drift::of(parent)?;
+    let (mut rows, answers) = doctor::check(parent, drift.questions())?;
     rows.extend(health::check(parent)?);
+    rows.extend(drift.judge(&answers)?);
     Ok(TableIterator::new(rows.into_iter().map(|row| {
         let finding = row.finding;
         (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)

@@ -4,7 +4,7 @@
 
 use super::bound::default_check;
 use super::build::{Blueprint, Joining, lives_on, remote_nodes};
-use super::create::{create_schema, discard, fitted};
+use super::create::{discard, fitted};
 use super::managed::Managed;
 use super::members::Member;
 use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
@@ -167,10 +167,7 @@ impl Addition<'_> {
         let survey = survey::check_node(node, blueprint.table, &names, load)?;
         let table = fitted(blueprint.table, &survey);
         let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
-        let mut commands = Vec::new();
-        if !survey.has_schema {
-            commands.extend(create_schema(&table.name.schema));
-        }
+        let mut commands = survey.needs.commands.clone();
         commands.extend(way.make(&blueprint, &missing)?);
         commands.extend(blueprint.mirror_partition(node, &self.above.name, self.partition, check, Joining::Attached));
         let leaves: Vec<QualifiedName> =
@@ -179,14 +176,14 @@ impl Addition<'_> {
         let mut made: Vec<QualifiedName> = missing.iter().map(|(member, _)| member.name.clone()).collect();
         made.extend(new.iter().map(|table| self.named(&table.name)));
         commands.extend(self.grants(node, &survey, &made)?);
-        let inverse = self.inverse(&missing)?;
+        let inverse = survey.needs.undo(self.inverse(&missing)?);
         script.on_node(node, commands, inverse);
         Ok(())
     }
 
     fn grants(&self, node: &str, survey: &Survey, made: &[QualifiedName]) -> Result<Vec<String>> {
         let rights = grants::wanted(self.managed.root, node)?;
-        grants::commands(&rights, &survey.role, survey.owns_schema, made)
+        grants::on_node(&rights, survey, made)
     }
 
     /// Takes away the topmost table that was made on the node.
@@ -212,6 +209,7 @@ impl Addition<'_> {
         for node in nodes {
             mirror::add(root, node, &grants::wanted(root, node)?)?;
         }
+        grants::warn_of_owner_without_way(root, nodes)?;
         let name = self.named(&self.partition.name).to_string();
         Ok(sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?
             .unwrap_or(pgrx::pg_sys::InvalidOid))

@@ -60,9 +60,11 @@ pub fn adopt(oid: Oid) -> Result<()> {
     parent::add_partitions(oid, &table.name.schema, &labels)?;
     cache::forget_everywhere(oid);
     let managed = Managed::read(oid)?;
-    for node in members::nodes(&members) {
-        Mirror { managed: &managed, keys: &keys, node: &node }.make()?;
+    let nodes = members::nodes(&members);
+    for node in &nodes {
+        Mirror { managed: &managed, keys: &keys, node }.make()?;
     }
+    grants::warn_of_owner_without_way(oid, &nodes)?;
     crate::worker::ensure_running()
 }
 
@@ -320,7 +322,8 @@ impl Mirror<'_> {
         let load = Load { leaves: 0, foreign: 0, partitioned: names.len() };
         names.extend(managed.table.keys.iter().map(|key| key.name.clone()));
         let survey = survey::check_node(node, &managed.table, &names, load)?;
-        let (mut commands, mut inverse) = (self.tables_above(&above, &survey)?, Vec::new());
+        let (mut commands, mut inverse) = (survey.needs.commands.clone(), Vec::new());
+        commands.extend(self.tables_above(&above, &survey)?);
         for leaf in &leaves {
             let Some(parent) = leaf.parent() else { continue };
             let (table, bound) = (&managed.member(parent)?.name, leaf.bound()?.unwrap_or(Bound::Default));
@@ -333,10 +336,10 @@ impl Mirror<'_> {
             inverse.insert(0, format!("ALTER TABLE {table} DETACH PARTITION {}", leaf.name));
         }
         let rights = grants::wanted(managed.root, node)?;
-        commands.extend(grants::commands(&rights, &survey.role, survey.owns_schema, &here)?);
+        commands.extend(grants::on_node(&rights, &survey, &here)?);
         inverse.push(discard(managed.name()));
         let mut script = Script::default();
-        script.on_node(node, commands, inverse.join(";\n"));
+        script.on_node(node, commands, survey.needs.undo(inverse.join(";\n")));
         script.run()?;
         mirror::add(managed.root, node, &rights)
     }

@@ -13,7 +13,7 @@ use super::validate;
 use crate::catalog::parent::{self, Extras};
 use crate::error::{Report, Result};
 use crate::guc;
-use crate::name::{QualifiedName, ident, literal};
+use crate::name::{QualifiedName, literal};
 use crate::node::channel::Channel;
 use crate::pg::{relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
@@ -154,7 +154,7 @@ impl Prepared {
         for node in &self.nodes {
             mirror::add(oid, node, &grants::wanted(oid, node)?)?;
         }
-        Ok(())
+        grants::warn_of_owner_without_way(oid, &self.nodes)
     }
 }
 
@@ -223,7 +223,7 @@ fn compose(oid: Oid, checked: &Checked, surveys: &[Survey]) -> Result<Script> {
     let local_leaves = local_leaves(name, tree);
     let mut script = Script::default();
     for (node, survey) in nodes.iter().zip(surveys) {
-        script.on_node(node, mirror(oid, &blueprint, tree, node, survey)?, discard(name));
+        script.on_node(node, mirror(oid, &blueprint, tree, node, survey)?, survey.needs.undo(discard(name)));
     }
     let caller = sql::one::<String>("SELECT current_user::text", &[])?.unwrap_or_default();
     let mut commands =
@@ -242,10 +242,7 @@ pub fn local_leaves(root: &QualifiedName, tree: &Tree) -> Vec<QualifiedName> {
 /// A whole new mirror on one node.
 pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, survey: &Survey) -> Result<Vec<String>> {
     let name = &blueprint.table.name;
-    let mut commands = Vec::new();
-    if !survey.has_schema {
-        commands.extend(create_schema(&name.schema));
-    }
+    let mut commands = survey.needs.commands.clone();
     let table = fitted(blueprint.table, survey);
     let blueprint = Blueprint { table: &table, keys: blueprint.keys, mixed: blueprint.mixed };
     commands.extend(blueprint.mirror_root(tree));
@@ -259,17 +256,8 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
         .map(|leaf| name.sibling(leaf.name.clone()))
         .collect();
     commands.extend(rebuild::index_marks(&table, &leaves));
-    commands.extend(grants::commands(&grants::wanted(parent, node)?, &survey.role, survey.owns_schema, &made)?);
+    commands.extend(grants::on_node(&grants::wanted(parent, node)?, survey, &made)?);
     Ok(commands)
-}
-
-/// Two sessions may find the schema missing at the same time: the second waits for the first, and sees what it made.
-pub fn create_schema(schema: &str) -> [String; 2] {
-    let lock = literal(&format!("shardkeeper schema {schema}"));
-    [
-        format!("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({lock}, 0))"),
-        format!("CREATE SCHEMA IF NOT EXISTS {}", ident(schema)),
-    ]
 }
 
 /// The table without what the node cannot have: a tablespace of another server's disks is left to the node's default.

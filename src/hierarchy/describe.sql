@@ -1,6 +1,7 @@
 -- One JSON document with everything a user put on the table $1, each part as text that makes it again. search_path is
 -- pg_catalog, so definitions qualify every name that is not built in. Options that begin with pg_ are the server's own.
 SELECT json_build_object(
+    'oid', c.oid::bigint,
     -- The number of a session's temporary schema means nothing to its user.
     'name', json_build_object(
         'schema', CASE n.oid WHEN pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END, 'name', c.relname),
@@ -43,7 +44,6 @@ SELECT json_build_object(
             'type', format_type(a.atttypid, a.atttypmod),
             'type_oid', a.atttypid::bigint,
             'base_type', CASE ty.typtype WHEN 'd' THEN format_type(ty.typbasetype, ty.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END,
-            'builtin_type', a.atttypid < 16384,
             'type_kind', ty.typtype,
             'collation', CASE WHEN a.attcollation <> ty.typcollation AND a.attcollation <> 0
                 THEN (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Description {
+    oid: u32,
     pub name: QualifiedName,
     /// `pg_class.relkind`.
     pub kind: char,
@@ -62,7 +63,6 @@ pub struct Column {
     pub type_oid: u32,
     /// Of a domain, what it is a domain over; else the type itself.
     pub base_type: String,
-    pub builtin_type: bool,
     /// `pg_type.typtype`: `b` base, `e` enum, `d` domain, `c` composite, `r` range.
     pub type_kind: char,
     /// Set when it is not the type's own.
@@ -220,6 +220,11 @@ impl Description {
             items.iter().map(item).collect::<Value>()
         };
         Ok(found.map(|whole| PARTS.iter().map(|(name, wanted)| part(&whole, name, wanted)).collect()))
+    }
+
+    /// On the server that was asked.
+    pub fn oid(&self) -> Oid {
+        Oid::from(self.oid)
     }
 
     pub fn column(&self, name: &str) -> Option<&Column> {

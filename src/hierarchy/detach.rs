@@ -2,11 +2,12 @@
 
 use super::bound::default_check;
 use super::build::DEFAULT_CHECK;
-use super::create::{create_schema, discard, keep};
+use super::create::{discard, keep};
 use super::defaults;
 use super::description::outside_dependents;
 use super::managed::Managed;
 use super::members::{self, Member};
+use super::needs;
 use super::script::Script;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
@@ -172,7 +173,7 @@ pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
     // The extension's owner moves it, as the trash belongs to the extension; that the caller may was checked.
     role::as_extension_owner(|| {
         if sql::one::<bool>("SELECT pg_catalog.to_regnamespace('shardkeeper_trash') IS NULL", &[])? == Some(true) {
-            sql::run_quietly(&create_schema("shardkeeper_trash").join(";\n"))?;
+            sql::run_quietly(&needs::create_schema("shardkeeper_trash").join(";\n"))?;
         }
         sql::run(&format!("SELECT shardkeeper.discard($1::pg_catalog.regclass, {})", keep()), &[top.oid().into()])
     })?;

@@ -3,9 +3,10 @@
 //! The mirror's row in the catalog remembers what was given, so that a later GRANT or REVOKE on the parent is followed.
 
 use super::managed::Managed;
+use super::survey::Survey;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::name::{QualifiedName, ident, idents};
+use crate::name::{QualifiedName, ident, idents, literal};
 use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction};
 use pgrx::PgSqlErrorCode as Code;
@@ -52,6 +53,19 @@ pub fn commands(rights: &Value, owner: &str, owns_schema: bool, tables: &[Qualif
     Ok(commands)
 }
 
+/// The same for tables that a call makes on a node, with the schemas that it makes for their types.
+pub fn on_node(rights: &Value, survey: &Survey, tables: &[QualifiedName]) -> Result<Vec<String>> {
+    let mut all = commands(rights, &survey.role, survey.owns_schema, tables)?;
+    for schema in &survey.needs.schemas {
+        let mut roles: Vec<String> = others(rights, &survey.role)?.iter().map(|right| ident(&right.remote)).collect();
+        roles.dedup();
+        all.extend(roles.iter().map(|role| format!("GRANT USAGE ON SCHEMA {} TO {role}", ident(schema))));
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
 /// Brings the rights on the mirrors of `parent` in step with those here: on one node, or on all. What a node refuses or
 /// a node that is down costs a warning: GRANT and REVOKE on the coordinator hold all the same.
 pub fn follow(parent: Oid, only: Option<&str>) -> Result<()> {
@@ -75,6 +89,31 @@ pub fn follow_all(node: &str) -> Result<()> {
         )
     })?;
     parents.into_iter().try_for_each(|parent| follow(parent, Some(node)))
+}
+
+/// A table whose owner has no way to a node serves everybody else: the caller hears of it now, not the owner at the first query.
+pub fn warn_of_owner_without_way(table: Oid, nodes: &[String]) -> Result<()> {
+    let lacking = sql::documents::<(String, String)>(
+        "SELECT pg_catalog.json_build_array(r.rolname, node)::text
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+         CROSS JOIN pg_catalog.unnest($2::text[]) AS node
+         WHERE c.oid = $1 AND NOT EXISTS (
+             SELECT FROM pg_catalog.pg_user_mappings m WHERE m.srvname = node AND m.umuser IN (c.relowner, 0))
+         ORDER BY node",
+        &[table.into(), nodes.to_vec().into()],
+    )?;
+    for (owner, node) in lacking {
+        let text = format!("role {}, who owns the table, has no user mapping for node {}", ident(&owner), ident(&node));
+        Report::new(Code::ERRCODE_WARNING, text)
+            .detail("Nothing that this role does with partitions there will work, and no data can be moved.")
+            .hint(format!(
+                "Run SELECT shard_grant_node({}, {}, username => …, password => …);",
+                literal(&node),
+                literal(&owner)
+            ))
+            .warn();
+    }
+    Ok(())
 }
 
 fn follow_on(parent: Oid, node: &str) -> Result<()> {

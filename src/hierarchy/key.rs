@@ -1,6 +1,7 @@
 //! Partition keys: what each entry of a spec's `key` means for one table.
 
 use super::description::{Column, Description};
+use super::hashing::{self, Why};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{parse, sql, types};
@@ -24,7 +25,6 @@ struct Part {
     sql: String,
     column: Option<String>,
     kind: KeyKind,
-    is_enum: bool,
     data_type: KeyType,
     /// Equal values have equal bytes, so that their hash is the same on all servers.
     deterministic: bool,
@@ -115,14 +115,7 @@ fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
         return Report::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, format!("{path}: the key has no type")).into();
     };
     let kind = kind_of(&found.data_type.name, if found.kind == 'd' { 'o' } else { found.kind });
-    Ok(Part {
-        kind,
-        sql,
-        column: None,
-        is_enum: types::is_enum(found.data_type.oid()),
-        data_type: found.data_type,
-        deterministic: found.deterministic,
-    })
+    Ok(Part { kind, sql, column: None, data_type: found.data_type, deterministic: found.deterministic })
 }
 
 /// A column may stand in parentheses, as in `PARTITION BY`.
@@ -146,7 +139,6 @@ fn column_key(column: &Column, path: &str) -> Result<Part> {
     Ok(Part {
         sql: ident(&column.name),
         column: Some(column.name.clone()),
-        is_enum: types::is_enum(Oid::from(column.type_oid)),
         data_type: KeyType {
             name: column.data_type.clone(),
             collation: column.collation.clone(),
@@ -165,9 +157,32 @@ fn hash_key(part: &Part, path: &str) -> Result<()> {
             .into()
     };
     let what = part.what();
-    if part.is_enum {
-        let why = "The hash of an enum value is computed from its object identifier, which differs between servers and after a restore.";
-        return refuse(&format!("enum {what}"), why, "Use a list level, or a key of another type.");
+    if let Some(found) = hashing::unsteady(part.data_type.oid())? {
+        let name = &found.name;
+        let (kind, mut why) = match found.why {
+            Why::Enum => (
+                "enum ",
+                "The hash of an enum value is computed from its object identifier, which differs between servers and after a restore."
+                    .to_string(),
+            ),
+            Why::Object => (
+                "",
+                format!(
+                    "A value of type {name} is the object identifier of what it names, which differs between servers and after a restore."
+                ),
+            ),
+            Why::Collation => (
+                "",
+                format!(
+                    "With the nondeterministic collation {name}, its hash depends on the version of the collation library, which may differ between servers."
+                ),
+            ),
+        };
+        let kind = if found.is_whole { kind } else { "" };
+        if !found.is_whole && found.why != Why::Collation {
+            why = format!("Its type contains {name}. {why}");
+        }
+        return refuse(&format!("{kind}{what}"), &why, "Use a list level, or a key of another type.");
     }
     if !types::can_hash(part.data_type.oid()) {
         return part.unfit(Method::Hash, "hash", path);

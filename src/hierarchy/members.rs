@@ -55,8 +55,9 @@ pub fn load(root: Oid) -> Result<Vec<Member>> {
          ORDER BY t.level, c.relname",
         &[root.into()],
     )?;
+    // A root of ours may be a partition of another table: what it is there has no part in its own hierarchy.
     if let Some(first) = members.first_mut() {
-        first.parent = None;
+        (first.parent, first.values, first.stored_bound) = (None, None, None);
     }
     Ok(members)
 }

@@ -1,8 +1,8 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
-//! `description`, `key`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `rebuild`, `way`,
+//! `description`, `key`, `hashing`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `needs`, `rebuild`, `way`,
 //! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `adopt`, `add`, `detach` and `remove` are the
-//! calls that change, `locate`, `sizes`, `picture` and `health` those that look.
+//! calls that change, `locate`, `sizes`, `picture`, `health` and `drift` those that look.
 
 mod add;
 pub mod adopt;
@@ -13,14 +13,17 @@ pub mod create;
 mod defaults;
 pub mod description;
 pub mod detach;
+pub mod drift;
 mod extend;
 pub mod grants;
+mod hashing;
 pub mod health;
 pub mod key;
 pub mod locate;
 pub mod managed;
 pub mod members;
 pub mod mirror;
+pub mod needs;
 pub mod overlap;
 pub mod picture;
 pub mod rebuild;

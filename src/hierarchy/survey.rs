@@ -1,6 +1,7 @@
 //! What must be known of a node before anything is made there: does it fit, is there room, is nothing in the way.
 
 use super::description::Description;
+use super::needs::{self, Preparation};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
@@ -16,11 +17,13 @@ pub struct Survey {
     pub may_create: bool,
     pub owns_schema: bool,
     pub existing: Vec<String>,
-    pub missing_types: Vec<String>,
     pub tablespaces: Vec<String>,
     pub role: String,
     pub room: i64,
     pub setting: i64,
+    /// What the tables need there and is missing.
+    #[serde(skip)]
+    pub needs: Preparation,
 }
 
 /// How many objects a call makes on one server.
@@ -43,12 +46,11 @@ impl Load {
 
 /// Asks the node, and refuses what would fail there later.
 pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: Load) -> Result<Survey> {
-    let types: Vec<&str> = table.columns.iter().filter(|c| !c.builtin_type).map(|c| c.data_type.as_str()).collect();
-    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &types);
-    let Some(survey) = Channel::open(node)?.document::<Survey>(&query)? else {
+    let query = question(&table.name.schema, new_tables.iter().map(String::as_str));
+    let Some(mut survey) = Channel::open(node)?.document::<Survey>(&query)? else {
         return Report::new(Code::ERRCODE_FDW_ERROR, format!("node {} did not answer", ident(node))).into();
     };
-    let (plain, node) = (node, ident(node));
+    let (channel, node) = (node, ident(node));
     if survey.version < 150_000 {
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node {node} runs a server older than 15"))
             .detail(format!("Its server_version_num is {}.", survey.version))
@@ -58,13 +60,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
         let name = QualifiedName::new(table.name.schema.clone(), name.clone());
         return Report::new(Code::ERRCODE_DUPLICATE_TABLE, format!("relation {name} already exists on node {node}"))
             .detail(format!("Names to be used that are taken there: {}.", survey.existing.len()))
-            .hint(format!("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself; if from a coordinator that is gone, see SELECT * FROM shard_plan_reset_node({}).", literal(plain)))
-            .into();
-    }
-    if !survey.missing_types.is_empty() {
-        return Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node {node} lacks types of table {}", table.name))
-            .detail(format!("Missing: {}.", survey.missing_types.join(", ")))
-            .hint("Create them there, for example with SELECT * FROM shard_run_on_nodes('CREATE TYPE …');")
+            .hint(format!("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself; if from a coordinator that is gone, see SELECT * FROM shard_plan_reset_node({}).", literal(channel)))
             .into();
     }
     if !survey.may_create {
@@ -88,12 +84,13 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
         .into();
     }
     room(&format!("node {node}"), survey.room, survey.setting, load.locks(table, true))?;
+    survey.needs = needs::prepare(channel, table.oid(), &table.name.schema, survey.has_schema)?;
     Ok(survey)
 }
 
 /// The same for the coordinator, where names are only checked for those that the rebuilt table does not free itself.
 pub fn check_local(table: &Description, new_tables: &[String], load: Load, mixed: bool) -> Result<()> {
-    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &[]);
+    let query = question(&table.name.schema, new_tables.iter().map(String::as_str));
     let Some(survey) = sql::document::<Survey>(&query, &[])? else { return Ok(()) };
     if let Some(name) = survey.existing.first() {
         return Report::new(
@@ -121,9 +118,8 @@ fn room(server: &str, room: i64, setting: i64, needed: i64) -> Result<()> {
     .into()
 }
 
-fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>, types: &[&str]) -> String {
+fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names = names.map(literal).collect::<Vec<_>>().join(", ");
-    let types = types.iter().map(|t| literal(t)).collect::<Vec<_>>().join(", ");
     let schema = literal(schema);
     format!(
         "SELECT json_build_object(
@@ -134,7 +130,6 @@ fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>, types: &[&st
             'owns_schema', coalesce(pg_has_role(n.nspowner, 'USAGE'), true),
             'existing', (SELECT coalesce(json_agg(relname), '[]') FROM pg_class
                          WHERE relnamespace = n.oid AND relname = ANY (ARRAY[{names}]::name[])),
-            'missing_types', (SELECT coalesce(json_agg(t), '[]') FROM unnest(ARRAY[{types}]::text[]) AS t WHERE to_regtype(t) IS NULL),
             'tablespaces', (SELECT json_agg(spcname) FROM pg_tablespace),
             'role', current_user,
             'setting', current_setting('max_locks_per_transaction')::bigint,

@@ -1,6 +1,6 @@
 //! What a node needs of ours: schemas, the session channel, the journal and the trash. Plain SQL, run once per node.
 
-use super::own::Session;
+use super::own::{self, Session};
 use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
@@ -33,20 +33,21 @@ const LOOK: &str = "SELECT
 pub async fn bootstrap(session: &mut Session) -> Result<()> {
     let node = session.node().to_string();
     let Some(seen) = session.row(LOOK, &[]).await? else { return Ok(()) };
-    if seen.get("is_coordinator") {
+    let is = |at| own::value::<bool>(&node, &seen, at);
+    if is(0)? {
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node \"{node}\" is a coordinator itself"))
             .detail("The extension shardkeeper is installed in its database, or was, and left its tables.")
             .hint("Use another database of that server as the node.")
             .into();
     }
-    if !seen.get::<_, bool>("missing") {
-        if seen.get::<_, bool>("usable") && version(session).await? >= Some(VERSION) {
+    if !is(2)? {
+        if is(5)? && version(session).await? >= Some(VERSION) {
             return Ok(());
         }
-        if !seen.get::<_, bool>("owned") {
-            return foreign(&node, &seen.get::<_, String>("owner")).into();
+        if !is(3)? {
+            return foreign(&node, own::value(&node, &seen, 4)?).into();
         }
-    } else if !seen.get::<_, bool>("may_create") {
+    } else if !is(1)? {
         return Report::new(
             Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("permission denied to create schemas on node \"{node}\""),

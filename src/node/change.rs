@@ -233,7 +233,7 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
     let missing: Vec<String> = own::wait(async {
         let mut session = Session::open(target, Limits::SHORT.named("shardkeeper alter node")).await?;
         let sql = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL";
-        Ok(session.rows(sql, &[&names]).await?.iter().map(|row| row.get(0)).collect())
+        session.rows(sql, &[&names]).await?.iter().map(|row| own::value(node, row, 0)).collect()
     })?;
     match missing.first() {
         None => Ok(()),

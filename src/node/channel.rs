@@ -6,7 +6,8 @@
 
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::pg::{role, sql, wal};
+use crate::node::own;
+use crate::pg::{reraise, role, sql, wal};
 use crate::worker;
 use pgrx::PgSqlErrorCode as Code;
 use serde::de::DeserializeOwned;
@@ -44,12 +45,13 @@ impl Channel {
 
     /// The first value of a query on the node.
     pub fn query(&self, query: &str) -> Result<Option<String>> {
-        sql::one(&format!("INSERT INTO {} (command) VALUES ($1) RETURNING result", self.table), &[query.into()])
+        let ask = format!("INSERT INTO {} (command) VALUES ($1) RETURNING result", self.table);
+        reraise::naming(&self.node, || sql::one(&ask, &[query.into()]))
     }
 
     /// A query on the node that returns one JSON document.
     pub fn document<T: DeserializeOwned>(&self, query: &str) -> Result<Option<T>> {
-        Ok(self.query(query)?.map(|text| serde_json::from_str(&text)).transpose()?)
+        self.query(query)?.map(|text| own::document(&self.node, &text)).transpose()
     }
 
     /// Runs `command`, one or several statements, and journals `inverse`, which undoes it, in the same transaction on
@@ -57,15 +59,13 @@ impl Channel {
     pub fn run(&self, command: &str, inverse: &str) -> Result<()> {
         let transaction = self.register()?;
         let command = format!("{}{command}", lock_timeout()?);
-        sql::run(
-            &format!(
-                "INSERT INTO {} (command, inverse, coordinator, timeline, lsn, transaction, xid)
-                 SELECT $1, $2, {COORDINATOR}, {TIMELINE}, pg_catalog.pg_current_wal_flush_lsn()::text, $3,
-                        pg_catalog.pg_current_xact_id()::text",
-                self.table
-            ),
-            &[command.into(), inverse.into(), transaction.into()],
-        )?;
+        let order = format!(
+            "INSERT INTO {} (command, inverse, coordinator, timeline, lsn, transaction, xid)
+             SELECT $1, $2, {COORDINATOR}, {TIMELINE}, pg_catalog.pg_current_wal_flush_lsn()::text, $3,
+                    pg_catalog.pg_current_xact_id()::text",
+            self.table
+        );
+        reraise::naming(&self.node, || sql::run(&order, &[command.into(), inverse.into(), transaction.into()]))?;
         Ok(())
     }
 

@@ -14,6 +14,8 @@ use crate::reshard::health::{self as operations, Trace};
 use crate::worker;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::words::count;
+use std::collections::BTreeMap;
+use tokio_postgres::SimpleQueryMessage;
 
 /// One row of `shard_check`.
 pub struct Row {
@@ -29,8 +31,12 @@ impl Row {
     }
 }
 
-/// All nodes, or those of one parent, with what they have of operations. Nodes are asked at the same time.
-pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
+/// Nodes with what they answered.
+pub type Answers = Vec<(String, String)>;
+
+/// All nodes, or those of one parent, with what they have of operations. Nodes are asked at the same time, and at the same
+/// occasion what somebody else wants to know of them: statements for one transaction, of which one returns a text.
+pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Result<(Vec<Row>, Answers)> {
     let mut rows = check_worker()?;
     let signature = operations::signature()?;
     rows.extend(check_local_trash()?);
@@ -52,8 +58,9 @@ pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
         let all = asked.into_iter().map(|(target, node)| {
             let (local, signature) = (&local, &signature);
             async move {
+                let question = questions.get(&node);
                 let found = match target {
-                    Ok(target) => check_there(&target, local, signature).await,
+                    Ok(target) => check_there(&target, local, signature, question).await,
                     Err(error) => Err(error),
                 };
                 (node, found.unwrap_or_else(|error| There { findings: vec![wrong(error)], ..There::default() }))
@@ -61,9 +68,10 @@ pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
         });
         Ok(futures_util::future::join_all(all).await)
     })?;
-    let mut traces = Vec::new();
+    let (mut traces, mut answers) = (Vec::new(), Vec::new());
     let coordinator = Coordinator::read()?;
     for (node, there) in found {
+        answers.extend(there.answer.map(|answer| (node.clone(), answer)));
         let mut findings = there.findings;
         findings.extend(settle::findings(&node, &there.unsettled, &coordinator)?);
         if findings.iter().all(|finding| finding.severity == Severity::Ok) {
@@ -73,7 +81,7 @@ pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
         traces.push((node, there.traces));
     }
     rows.extend(operations::check(parent, &signature, traces)?);
-    Ok(rows)
+    Ok((rows, answers))
 }
 
 fn wrong(error: Error) -> Finding {
@@ -153,9 +161,11 @@ struct There {
     fine: Option<Finding>,
     unsettled: Vec<Unsettled>,
     traces: Vec<Trace>,
+    /// To the question about its mirrors.
+    answer: Option<String>,
 }
 
-async fn check_there(target: &Target, local: &Facts, signature: &str) -> Result<There> {
+async fn check_there(target: &Target, local: &Facts, signature: &str, question: Option<&String>) -> Result<There> {
     let mut session = Session::open(target, Limits::SHORT.named("shardkeeper check")).await?;
     let (facts, clock_ahead) = Facts::of(&mut session).await?;
     let mut there = There { findings: facts.judge(local, &target.node, clock_ahead), ..There::default() };
@@ -186,6 +196,14 @@ async fn check_there(target: &Target, local: &Facts, signature: &str) -> Result<
     );
     there.fine = Some(Finding::new(Severity::Ok, text, None));
     there.traces = operations::traces_on(&mut session, signature).await?;
+    if let Some(question) = question {
+        // In one round trip.
+        for message in session.text(&format!("BEGIN READ ONLY; {question}; COMMIT")).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                there.answer = own::text(session.node(), &row, 0)?.map(String::from);
+            }
+        }
+    }
     Ok(there)
 }
 
@@ -197,8 +215,9 @@ const TRASH: &str =
     FROM shardkeeper.trash JOIN pg_catalog.pg_class c ON c.oid = relation WHERE relation = root) AS tables";
 
 async fn check_trash(session: &mut Session) -> Result<Option<Finding>> {
-    let row = session.row(TRASH, &[]).await?;
-    Ok(row.and_then(|row| trash_finding(row.get(0), row.get(1), row.get(2))))
+    let Some(row) = session.row(TRASH, &[]).await? else { return Ok(None) };
+    let node = session.node();
+    Ok(trash_finding(own::value(node, &row, 0)?, own::value(node, &row, 1)?, own::value(node, &row, 2)?))
 }
 
 fn check_local_trash() -> Result<Option<Row>> {

@@ -83,10 +83,11 @@ async fn run_on(target: &Target, limits: Limits, statement: &str) -> Result<(i64
     for message in session.text(statement).await? {
         match message {
             SimpleQueryMessage::Row(row) => {
-                let columns = row.columns().iter().enumerate();
-                let members: Map<String, Value> = columns
-                    .map(|(place, column)| (column.name().to_string(), value(row.get(place), types.get(place))))
-                    .collect();
+                let mut members = Map::new();
+                for (place, column) in row.columns().iter().enumerate() {
+                    let text = own::text(session.node(), &row, place)?;
+                    members.insert(column.name().to_string(), value(text, types.get(place)));
+                }
                 rows.push(Value::Object(members));
             }
             SimpleQueryMessage::CommandComplete(number) => count = i64::try_from(number).unwrap_or(i64::MAX),

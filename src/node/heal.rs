@@ -7,7 +7,7 @@
 //! aborted is undone. All cases are in docs/design.md.
 
 use super::channel::{COORDINATOR, TIMELINE};
-use super::own::Session;
+use super::own::{self, Session};
 use crate::error::Result;
 use crate::pg::{role, sql, transaction, wal};
 use serde::Deserialize;
@@ -149,11 +149,16 @@ pub async fn read_journal(session: &mut Session, signature: &str) -> Result<Vec<
     let sql = "SELECT transaction::text, max(xid::text), min(timeline), max(lsn)::text FROM shardkeeper.journal
                WHERE coordinator = $1 AND role = current_user GROUP BY transaction ORDER BY max(id) DESC";
     let rows = session.rows(sql, &[&signature]).await?;
-    let pending = |row: &tokio_postgres::Row| {
-        Ok(Pending { id: row.try_get(0)?, xid: row.try_get(1)?, timeline: row.try_get(2)?, lsn: row.try_get(3)? })
+    let node = session.node();
+    let pending = |row| {
+        Ok(Pending {
+            id: own::value(node, row, 0)?,
+            xid: own::value(node, row, 1)?,
+            timeline: own::value(node, row, 2)?,
+            lsn: own::value(node, row, 3)?,
+        })
     };
-    let read: std::result::Result<Vec<Pending>, tokio_postgres::Error> = rows.iter().map(pending).collect();
-    read.map_err(|error| session.report(&error))
+    rows.iter().map(pending).collect()
 }
 
 /// Within a transaction at READ COMMITTED, after the journal was read.

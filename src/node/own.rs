@@ -11,6 +11,7 @@
 //! })?;
 //! ```
 
+mod answer;
 mod connect;
 mod remote;
 mod runtime;
@@ -19,6 +20,7 @@ mod stream;
 mod target;
 mod tls;
 
+pub use answer::{document, text, value};
 pub use runtime::{wait, wait_until};
 pub use session::{Limits, Session};
 pub use target::{Options, Target, mapping_options, server_options};

@@ -4,7 +4,7 @@
 use super::channel::Channel;
 use super::facts::{Finding, Severity};
 use super::heal::{Coordinator, Outcome, Pending, outcomes};
-use super::own::Session;
+use super::own::{self, Session};
 use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
@@ -36,9 +36,8 @@ pub async fn unsettled(session: &mut Session) -> Result<Vec<Unsettled>> {
          HAVING min(done_at) < pg_catalog.clock_timestamp() - interval '10 seconds' ORDER BY min(id)"
     );
     let rows = session.rows(&sql, &[]).await?;
-    let texts: std::result::Result<Vec<String>, _> = rows.iter().map(|row| row.try_get::<_, String>(0)).collect();
-    let texts = texts.map_err(|error| session.report(&error))?;
-    texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+    let node = session.node();
+    rows.iter().map(|row| own::document(node, own::value::<&str>(node, row, 0)?)).collect()
 }
 
 /// What each of them is, and what to do about it. Within a transaction.

@@ -1,6 +1,6 @@
 //! Destroying what was dropped, once its keep time is over.
 
-use super::own::Session;
+use super::own::{self, Session};
 use crate::error::{Error, Result};
 use crate::name::ident;
 use crate::pg::{sql, transaction};
@@ -16,7 +16,7 @@ pub async fn empty(session: &mut Session) -> Result<Vec<Error>> {
     let roots = session.rows("SELECT overdue FROM shardkeeper.overdue()", &[]).await?;
     let mut failed = Vec::new();
     for root in roots {
-        let root: u32 = root.get(0);
+        let root: u32 = own::value(session.node(), &root, 0)?;
         match session.rows("SELECT shardkeeper.destroy($1)", &[&root]).await {
             Ok(_) => {}
             Err(error) if !session.is_open() => return Err(error),

@@ -22,6 +22,7 @@ pub mod progress;
 pub mod regclass;
 pub mod regrole;
 pub mod relation;
+pub mod reraise;
 pub mod role;
 pub mod route;
 pub mod router;

@@ -39,7 +39,7 @@ pub fn attempt<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Re
     outcome
 }
 
-fn report(error: CaughtError) -> Report {
+pub(super) fn report(error: CaughtError) -> Report {
     match error {
         CaughtError::PostgresError(found)
         | CaughtError::ErrorReport(found)

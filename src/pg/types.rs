@@ -9,16 +9,6 @@ pub fn can_hash(data_type: pg_sys::Oid) -> bool {
     entry.hash_extended_proc != pg_sys::InvalidOid
 }
 
-/// An enum, a domain over one, or an array of either.
-pub fn is_enum(data_type: pg_sys::Oid) -> bool {
-    // SAFETY: all three are look-ups in the system cache.
-    unsafe {
-        let element = pg_sys::get_base_element_type(data_type);
-        let one = if element == pg_sys::InvalidOid { data_type } else { element };
-        pg_sys::type_is_enum(pg_sys::getBaseType(one))
-    }
-}
-
 /// The operators of a type that range and list partitions are told apart by.
 #[derive(Debug, Clone, Copy)]
 pub struct Order {

@@ -192,10 +192,7 @@ impl Change<'_> {
     /// The staged mirror takes its place.
     fn on_node(&self, node: &str, survey: &Survey) -> Result<(Vec<String>, String)> {
         let (schema, name) = (ident(&self.name().schema), self.name());
-        let (mut commands, mut inverse) = (Vec::new(), Vec::new());
-        if !survey.has_schema {
-            commands.extend(create::create_schema(&name.schema));
-        }
+        let (mut commands, mut inverse) = (survey.needs.commands.clone(), Vec::new());
         let below =
             self.tree.walk().filter(|table| lives_on(table, node)).map(|table| name.sibling(table.name.clone()));
         let tables: Vec<QualifiedName> = std::iter::once(name.clone()).chain(below).collect();
@@ -216,8 +213,8 @@ impl Change<'_> {
         commands.extend(shut);
         inverse.splice(0..0, open);
         let rights = grants::wanted(self.operation.parent(), node)?;
-        commands.extend(grants::commands(&rights, &survey.role, survey.owns_schema, &tables)?);
-        Ok((commands, inverse.join(";\n")))
+        commands.extend(grants::on_node(&rights, survey, &tables)?);
+        Ok((commands, survey.needs.undo(inverse.join(";\n"))))
     }
 
     fn here(&self) -> Vec<String> {

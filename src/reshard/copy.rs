@@ -96,8 +96,8 @@ pub fn sizes(operation: &Operation) -> Result<Progress> {
             place.document::<Size>(&query, &[]).await
         })?;
         if let Some(Size { rows, bytes }) = size {
-            total.rows_total = total.rows_total.map(|before| before + rows as i64);
-            total.bytes_total = total.bytes_total.map(|before| before + bytes);
+            total.rows_total = total.rows_total.map(|before| before.saturating_add(rows as i64));
+            total.bytes_total = total.bytes_total.map(|before| before.saturating_add(bytes));
         }
     }
     Ok(total)

@@ -62,8 +62,7 @@ pub fn signature() -> Result<String> {
 }
 
 pub async fn traces_on(session: &mut Session, signature: &str) -> Result<Vec<Trace>> {
-    let rows = session.rows(TRACES, &[&signature]).await?;
-    rows.iter().map(|row| Ok(serde_json::from_str(row.get::<_, &str>(0))?)).collect()
+    session.documents(TRACES, &[&signature]).await
 }
 
 fn traces_here(signature: &str) -> Result<Vec<Trace>> {

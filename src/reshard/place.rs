@@ -119,8 +119,7 @@ impl Place {
             Place::Within { role } => role::acting_as(*role, || local_documents(query, args)),
             Place::Node(session) => {
                 let params: Vec<&(dyn ToSql + Sync)> = args.iter().map(|arg| arg as &(dyn ToSql + Sync)).collect();
-                let rows = session.rows(query, &params).await?;
-                rows.iter().map(|row| Ok(serde_json::from_str(row.get::<_, &str>(0))?)).collect()
+                session.documents(query, &params).await
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::build::Blueprint;
-use crate::hierarchy::create::{self, create_schema, discard, fitted};
+use crate::hierarchy::create::{self, discard, fitted};
 use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::mirror;
@@ -97,11 +97,17 @@ fn build_on(operation: &Operation, stage: &Stage, node: &str) -> Result<()> {
     })
 }
 
-/// Where a whole mirror will be made, nothing is in the way.
+/// Where a whole mirror will be made, nothing is in the way. The types of its columns are made at once.
 fn look(operation: &Operation, node: &str) -> Result<Survey> {
     transaction::run(|| {
         let subject = Subject::read(operation)?;
-        role::acting_as(operation.role(), || create::survey_on(&subject.table, &operation.plan.target_tree(), node))
+        role::acting_as(operation.role(), || {
+            let survey = create::survey_on(&subject.table, &operation.plan.target_tree(), node)?;
+            let mut script = Script::default();
+            script.on_node(node, survey.needs.commands.clone(), survey.needs.inverse.join(";\n"));
+            script.run()?;
+            Ok(survey)
+        })
     })
 }
 
@@ -123,14 +129,11 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
             let table = fitted(&managed.table, &survey);
             let keys = managed.keys()?;
             let blueprint = Blueprint { table: &table, keys: &keys, mixed: true };
-            let mut commands = Vec::new();
-            if !survey.has_schema {
-                commands.extend(create_schema(&table.name.schema));
-            }
+            let mut commands = survey.needs.commands.clone();
             commands.extend(way.make(&blueprint, &missing)?);
             let made: Vec<QualifiedName> = missing.iter().map(|(member, _)| member.name.clone()).collect();
             let rights = grants::wanted(managed.root, node)?;
-            commands.extend(grants::commands(&rights, &survey.role, survey.owns_schema, &made)?);
+            commands.extend(grants::on_node(&rights, &survey, &made)?);
             let away = discard(&first.name);
             let inverse = match first.parent() {
                 Some(parent) => {
@@ -140,7 +143,7 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
                 None => away,
             };
             let mut script = Script::default();
-            script.on_node(node, commands, inverse);
+            script.on_node(node, commands, survey.needs.undo(inverse));
             script.run()?;
             mirror::add(managed.root, node, &rights)?;
             Ok(survey)

@@ -120,10 +120,7 @@ impl Target {
         );
         let rows: Vec<ProgressRow> = match &mut self.session {
             None => sql::documents(&query, &[self.operation.into()])?,
-            Some(session) => own::wait(session.rows(&query, &[&self.operation]))?
-                .iter()
-                .map(|row| Ok(serde_json::from_str(row.get(0))?))
-                .collect::<Result<_>>()?,
+            Some(session) => own::wait(session.documents(&query, &[&self.operation]))?,
         };
         self.brought = Brought::default();
         for ProgressRow { source, snapshot, lsn } in rows {

@@ -128,13 +128,13 @@ fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, V
         let session = views.get_mut(node).and_then(|view| view.session.as_mut());
         for bucket in ask::<Bucket>(session, &expressions.buckets(leaf))? {
             let entry = differences.entry(bucket.bucket).or_default();
-            *entry = (entry.0 + bucket.rows, entry.1 + bucket.sum()?);
+            *entry = (entry.0.wrapping_add(bucket.rows), entry.1.wrapping_add(bucket.sum()?));
         }
     }
     for (leaf, node) in target_leaves(operation) {
         for bucket in ask::<Bucket>(session_of(flow, &node)?, &expressions.buckets(&leaf))? {
             let entry = differences.entry(bucket.bucket).or_default();
-            *entry = (entry.0 - bucket.rows, entry.1 - bucket.sum()?);
+            *entry = (entry.0.wrapping_sub(bucket.rows), entry.1.wrapping_sub(bucket.sum()?));
         }
     }
     let differing = differences.iter().filter(|(_, difference)| **difference != (0, 0)).map(|(bucket, _)| *bucket);
@@ -222,12 +222,11 @@ fn identity<'a>(operation: &Operation, columns: &'a [Column]) -> Result<Vec<&'a 
 }
 
 fn ask<T: serde::de::DeserializeOwned>(session: Option<&mut Session>, query: &str) -> Result<Vec<T>> {
-    let texts: Vec<String> = match session {
+    match session {
         // As the worker itself: row security could hide rows from their owner. What it runs is Postgres's own.
-        None => sql::column(query, &[])?,
-        Some(session) => own::wait(session.rows(query, &[]))?.iter().map(|row| row.get(0)).collect(),
-    };
-    texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+        None => sql::column::<String>(query, &[])?.iter().map(|text| Ok(serde_json::from_str(text)?)).collect(),
+        Some(session) => own::wait(session.documents(query, &[])),
+    }
 }
 
 /// Ends with the error that names the first keys of a bucket that differs.

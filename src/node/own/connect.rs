@@ -1,5 +1,6 @@
 //! Connecting: hosts one after the other, TLS as asked, and the kind of server that is wanted.
 
+use super::answer;
 use super::remote;
 use super::session::{Limits, Session};
 use super::stream::{Bytes, PasswordAsked, Stream, Watched};
@@ -219,7 +220,10 @@ async fn kind(session: &mut Session, wanted: Attributes) -> Result<Kind> {
     }
     let sql = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean";
     let row = session.row(sql, &[]).await?;
-    let (standby, read_only) = row.map_or((false, false), |row| (row.get(0), row.get(1)));
+    let (standby, read_only) = match row {
+        Some(row) => (answer::value(session.node(), &row, 0)?, answer::value(session.node(), &row, 1)?),
+        None => (false, false),
+    };
     Ok(if standby { Kind::Standby } else { Kind::Primary { read_only } })
 }
 

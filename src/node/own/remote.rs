@@ -1,5 +1,6 @@
 //! What went wrong on the way to a node or there, as our report: the node is named, a password never.
 
+use super::answer::unreadable;
 use super::connect::Address;
 use super::target::Target;
 use crate::error::{Error, Report};
@@ -49,8 +50,15 @@ pub(super) fn refused(target: &Target, address: &Address, error: tokio_postgres:
 pub(super) fn failed(node: &str, error: &tokio_postgres::Error) -> Report {
     match error.as_db_error() {
         Some(db) => from_db(node, db),
+        None if is_unreadable(error) => unreadable(node, &sentence(error)),
         None => lost(node, &sentence(error)),
     }
+}
+
+/// The connection is sound; what came over it does not fit the question.
+fn is_unreadable(error: &tokio_postgres::Error) -> bool {
+    let source = std::error::Error::source(error);
+    !error.is_closed() && source.is_some_and(|source| !source.is::<std::io::Error>())
 }
 
 pub(super) fn from_db(node: &str, db: &DbError) -> Report {

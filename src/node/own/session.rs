@@ -1,11 +1,12 @@
 //! One session with a node, and statements in it.
 
+use super::answer;
 use super::connect::{Address, connect};
 use super::remote;
 use super::runtime::{Busy, Canceller};
 use super::target::Target;
 use super::tls::Tls;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -94,8 +95,7 @@ impl Session {
         T: for<'a> FromSql<'a>,
     {
         let row = self.row(sql, params).await?;
-        let value = row.map(|row| row.try_get::<_, Option<T>>(0)).transpose();
-        Ok(value.map_err(|error| self.report(&error))?.flatten())
+        Ok(row.map(|row| answer::value::<Option<T>>(&self.node, &row, 0)).transpose()?.flatten())
     }
 
     /// A query whose first value is a JSON document as text.
@@ -104,7 +104,18 @@ impl Session {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        Ok(self.one::<String>(sql, params).await?.map(|text| serde_json::from_str(&text)).transpose()?)
+        let text = self.one::<String>(sql, params).await?;
+        text.map(|text| answer::document(&self.node, &text)).transpose()
+    }
+
+    /// The same, of all rows.
+    pub async fn documents<T: DeserializeOwned>(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<T>> {
+        let rows = self.rows(sql, params).await?;
+        rows.iter().map(|row| answer::document(&self.node, answer::value(&self.node, row, 0)?)).collect()
     }
 
     /// Any statement, its rows as text.
@@ -152,10 +163,5 @@ impl Session {
                 Err(remote::silent(node, limits.statement.unwrap_or_default()).into())
             }
         }
-    }
-
-    /// What the driver has against an answer, with the node named.
-    pub fn report(&self, error: &tokio_postgres::Error) -> Error {
-        remote::failed(&self.node, error).into()
     }
 }

@@ -14,6 +14,7 @@ pub use pieces::{merge, move_values, split};
 
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
 use crate::error::{Report, Result};
+use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::{self, Member};
 use crate::name::literal;
@@ -46,6 +47,10 @@ impl Decided {
     pub fn record(&self, mode: Mode, keep: &str, part_of: Option<(i64, i32)>) -> Result<i64> {
         if mode == Mode::Online {
             check_encoding()?;
+        }
+        if part_of.is_none() {
+            let nodes: Vec<String> = self.plan.target_nodes().into_iter().filter(|node| node != LOCAL).collect();
+            grants::warn_of_owner_without_way(self.managed.root, &nodes)?;
         }
         let plan = Plan { before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
         operation::insert(&NewOperation {

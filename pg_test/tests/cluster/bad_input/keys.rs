@@ -25,9 +25,14 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ("id FROM victim", "42601", r#"syntax error at or near "FROM""#, ""),
     ("(SELECT 1); DROP TABLE victim", "42601", r#"syntax error at or near ";""#, ""),
     ("id -- ", "42703", "$.key: table public.t has no column \"id -- \"", "A key is the name of a column"),
-    ("(SELECT max(id) FROM public.victim)", "0A000", "cannot use subquery in partition key expression", ""),
-    ("random()", "42P17", "functions in partition key expression must be marked IMMUTABLE", ""),
-    ("count(*)", "42803", "aggregate functions are not allowed in partition key expressions", ""),
+    (
+        "(SELECT max(id) FROM public.victim)",
+        "0A000",
+        r#"cannot use subquery in partition key expression (on node "n1")"#,
+        "",
+    ),
+    ("random()", "42P17", r#"functions in partition key expression must be marked IMMUTABLE (on node "n1")"#, ""),
+    ("count(*)", "42803", r#"aggregate functions are not allowed in partition key expressions (on node "n1")"#, ""),
     ("ctid", "42P17", "$.key: system column ctid cannot be a partition key", ""),
     ("tableoid", "42P17", "$.key: system column tableoid cannot be a partition key", ""),
     (
@@ -107,6 +112,43 @@ fn an_enum_is_no_hash_key_in_any_writing() -> Result<()> {
             format!("SELECT shard_plan_parent('d', '{{\"method\": \"hash\", \"key\": \"{column}\", \"modulus\": 2}}')");
         let message = format!("$.key: enum column {column} cannot be a hash key");
         scene.refuses(&[(&call, "0A000", &message, "list level")])?;
+    }
+    Ok(())
+}
+
+/// What is hashed by numbers that each server gives by itself, however deep it lies in the type of a key.
+#[test]
+fn a_hash_key_means_the_same_on_all_servers() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy'); CREATE DOMAIN good AS mood; CREATE TYPE pair AS (m good, n int);
+         CREATE TYPE span AS RANGE (SUBTYPE = mood, MULTIRANGE_TYPE_NAME = spans); CREATE TYPE deep AS (spans spans[], n int);
+         CREATE DOMAIN pairs AS pair[]; CREATE DOMAIN named AS regclass; CREATE TYPE place AS (at regclass, n int);
+         CREATE TYPE plain AS (n int, t text, ds date[]);
+         CREATE TABLE d (id int, one pair, pairs pairs, span span, spans spans, deep deep, of regclass, role regrole, name named, place place,
+             plain plain, dates datemultirange, numbers int8range)",
+    )?;
+    let spec = |column: &str| {
+        format!("'{{\"method\": \"hash\", \"key\": \"{column}\", \"modulus\": 2, \"nodes\": [\"n1\"]}}'")
+    };
+    for column in ["one", "pairs", "span", "spans", "deep", "of", "role", "name", "place", "(one).m"] {
+        for function in ["create", "plan"] {
+            let call = format!("SELECT shard_{function}_parent('d', {})", spec(column));
+            let error = refused(&mut scene.client, &call)?;
+            assert_eq!(error.code().code(), "0A000", "{column}: {error:?}");
+        }
+    }
+    let message = "$.key: column deep cannot be a hash key";
+    scene.refuses(&[(
+        &format!("SELECT shard_create_parent('d', {})", spec("deep")),
+        "0A000",
+        message,
+        "list level",
+    )])?;
+    for column in ["plain", "dates", "numbers"] {
+        let call = format!("SELECT shard_plan_parent('d', {})", spec(column));
+        // The table's own types are made on the node.
+        scene.client.batch_execute(&call)?;
     }
     Ok(())
 }

@@ -100,18 +100,18 @@ const TABLES: &[(&str, &str, &str, &str, &str)] = &[
         "Write the spec for the key that the table has",
     ),
     (
-        "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE t (id int, m mood)",
+        "CREATE TABLE other (a int); CREATE TABLE t (id int, o other)",
         "t",
         "42704",
-        "node n1 lacks types of table trial.t",
-        "Create them there",
+        "node n1 lacks type trial.other",
+        "composite type of that name",
     ),
     (
-        "CREATE DOMAIN d AS int; CREATE TABLE t (id int, m d[])",
+        "CREATE TABLE other (a int); CREATE TYPE pair AS (o other[], n int); CREATE DOMAIN d AS pair; CREATE TABLE t (id int, d d[])",
         "t",
         "42704",
-        "node n1 lacks types of table trial.t",
-        "Create them there",
+        "node n1 lacks type trial.other",
+        "composite type of that name",
     ),
 ];
 
