@@ -24,17 +24,18 @@ CREATE TABLE shardkeeper.parents (
 COMMENT ON TABLE shardkeeper.parents IS
     'Managed parents: the specification, what each leaf and mirror carries besides columns (keys, indexes, storage), and how many leaves each list of nodes was dealt';
 
+-- What goes into dumps has no foreign keys: pg_restore with several jobs fills these tables in any order.
 CREATE TABLE shardkeeper.partitions (
     partition regclass PRIMARY KEY,
-    parent regclass NOT NULL REFERENCES shardkeeper.parents ON DELETE CASCADE,
+    parent regclass NOT NULL,
     label text NOT NULL
 );
 COMMENT ON TABLE shardkeeper.partitions IS 'Partitions of managed parents at every level, with the label that finds their part of the specification';
 CREATE INDEX partitions_parent ON shardkeeper.partitions (parent);
 
 CREATE TABLE shardkeeper.mirrors (
-    parent regclass NOT NULL REFERENCES shardkeeper.parents ON DELETE CASCADE,
-    node name NOT NULL REFERENCES shardkeeper.nodes,
+    parent regclass NOT NULL,
+    node name NOT NULL,
     coordinator text NOT NULL,
     rights jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (parent, node)

@@ -78,6 +78,8 @@ BEGIN
         WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0
         GROUP BY o.objid, o.object_identity
     LOOP
+        DELETE FROM shardkeeper.partitions WHERE parent = gone.objid;
+        DELETE FROM shardkeeper.mirrors WHERE parent = gone.objid;
         DELETE FROM shardkeeper.parents WHERE parent = gone.objid;
         IF gone.nodes IS NOT NULL THEN
             RAISE WARNING USING
@@ -173,6 +175,79 @@ COMMENT ON FUNCTION shardkeeper.before_leaving() IS 'Loads the library that keep
 CREATE EVENT TRIGGER shardkeeper_leave ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
     EXECUTE FUNCTION shardkeeper.before_leaving();
 COMMENT ON EVENT TRIGGER shardkeeper_leave IS 'shardkeeper: keeps the extension from being dropped amid an operation';
+-- What is kept to be brought back, in the trash or of an operation, still uses types, functions and the like. Called before
+-- a DROP of such things, with their classes and numbers: where nothing else uses them, this tells what to do better than
+-- Postgres would.
+CREATE FUNCTION shardkeeper.refuse_if_kept(classes oid[], objects oid[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    used record;
+BEGIN
+    WITH dropped AS (
+        SELECT d.classid, d.objid FROM unnest(classes, objects) AS d (classid, objid)
+        UNION SELECT d.classid, t.typarray FROM unnest(classes, objects) AS d (classid, objid)
+        JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid AND t.typarray <> 0
+    ), users AS (
+        SELECT DISTINCT u.classid, u.objid, u.objsubid, CASE u.classid
+                   WHEN 'pg_class'::regclass THEN u.objid
+                   WHEN 'pg_attrdef'::regclass THEN (SELECT adrelid FROM pg_attrdef WHERE oid = u.objid)
+                   WHEN 'pg_constraint'::regclass THEN (SELECT conrelid FROM pg_constraint WHERE oid = u.objid)
+                   WHEN 'pg_trigger'::regclass THEN (SELECT tgrelid FROM pg_trigger WHERE oid = u.objid)
+               END AS relation
+        FROM dropped d JOIN pg_depend u ON u.refclassid = d.classid AND u.refobjid = d.objid AND u.deptype = 'n'
+    )
+    SELECT count(*) AS all_users, count(n.nspname) AS kept, min(n.nspname::text) AS schema,
+           string_agg(pg_describe_object(u.classid, u.objid, u.objsubid), '; ' ORDER BY u.objid, u.objsubid) AS told
+    INTO used
+    FROM users u LEFT JOIN pg_class c ON c.oid = u.relation
+    LEFT JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname ~ '^shardkeeper_(trash$|(op|old)_[0-9]+_)';
+    IF used.kept > 0 AND used.kept = used.all_users THEN
+        RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
+            MESSAGE = format('%s is still used by tables that are kept for a while',
+                (SELECT string_agg(pg_describe_object(c, o, 0), ', ') FROM unnest(classes, objects) AS d (c, o))),
+            DETAIL = format('They are: %s.', used.told),
+            HINT = shardkeeper.way_out(used.schema);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.refuse_if_kept(oid[], oid[]) IS 'Refuses to drop what only tables that are kept for a while still use';
+
+CREATE FUNCTION shardkeeper.way_out(schema text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE split_part(schema, '_', 2)
+        WHEN 'trash' THEN 'See shard_trash. To give up what is in it, run SELECT * FROM shard_empty_trash(); to keep nothing in the first place, drop with keep => ''0''.'
+        WHEN 'old' THEN format('To give up what operation %s replaced, run SELECT shard_finish(%1$s);', split_part(schema, '_', 3))
+        ELSE format('Wait for the operation with SELECT shard_wait(%s); or end it with SELECT shard_cancel(%1$s);', split_part(schema, '_', 3))
+    END
+$$;
+COMMENT ON FUNCTION shardkeeper.way_out(text) IS 'The call that gives up what is in a schema of kept tables';
+
+-- CASCADE would take columns, checks and defaults from tables that are kept to be brought back whole.
+CREATE FUNCTION shardkeeper.after_cascade() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone record;
+BEGIN
+    FOR gone IN
+        SELECT o.object_type, o.object_identity, o.address_names[1] AS schema FROM pg_event_trigger_dropped_objects() AS o
+        -- A foreign key to a table that goes is no loss; a column of its row type is.
+        WHERE (o.object_type = 'table column' OR tg_tag NOT IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP VIEW', 'DROP MATERIALIZED VIEW')
+                                                 AND o.object_type IN ('table constraint', 'default value'))
+          AND o.address_names[1] ~ '^shardkeeper_(trash$|(op|old)_[0-9]+_)'
+          AND NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS t
+                          WHERE t.classid = 'pg_class'::regclass AND t.objsubid = 0
+                            AND t.address_names[1:2] = o.address_names[1:2])
+    LOOP
+        RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
+            MESSAGE = format('%s %s is kept for a while', gone.object_type, gone.object_identity),
+            DETAIL = 'Its table could not be brought back as it was.',
+            HINT = shardkeeper.way_out(gone.schema);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.after_cascade() IS 'Refuses to drop parts of tables that are kept for a while';
+COMMENT ON FUNCTION shardkeeper.before_drop() IS 'Tells shardkeeper.refuse_if_kept what is about to be dropped';
+
 CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE')
     EXECUTE FUNCTION shardkeeper.after_grant();
 COMMENT ON EVENT TRIGGER shardkeeper_grant IS 'shardkeeper: follows GRANT and REVOKE on parents on their nodes';
@@ -187,3 +262,12 @@ COMMENT ON EVENT TRIGGER shardkeeper_change IS 'shardkeeper: refuses changes of 
 CREATE EVENT TRIGGER shardkeeper_drop_index ON sql_drop WHEN TAG IN ('DROP INDEX')
     EXECUTE FUNCTION shardkeeper.after_drop_index();
 COMMENT ON EVENT TRIGGER shardkeeper_drop_index IS 'shardkeeper: refuses to drop indexes of parents whose data moves';
+CREATE EVENT TRIGGER shardkeeper_before_drop ON ddl_command_start
+    WHEN TAG IN ('DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE', 'DROP COLLATION', 'DROP OPERATOR')
+    EXECUTE FUNCTION shardkeeper.before_drop();
+COMMENT ON EVENT TRIGGER shardkeeper_before_drop IS 'shardkeeper: tells what to do where only kept tables use what is to be dropped';
+CREATE EVENT TRIGGER shardkeeper_cascade ON sql_drop
+    WHEN TAG IN ('DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE', 'DROP COLLATION', 'DROP OPERATOR', 'DROP SEQUENCE', 'DROP TABLE',
+                 'DROP FOREIGN TABLE', 'DROP VIEW', 'DROP MATERIALIZED VIEW', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION')
+    EXECUTE FUNCTION shardkeeper.after_cascade();
+COMMENT ON EVENT TRIGGER shardkeeper_cascade IS 'shardkeeper: refuses to take parts of tables that are kept to be brought back';

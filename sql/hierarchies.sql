@@ -45,11 +45,11 @@ COMMENT ON FUNCTION shard_add_partition(regclass, jsonb, text) IS
     'Adds one partition with everything below it and returns it; bounds is {"from","to"}, {"in"}, {"modulus","remainder"} or {"default": true}';
 COMMENT ON FUNCTION shard_detach_partition(regclass) IS
     'Takes a partition out of its hierarchy; it stays, with its rows, as a table of its own';
-COMMENT ON FUNCTION shard_drop_partition(regclass) IS
-    'Drops a partition on its server; its rows are kept in the trash for shardkeeper.trash_keep';
+COMMENT ON FUNCTION shard_drop_partition(regclass, interval) IS
+    'Drops a partition on its server; its rows are kept in the trash for keep, or for shardkeeper.trash_keep';
 COMMENT ON FUNCTION shard_release_parent(regclass) IS 'Stops managing a parent; all tables stay as they are';
-COMMENT ON FUNCTION shard_drop_parent(regclass) IS
-    'Drops a parent with all partitions on all servers; its rows are kept in the trash for shardkeeper.trash_keep';
+COMMENT ON FUNCTION shard_drop_parent(regclass, interval) IS
+    'Drops a parent with all partitions on all servers; its rows are kept in the trash for keep, or for shardkeeper.trash_keep';
 COMMENT ON FUNCTION shard_sync_grants(regclass) IS
     'Brings the rights of mapped roles on nodes in step with those on the parent';
 COMMENT ON FUNCTION shard_locate(regclass, jsonb) IS

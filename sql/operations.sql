@@ -146,7 +146,7 @@ COMMENT ON FUNCTION shard_move_partition(regclass, text, text, interval) IS
 COMMENT ON FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) IS
     'Replaces the hash partitions of a table by as many as modulus says, online; returns the operation id';
 COMMENT ON FUNCTION shard_split(regclass, jsonb, text[], text, interval) IS
-    'Replaces a range or list leaf by several online: at points, or by labels with their values; returns the operation id';
+    'Replaces a leaf by several online: a range at points, a list by labels, a default partition by new ones and the rest; returns the operation id';
 COMMENT ON FUNCTION shard_merge(regclass[], text, text, text, interval) IS
     'Replaces adjacent ranges, or lists, of one table by one leaf online; returns the operation id';
 COMMENT ON FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) IS

@@ -82,6 +82,15 @@ impl Series {
         }
     }
 
+    /// A time, for a key that holds it as a number or in a uuid, as a value of that key; `None` if `value` is one already, or
+    /// the key holds times as they are. It was written at `place`.
+    pub(crate) fn key_of_time(&self, value: &Scalar, place: &Path) -> Result<Option<String>> {
+        match &self.0 {
+            Kind::Grid(grid) => grid.key_of_time(value, place),
+            Kind::Steps(_) => Ok(None),
+        }
+    }
+
     /// Whether the spec ends the series at or before `from`, so that no partition begins there.
     pub fn is_ended_by(&self, from: &str) -> Result<bool> {
         let value = Scalar::from(from);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{example, input, level, plan};
-use serde_json::json;
+use serde_json::{Value, json};
 use shardkeeper_core::plan::{Plan, expand, expand_one, parse_bound};
 
 fn nodes(plan: &Plan) -> Vec<&str> {
@@ -100,4 +100,43 @@ fn an_added_partition_below_a_branch_is_dealt_by_that_branch() {
     let (added, _) = expand_one(&site, &bound, None, &input).unwrap();
     assert_eq!((added.name.as_str(), added.node.as_deref()), ("t_2024_us_2", Some("us_2")));
     assert!(level.at(&["2024", "us", "0"]).is_none());
+}
+
+#[test]
+fn bounds_of_numbers_and_uuids_can_be_written_as_times() {
+    let bounds = |spec: Value, doc: Value| {
+        let level = level(spec);
+        let read = parse_bound(&level.site(), &doc, &input("t", "2024-06-15T12:00:00Z")).map_err(|e| e.to_string())?;
+        Ok::<_, String>((format!("{:?}", read.bound), read.label))
+    };
+    let same = |spec: Value, time: Value, plain: Value| {
+        let read = bounds(spec.clone(), time).unwrap();
+        assert_eq!(read, bounds(spec, plain).unwrap());
+        read.1
+    };
+    let epoch = json!({"method": "range", "key": "id", "interval": "1 month", "epoch": "s", "start": "2024-01-01"});
+    let label = same(
+        epoch.clone(),
+        json!({"from": "2024-03-01", "to": "2024-04-01T00:00:00Z"}),
+        json!({"from": 1_709_251_200, "to": "1711929600"}),
+    );
+    assert_eq!(label, "2024_03");
+    let zoned = json!({"method": "range", "key": "id", "interval": "1 day", "epoch": "ms", "start": "2024-01-01", "timezone": "Europe/Berlin"});
+    same(
+        zoned,
+        json!({"from": "2024-01-02", "to": "2024-01-03"}),
+        json!({"from": 1_704_150_000_000_i64, "to": 1_704_236_400_000_i64}),
+    );
+    let uuid = json!({"method": "range", "key": "uuid", "interval": "1 month", "start": "2024-01-01"});
+    same(
+        uuid.clone(),
+        json!({"from": "2024-03-01", "to": "MAXVALUE"}),
+        json!({"from": "018df74f-8400-0000-0000-000000000000", "to": "MAXVALUE"}),
+    );
+    for (spec, from) in [(&epoch, "2024-03-01T00:00:00.5Z"), (&uuid, "1960-01-01")] {
+        let error = bounds(spec.clone(), json!({"from": from, "to": "MAXVALUE"})).unwrap_err();
+        assert_eq!(error, format!("$.from: \"{from}\" is not a time that the key can hold"));
+    }
+    let error = bounds(epoch, json!({"from": "2024-13-01", "to": "2024-04-01"})).unwrap_err();
+    assert!(error.starts_with("$.from: \"2024-13-01\" is not a valid"), "{error}");
 }

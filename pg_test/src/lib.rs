@@ -2,6 +2,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod docs;
+pub mod dumps;
 pub mod faults;
 pub mod flights;
 mod home;

@@ -3,10 +3,12 @@
 use super::resharding;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::detach::{self, Fate};
+use crate::hierarchy::trash::KeepTime;
 use crate::hierarchy::{self, adopt, create, grants, key, remove};
 use crate::pg::regclass::Regclass;
 use crate::reshard::convert;
 use pgrx::JsonB;
+use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use shardkeeper_core::operation::Mode;
@@ -28,6 +30,12 @@ pub(super) fn given<T>(name: &str, argument: Option<T>) -> Result<T> {
 pub(super) fn node_names(argument: &str, nodes: Vec<Option<String>>) -> Result<Vec<String>> {
     let named = |(at, node): (usize, Option<String>)| given(&format!("{argument}[{at}]: the name of a node"), node);
     nodes.into_iter().enumerate().map(named).collect()
+}
+
+/// How long what is dropped is kept.
+fn keep(interval: Option<Interval>) -> Result<KeepTime> {
+    let given = interval.map(|interval| resharding::keep_time("keep", interval)).transpose()?;
+    Ok(KeepTime::of(given.as_deref()))
 }
 
 /// Makes `parent` the root of the hierarchy in `spec`. Returns an operation id when data has to move, else NULL; then `mode`
@@ -232,16 +240,20 @@ fn shard_add_partition(
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_detach_partition(partition: Option<Regclass>) -> Result<(), ErrorReport> {
-    Ok(detach::take_out(given("partition", partition)?.0, Fate::Keep)?)
+    Ok(detach::take_out(given("partition", partition)?.0, &Fate::Keep)?)
 }
 
-/// Drops a partition on its server: it goes to the trash, and is destroyed after `shardkeeper.trash_keep`.
+/// Drops a partition on its server: it goes to the trash, and is destroyed after `keep`; without, after
+/// `shardkeeper.trash_keep`.
 ///
-/// Errors: those of `shard_detach_partition`; 2BP01 other objects depend on it.
+/// Errors: those of `shard_detach_partition`; 2BP01 other objects depend on it; 22023 keep is negative.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_drop_partition(partition: Option<Regclass>) -> Result<(), ErrorReport> {
-    Ok(detach::take_out(given("partition", partition)?.0, Fate::Trash)?)
+fn shard_drop_partition(
+    partition: Option<Regclass>,
+    keep: default!(Option<Interval>, "NULL"),
+) -> Result<(), ErrorReport> {
+    Ok(detach::take_out(given("partition", partition)?.0, &Fate::Trash(self::keep(keep)?))?)
 }
 
 /// Stops managing a parent. All tables stay as they are, on all servers.
@@ -254,13 +266,13 @@ fn shard_release_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
 }
 
 /// Drops a parent with all partitions on all servers: they go to the trash of their servers, and are destroyed after
-/// `shardkeeper.trash_keep`.
+/// `keep`; without, after `shardkeeper.trash_keep`.
 ///
-/// Errors: those of `shard_release_parent`; 2BP01 other objects depend on it.
+/// Errors: those of `shard_release_parent`; 2BP01 other objects depend on it; 22023 keep is negative.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_drop_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
-    Ok(remove::drop(given("parent", parent)?.0)?)
+fn shard_drop_parent(parent: Option<Regclass>, keep: default!(Option<Interval>, "NULL")) -> Result<(), ErrorReport> {
+    Ok(remove::drop(given("parent", parent)?.0, &self::keep(keep)?)?)
 }
 
 /// Brings the rights of mapped roles on the nodes in step with those on the parent here. GRANT and REVOKE on a parent do

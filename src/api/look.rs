@@ -80,4 +80,8 @@ extension_sql_file!(
     ]
 );
 
-extension_sql_file!("../../sql/events.sql", name = "events", requires = ["hierarchies", "operations"]);
+extension_sql_file!(
+    "../../sql/events.sql",
+    name = "events",
+    requires = ["hierarchies", "operations", dropping::before_drop]
+);

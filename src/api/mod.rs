@@ -7,3 +7,4 @@ mod movement;
 mod nodes;
 mod preview;
 mod resharding;
+mod trash;

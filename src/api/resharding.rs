@@ -21,9 +21,14 @@ pub(super) fn mode(text: Option<&str>) -> Result<Mode> {
 }
 
 fn keep(interval: Option<Interval>) -> Result<String> {
-    let text = crate::pg::sql::one::<String>("SELECT $1::text", &[given("keep", interval)?.into()])?;
+    keep_time("keep", given("keep", interval)?)
+}
+
+/// How long something is kept, as text.
+pub(super) fn keep_time(argument: &str, interval: Interval) -> Result<String> {
+    let text = crate::pg::sql::one::<String>("SELECT $1::text", &[interval.into()])?;
     let text = text.unwrap_or_default();
-    plan::keep(&text)?;
+    plan::keep(argument, &text)?;
     Ok(text)
 }
 
@@ -91,10 +96,11 @@ fn shard_set_modulus(
 }
 
 /// Replaces a leaf by several, online. Of a range `bounds` is the list of points at which it is split, of a list an object with
-/// the values of each part. Without `nodes` the parts go where the spec says. Returns the operation id.
+/// the values of each part, of a default partition the bounds of new partitions as for `shard_add_partition`, one or a list.
+/// Without `nodes` the parts go where the spec says. Returns the operation id.
 ///
-/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 0A000 a hash or default partition;
-/// 22023 wrong bounds; 42P07 a name is taken; 55006 another operation runs on the parent.
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 0A000 a hash partition;
+/// 22023 wrong bounds; 42P17 they overlap; 42P07 a name is taken; 55006 another operation runs on the parent.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_split(

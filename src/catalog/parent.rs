@@ -2,6 +2,7 @@
 
 use crate::error::{Report, Result};
 use crate::hierarchy::description::{Key, Publication};
+use crate::node::channel::unknown_node;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
@@ -78,7 +79,7 @@ pub fn set_dealt(parent: Oid, dealt: &BTreeMap<String, u64>) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the parent, its partitions and mirrors; the tables stay. All are named: in the worker of an operation, foreign keys do nothing.
+/// Forgets the parent, its partitions and mirrors; the tables stay.
 pub fn delete(parent: Oid) -> Result<()> {
     role::as_extension_owner(|| {
         for table in ["partitions", "mirrors", "parents"] {
@@ -133,8 +134,16 @@ pub fn mirrors(parent: Oid) -> Result<Vec<String>> {
     })
 }
 
-/// Notes that `node` has a mirror, with these rights of mapped roles.
+/// Notes that `node` has a mirror, with these rights of mapped roles. Until the end of the transaction nobody drops the node.
+///
+/// Errors: 42704 it was dropped just now.
 pub fn add_mirror(parent: Oid, node: &str, rights: &Value) -> Result<()> {
+    let known = role::as_extension_owner(|| {
+        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR KEY SHARE", &[node.into()])
+    })?;
+    if known.is_none() {
+        return unknown_node(node).into();
+    }
     role::as_extension_owner(|| {
         sql::run(
             "INSERT INTO shardkeeper.mirrors (parent, node, coordinator, rights) VALUES ($1, $2, shardkeeper.coordinator(), $3)

@@ -17,6 +17,9 @@ pub struct Plan {
     pub key: Vec<String>,
     pub sources: Vec<Source>,
     pub targets: Vec<Partition>,
+    /// The bounds of the partitions beside them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Bound>,
     /// The parent's spec and counters once the operation is switched.
     pub spec: Value,
     pub dealt: BTreeMap<String, u64>,
@@ -76,6 +79,7 @@ impl Default for Plan {
             key: Vec::new(),
             sources: Vec::new(),
             targets: Vec::new(),
+            beside: Vec::new(),
             spec: Value::Null,
             dealt: BTreeMap::new(),
             moves: Vec::new(),

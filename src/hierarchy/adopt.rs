@@ -3,19 +3,17 @@
 //! Nothing is made anew: the spec is read from the tables, and on each node the mirror is built around the tables that are
 //! there. Attaching them reads their rows, so none is in the wrong place afterwards.
 
-use super::bound::for_values;
-use super::build::{Blueprint, DEFAULT_CHECK};
-use super::create::{discard, extras, fit, fitted, plan_tree};
+mod mirror;
+
+use self::mirror::Mirror;
+use super::build::Blueprint;
+use super::create::{extras, fit, plan_tree};
 use super::description::{Description, Key};
 use super::grants;
 use super::key::Keys;
 use super::managed::Managed;
 use super::members::{self, Member};
-use super::mirror;
-use super::script::Script;
-use super::survey::{self, Load, Survey};
 use super::validate;
-use super::way::{Way, check_of};
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident, literal};
@@ -24,8 +22,8 @@ use crate::pg::{managed as cache, relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
-use shardkeeper_core::plan::{Bound, Method, Partition, Tree, derive};
-use std::collections::{BTreeMap, HashMap};
+use shardkeeper_core::plan::{Method, Partition, Tree, derive};
+use std::collections::HashMap;
 
 pub fn adopt(oid: Oid) -> Result<()> {
     let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
@@ -49,7 +47,7 @@ pub fn adopt(oid: Oid) -> Result<()> {
         validate::warn_of_unchecked_policies(&table);
         // Here before on the nodes: who uses them through this server holds locks on both sides.
         foreign.iter().for_each(|leaf| relation::lock_exclusive(leaf.oid()));
-        let common = common_keys(&table, &members, &keys)?;
+        let common = named_as_before(&table, &foreign, common_keys(&table, &members, &keys)?)?;
         table.keys.extend(common);
     }
     validate::unique_keys(&table, &keys)?;
@@ -277,6 +275,20 @@ fn common_keys(table: &Description, members: &[Member], keys: &Keys) -> Result<V
     Ok(common)
 }
 
+/// Where a released parent left its mirrors, its keys are there under their own names.
+fn named_as_before(table: &Description, foreign: &[&Member], mut keys: Vec<Key>) -> Result<Vec<Key>> {
+    let Some(leaf) = foreign.first() else { return Ok(keys) };
+    let question = Description::question(&table.name);
+    let before = Channel::open(leaf.node())?.document::<Option<Description>>(&question)?.flatten();
+    for key in &mut keys {
+        let known = before.iter().filter(|root| root.kind == 'p').flat_map(|root| &root.keys);
+        if let Some(known) = known.into_iter().find(|known| is_same(known, key)) {
+            key.name.clone_from(&known.name);
+        }
+    }
+    Ok(keys)
+}
+
 fn shorten(mut name: String) -> String {
     while name.len() > 63 {
         name.pop();
@@ -295,96 +307,4 @@ fn not_there<T>(leaf: &Member) -> Result<T> {
     )
     .hint("Make the table there, or detach the partition and drop it.")
     .into()
-}
-
-/// The mirror on one node, around the tables that are there.
-struct Mirror<'a> {
-    managed: &'a Managed,
-    keys: &'a Keys,
-    node: &'a str,
-}
-
-#[derive(Deserialize)]
-struct Remote {
-    name: String,
-    kind: char,
-    is_child: bool,
-}
-
-impl Mirror<'_> {
-    fn make(&self) -> Result<()> {
-        let Mirror { managed, node, .. } = self;
-        let here = managed.tables_on(node)?;
-        let (leaves, above): (Vec<&Member>, Vec<&Member>) =
-            managed.members.iter().filter(|member| here.contains(&member.name)).partition(|member| member.is_leaf());
-        self.check_leaves(&leaves)?;
-        let mut names: Vec<String> = above.iter().map(|member| member.name.name.clone()).collect();
-        let load = Load { leaves: 0, foreign: 0, partitioned: names.len() };
-        names.extend(managed.table.keys.iter().map(|key| key.name.clone()));
-        let survey = survey::check_node(node, &managed.table, &names, load)?;
-        let (mut commands, mut inverse) = (survey.needs.commands.clone(), Vec::new());
-        commands.extend(self.tables_above(&above, &survey)?);
-        for leaf in &leaves {
-            let Some(parent) = leaf.parent() else { continue };
-            let (table, bound) = (&managed.member(parent)?.name, leaf.bound()?.unwrap_or(Bound::Default));
-            if let Some(check) = check_of(managed, self.keys, leaf.oid())? {
-                let constraint = ident(DEFAULT_CHECK);
-                commands.push(format!("ALTER TABLE {} ADD CONSTRAINT {constraint} CHECK ({check})", leaf.name));
-                inverse.insert(0, format!("ALTER TABLE {} DROP CONSTRAINT {constraint}", leaf.name));
-            }
-            commands.push(format!("ALTER TABLE {table} ATTACH PARTITION {} {}", leaf.name, for_values(&bound)));
-            inverse.insert(0, format!("ALTER TABLE {table} DETACH PARTITION {}", leaf.name));
-        }
-        let rights = grants::wanted(managed.root, node)?;
-        commands.extend(grants::on_node(&rights, &survey, &here)?);
-        inverse.push(discard(managed.name()));
-        let mut script = Script::default();
-        script.on_node(node, commands, survey.needs.undo(inverse.join(";\n")));
-        script.run()?;
-        mirror::add(managed.root, node, &rights)
-    }
-
-    fn tables_above(&self, above: &[&Member], survey: &Survey) -> Result<Vec<String>> {
-        let table = fitted(&self.managed.table, survey);
-        let blueprint = Blueprint { table: &table, keys: self.keys, mixed: true };
-        let labels = parent::labels(self.managed.root)?;
-        let mut commands = Vec::new();
-        for member in above {
-            let path = self.managed.path_to(member.oid())?;
-            let label = |member: &&Member| labels.get(&member.oid().to_u32()).cloned();
-            let labels: Vec<String> = path.iter().filter_map(label).collect();
-            let way = Way { managed: self.managed, above: member, labels: &labels };
-            commands.extend(way.make(&blueprint, &[(*member, path.len() - 1)])?);
-        }
-        Ok(commands)
-    }
-
-    /// The tables there are ordinary ones that nothing else holds.
-    fn check_leaves(&self, leaves: &[&Member]) -> Result<()> {
-        let node = self.node;
-        let names = leaves.iter().map(|leaf| literal(&leaf.name.to_string())).collect::<Vec<_>>().join(", ");
-        let found: Option<Option<Vec<Remote>>> = Channel::open(node)?.document(&format!(
-            "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('name', n, 'kind', c.relkind,
-                 'is_child', EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid))), '[]')::text
-             FROM pg_catalog.unnest(ARRAY[{names}]) AS n JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(n)"
-        ))?;
-        let found: BTreeMap<String, Remote> =
-            found.flatten().unwrap_or_default().into_iter().map(|remote| (remote.name.clone(), remote)).collect();
-        for leaf in leaves {
-            let wrong = match found.get(&leaf.name.to_string()) {
-                None => return not_there(leaf),
-                Some(remote) if remote.kind != 'r' => "is not an ordinary table",
-                Some(remote) if remote.is_child => "takes part in another hierarchy",
-                Some(_) => continue,
-            };
-            return Report::new(
-                Code::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("{} on node {} {wrong}", leaf.name, ident(node)),
-            )
-            .detail("It has to become a partition of the mirror there.")
-            .hint("Make it an ordinary table of its own there: DETACH PARTITION or NO INHERIT takes it out of another one.")
-            .into();
-        }
-        Ok(())
-    }
 }

@@ -44,6 +44,7 @@ impl Blueprint<'_> {
 
     /// One partition of `parent` on the coordinator, with everything below it.
     pub fn local_partition(&self, parent: &QualifiedName, partition: &Partition, joining: Joining) -> Vec<String> {
+        let mut joining = joining;
         let name = self.named(&partition.name);
         let values = for_values(&partition.bound);
         let mut commands = Vec::new();
@@ -65,14 +66,21 @@ impl Blueprint<'_> {
                 });
                 commands.extend(self.leaf_extras(&name));
             }
-            (None, Some(node)) => commands.push(self.foreign_table(
-                &name,
-                node,
-                match joining {
-                    Joining::Inside => format!("PARTITION OF {parent} {values}"),
-                    Joining::Attached => columns::list(self.table, Place::Foreign),
-                },
-            )),
+            (None, Some(node)) => {
+                // Made inside, it would inherit the compression of columns, and no dump of it could be restored: Postgres
+                // takes `SET COMPRESSION` for its own tables only.
+                if self.table.columns.iter().any(|column| column.compression.is_some()) {
+                    joining = Joining::Attached;
+                }
+                commands.push(self.foreign_table(
+                    &name,
+                    node,
+                    match joining {
+                        Joining::Inside => format!("PARTITION OF {parent} {values}"),
+                        Joining::Attached => columns::list(self.table, Place::Foreign),
+                    },
+                ));
+            }
         }
         if joining == Joining::Attached {
             commands.push(format!("ALTER TABLE {parent} ATTACH PARTITION {name} {values}"));

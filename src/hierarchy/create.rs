@@ -9,11 +9,11 @@ use super::mirror;
 use super::rebuild::{self, SequenceState};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
+use super::trash::KeepTime;
 use super::validate;
 use crate::catalog::parent::{self, Extras};
 use crate::error::{Report, Result};
-use crate::guc;
-use crate::name::{QualifiedName, literal};
+use crate::name::QualifiedName;
 use crate::node::channel::Channel;
 use crate::pg::{relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
@@ -273,12 +273,7 @@ pub fn fitted(table: &Description, survey: &Survey) -> Description {
 
 /// Undoes the making of a table on a node: into the trash, not destroyed, should anyone have written to it meanwhile.
 pub fn discard(name: &QualifiedName) -> String {
-    format!("SELECT shardkeeper.discard({}, {})", name.regclass(), keep())
-}
-
-/// The keep time of the trash as SQL.
-pub fn keep() -> String {
-    format!("{}::pg_catalog.interval", literal(&format!("{} minutes", guc::trash_keep_minutes())))
+    KeepTime::of(None).discard(name)
 }
 
 fn sequences(table: &Description) -> Result<Vec<SequenceState>> {

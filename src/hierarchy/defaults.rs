@@ -6,7 +6,7 @@ use super::managed::Managed;
 use super::members;
 use super::script::Script;
 use crate::error::{Report, Result};
-use crate::name::ident;
+use crate::name::{ident, literal};
 use crate::pg::sql;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -57,6 +57,9 @@ pub fn no_rows_of(managed: &Managed, table: Oid, key: &[String], bound: &Bound) 
         format!("default partition {} holds rows that belong in the new partition", default.name),
     )
     .detail(format!("Rows within the new bounds: {count}."))
-    .hint("In one transaction, move them to a table of their own, add the partition, and insert them again.")
+    .hint(format!(
+        "Move them into it online: SELECT shard_split({}, bounds => …); with the same bounds.",
+        literal(&default.name.to_string())
+    ))
     .into()
 }

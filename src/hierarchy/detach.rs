@@ -2,13 +2,13 @@
 
 use super::bound::default_check;
 use super::build::DEFAULT_CHECK;
-use super::create::{discard, keep};
 use super::defaults;
 use super::description::outside_dependents;
 use super::managed::Managed;
 use super::members::{self, Member};
 use super::needs;
 use super::script::Script;
+use super::trash::KeepTime;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::{ident, literal};
@@ -17,15 +17,15 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::{Bound, Method};
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Fate {
     /// The partition becomes a table of its own, where it is.
     Keep,
     /// It goes to the trash, and is destroyed when its keep time is over.
-    Trash,
+    Trash(KeepTime),
 }
 
-pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
+pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
     let (managed, labels) = Managed::open_to_change(partition)?;
     let (member, above) = managed.partition(partition)?;
     let site = managed.level.at(&labels[..labels.len().saturating_sub(1)]);
@@ -35,7 +35,7 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
             .hint("Detach or drop the partition above it, or change the modulus.")
             .into();
     }
-    if fate == Fate::Trash {
+    if let Fate::Trash(_) = fate {
         no_dependents(&managed, member)?;
     }
     relation::lock_exclusive(above.oid());
@@ -74,8 +74,8 @@ pub fn take_out(partition: Oid, fate: Fate) -> Result<()> {
         parent::forget_mirror(managed.root, node)?;
     }
     parent::forget_partitions(&tables.iter().map(|table| table.oid()).collect::<Vec<_>>())?;
-    if fate == Fate::Trash {
-        discard_local(member, &tables)?;
+    if let Fate::Trash(keep) = fate {
+        discard_local(member, &tables, keep)?;
     }
     crate::worker::ensure_running()
 }
@@ -108,7 +108,7 @@ impl<'a> Leaving<'a> {
     }
 
     /// `check` is what a default partition carries: as a table of its own it takes any row again.
-    fn commands(&self, fate: Fate, check: Option<&str>) -> (Vec<String>, String) {
+    fn commands(&self, fate: &Fate, check: Option<&str>) -> (Vec<String>, String) {
         let mut commands = Vec::new();
         let mut inverse = Vec::new();
         for (at, (member, above)) in self.chain.iter().enumerate() {
@@ -123,8 +123,12 @@ impl<'a> Leaving<'a> {
                 commands.push(format!("ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {constraint}"));
                 inverse.push(format!("ALTER TABLE {name} ADD CONSTRAINT {constraint} CHECK ({check})"));
             }
-            if at > 0 || fate == Fate::Trash {
-                commands.push(discard(name));
+            let keep = match fate {
+                Fate::Trash(keep) => Some(keep.clone()),
+                Fate::Keep => (at > 0).then(|| KeepTime::of(None)),
+            };
+            if let Some(keep) = keep {
+                commands.push(keep.discard(name));
                 inverse.push(format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name)));
             }
         }
@@ -155,8 +159,8 @@ pub fn refuse_dependents(member: &Member, found: Vec<String>) -> Result<()> {
     .into()
 }
 
-/// Foreign tables hold no rows here and are dropped; tables with rows go to the trash.
-pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
+/// Foreign tables hold no rows here and are dropped; tables with rows go to the trash, unless they are not to be kept at all.
+pub fn discard_local(top: &Member, tables: &[&Member], keep: &KeepTime) -> Result<()> {
     let foreign: Vec<String> =
         tables.iter().filter(|table| table.server.is_some()).map(|table| table.name.to_string()).collect();
     if !foreign.is_empty() {
@@ -166,7 +170,7 @@ pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
         return Ok(());
     }
     managed::forget_everywhere(top.oid());
-    if !tables.iter().any(|table| table.is_leaf() && table.server.is_none()) {
+    if keep.is_zero()? || !tables.iter().any(|table| table.is_leaf() && table.server.is_none()) {
         sql::run(&format!("DROP TABLE {}", top.name), &[])?;
         return Ok(());
     }
@@ -175,7 +179,7 @@ pub fn discard_local(top: &Member, tables: &[&Member]) -> Result<()> {
         if sql::one::<bool>("SELECT pg_catalog.to_regnamespace('shardkeeper_trash') IS NULL", &[])? == Some(true) {
             sql::run_quietly(&needs::create_schema("shardkeeper_trash").join(";\n"))?;
         }
-        sql::run(&format!("SELECT shardkeeper.discard($1::pg_catalog.regclass, {})", keep()), &[top.oid().into()])
+        sql::run(&format!("SELECT shardkeeper.discard($1::pg_catalog.regclass, {})", keep.sql()), &[top.oid().into()])
     })?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! `description`, `key`, `hashing`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `needs`, `rebuild`, `way`,
 //! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `adopt`, `add`, `detach` and `remove` are the
 //! calls that change, `locate`, `sizes`, `picture`, `health` and `drift` those that look.
+//! calls that change, `locate`, `sizes`, `picture` and `health` those that look, and
+//! `trash` is what becomes of what is dropped.
 
 mod add;
 pub mod adopt;
@@ -31,6 +33,7 @@ pub mod remove;
 pub mod script;
 pub mod sizes;
 pub mod survey;
+pub mod trash;
 pub mod validate;
 pub mod way;
 

@@ -122,6 +122,34 @@ fn range(
     }
 }
 
+/// Which of `others`, none of them a partition yet, would take rows of `bound` too.
+pub fn meets<'a>(key: &[&KeyType], bound: &Bound, others: impl Iterator<Item = &'a Bound>) -> Result<Option<usize>> {
+    let mut columns = Vec::new();
+    for key in key {
+        let Some(order) = Operators::of(key)? else { return Ok(None) };
+        columns.push((*key, order));
+    }
+    let mut cases = Vec::new();
+    for (at, other) in others.enumerate() {
+        match (bound, other) {
+            (Bound::Range { from, to }, Bound::Range { from: start, to: end }) => {
+                cases.push((format!("{} AND {}", below(&columns, from, end), below(&columns, start, to)), at));
+            }
+            (Bound::List { values }, Bound::List { values: theirs }) => {
+                let Some((key, order)) = columns.first() else { continue };
+                let both_null = values.contains(&None) && theirs.contains(&None);
+                let equal = values
+                    .iter()
+                    .flatten()
+                    .flat_map(|value| theirs.iter().flatten().map(move |other| order.equal(key, value, other)));
+                cases.push((any(equal.chain(both_null.then(|| "true".to_string()))), at));
+            }
+            _ => {}
+        }
+    }
+    first(cases)
+}
+
 /// The first of these ends of ranges that does not lie beyond the one before it.
 pub fn not_beyond(key: &[&KeyType], points: &[&[Limit]]) -> Result<Option<usize>> {
     let mut columns = Vec::new();

@@ -1,10 +1,10 @@
 //! `shard_release_parent` and `shard_drop_parent`: the end of a managed hierarchy.
 
-use super::create::discard;
 use super::description::{Description, outside_dependents};
 use super::detach::{discard_local, refuse_dependents};
 use super::managed::Managed;
 use super::script::Script;
+use super::trash::KeepTime;
 use super::validate;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
@@ -21,7 +21,7 @@ pub fn release(root: Oid) -> Result<()> {
 }
 
 /// Takes the hierarchy away on all servers. Tables with rows go to the trash.
-pub fn drop(root: Oid) -> Result<()> {
+pub fn drop(root: Oid, keep: &KeepTime) -> Result<()> {
     if let Some(found) = Description::load(root)? {
         validate::owned(root, &found)?;
     }
@@ -40,11 +40,11 @@ pub fn drop(root: Oid) -> Result<()> {
     let mut script = Script::default();
     for node in parent::mirrors(root)? {
         let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
-        script.on_node(&node, vec![discard(name)], restore);
+        script.on_node(&node, vec![keep.discard(name)], restore);
     }
     script.run()?;
     parent::delete(root)?;
-    discard_local(top, &tables)?;
+    discard_local(top, &tables, keep)?;
     crate::worker::ensure_running()
 }
 

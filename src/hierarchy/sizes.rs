@@ -8,6 +8,7 @@ use crate::node::own::{self, Limits, Session, Target};
 use crate::pg::{role, sql, subtransaction};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use shardkeeper_core::plan::LOCAL;
 use std::collections::BTreeMap;
 
@@ -87,7 +88,7 @@ fn ask(node: &str, leaves: &[&Member]) -> Result<Vec<Answer>> {
     if node == LOCAL {
         return Ok(sql::document(&question, &[])?.unwrap_or_default());
     }
-    match subtransaction::attempt(|| remote(node, &question)) {
+    match subtransaction::attempt(|| remote::<Vec<Answer>>(node, &question)) {
         Ok(answers) => Ok(answers.unwrap_or_default()),
         Err(report) => {
             pgrx::warning!(
@@ -102,7 +103,7 @@ fn ask(node: &str, leaves: &[&Member]) -> Result<Vec<Answer>> {
 
 /// Through the channel, which sees what this transaction did; where nothing may be written, not even through it, with a
 /// session of its own.
-fn remote(node: &str, question: &str) -> Result<Option<Vec<Answer>>> {
+pub fn remote<T: DeserializeOwned>(node: &str, question: &str) -> Result<Option<T>> {
     let read_only = sql::one::<bool>("SELECT pg_catalog.current_setting('transaction_read_only')::bool", &[])?;
     if read_only != Some(true) {
         return Channel::open(node)?.document(question);

@@ -83,6 +83,10 @@ pub fn drop(node: &str) -> Result<()> {
         return unknown_node(node).into();
     }
     check_owner(node)?;
+    // Whoever is about to put a mirror there holds its row: what it puts there is seen below.
+    role::as_extension_owner(|| {
+        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR UPDATE", &[node.into()])
+    })?;
     check_empty(node)?;
     check_settled(node)?;
     let told = forget_here(node)?;

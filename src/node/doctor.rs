@@ -80,7 +80,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
         rows.extend(findings.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
         traces.push((node, there.traces));
     }
-    rows.extend(operations::check(parent, &signature, traces)?);
+    rows.extend(operations::check(parent, traces)?);
     Ok((rows, answers))
 }
 
@@ -212,7 +212,8 @@ const TRASH: &str =
     SELECT coalesce((SELECT sum(pg_catalog.pg_total_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t),
                     pg_catalog.pg_total_relation_size(c.oid)) AS size,
            trash.dropped_at + trash.keep < pg_catalog.clock_timestamp() - interval '5 minutes' AS late
-    FROM shardkeeper.trash JOIN pg_catalog.pg_class c ON c.oid = relation WHERE relation = root) AS tables";
+    FROM shardkeeper.trash JOIN pg_catalog.pg_class c ON c.relname = relation AND c.relnamespace = pg_catalog.to_regnamespace('shardkeeper_trash')
+    WHERE relation = root) AS tables";
 
 async fn check_trash(session: &mut Session) -> Result<Option<Finding>> {
     let Some(row) = session.row(TRASH, &[]).await? else { return Ok(None) };
@@ -220,7 +221,7 @@ async fn check_trash(session: &mut Session) -> Result<Option<Finding>> {
     Ok(trash_finding(own::value(node, &row, 0)?, own::value(node, &row, 1)?, own::value(node, &row, 2)?))
 }
 
-fn check_local_trash() -> Result<Option<Row>> {
+fn check_local_trash() -> Result<Vec<Row>> {
     let found = role::as_extension_owner(|| {
         sql::document::<(i64, String, i64)>(
             &format!(
@@ -229,9 +230,30 @@ fn check_local_trash() -> Result<Option<Row>> {
             &[],
         )
     })?;
-    Ok(found
-        .and_then(|(count, size, late)| trash_finding(count, size, late))
-        .map(|finding| Row::new("trash", None, None, finding)))
+    let found = found.and_then(|(count, size, late)| trash_finding(count, size, late));
+    let findings = found.into_iter().chain(strays()?);
+    Ok(findings.map(|finding| Row::new("trash", None, None, finding)).collect())
+}
+
+/// What was in the trash when the extension was dropped: nothing destroys it any more.
+fn strays() -> Result<Option<Finding>> {
+    let found = role::as_extension_owner(|| {
+        sql::column::<String>(
+            "SELECT pg_catalog.quote_ident(c.relname) FROM pg_catalog.pg_class c
+             WHERE c.relnamespace = pg_catalog.to_regnamespace('shardkeeper_trash') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+               AND NOT EXISTS (SELECT FROM shardkeeper.trash t WHERE t.relation = c.relname) ORDER BY 1",
+            &[],
+        )
+    })?;
+    Ok(found.first().map(|first| {
+        Finding::new(
+            Severity::Warning,
+            format!("the trash holds {} that nothing will destroy", count(found.len(), "table", "tables")),
+            Some(&format!(
+                "They are older than the extension. Look at them and drop them: DROP TABLE shardkeeper_trash.{first};"
+            )),
+        )
+    }))
 }
 
 fn trash_finding(held: i64, size: String, late: i64) -> Option<Finding> {

@@ -5,7 +5,7 @@ use super::change::{check_owner, leaves};
 use super::channel::{Channel, unknown_node};
 use super::register::is_known;
 use crate::error::{Report, Result};
-use crate::hierarchy::create::keep;
+use crate::hierarchy::trash::KeepTime;
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;
@@ -271,8 +271,8 @@ impl Item {
 
 /// An empty table needs no keeping.
 fn discard(table: &QualifiedName, rows: bool) -> String {
-    let keep = if rows { keep() } else { "'0'::pg_catalog.interval".into() };
-    format!("SELECT shardkeeper.discard({}, {keep})", table.regclass())
+    let keep = KeepTime::of(if rows { None } else { Some("0") });
+    keep.discard(table)
 }
 
 fn restore(table: &QualifiedName) -> String {

@@ -8,6 +8,7 @@ pub mod copy_to;
 pub mod cursor;
 pub mod deadline;
 pub mod drop_hook;
+mod dropping;
 mod expression;
 pub mod fdw;
 pub mod foreign;

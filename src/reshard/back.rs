@@ -7,13 +7,14 @@
 
 use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
-use super::stage::{Stage, progress_table};
+use super::stage::{ATTACH_CHECK, Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
 use super::{gate, holders, prepare, requirements, room, run, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
 use crate::error::{Report, Result};
+use crate::hierarchy::build::lives_on;
 use crate::hierarchy::description::Description;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
@@ -22,7 +23,7 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
 use shardkeeper_core::operation::{Kind, Mode, State};
-use shardkeeper_core::plan::LOCAL;
+use shardkeeper_core::plan::{LOCAL, Partition};
 
 /// Seconds between two looks at what changed in the targets.
 const REST: f64 = 10.0;
@@ -138,6 +139,7 @@ pub fn revert(operation: &Operation) -> Step<Option<State>> {
         Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
             let why = Report::from(error).reason();
             switch::undo_halves(operation)?;
+            drop_checks(operation);
             transaction::run(|| {
                 way_back::lose(operation.id, &why)?;
                 operation::stay_switched(operation.id, "it cannot be reverted")
@@ -160,6 +162,7 @@ fn try_revert(operation: &Operation) -> Step {
     run::follow(&back, run::NEAR)?;
     room::make(&back)?;
     verify::verify(&back)?;
+    add_checks(&back)?;
     switch::get_ready(&back)?;
     loop {
         run::follow(&back, run::VERY_NEAR)?;
@@ -167,6 +170,39 @@ fn try_revert(operation: &Operation) -> Step {
         holders::waits_for_lock(&back, switch::waits_for_lock(refused))?;
         worker::sleep(run::REST);
         run::look(operation)?;
+    }
+}
+
+/// Lets the sources be attached without being read under the lock. Safe to repeat.
+fn add_checks(back: &Operation) -> Result<()> {
+    if back.kind == Kind::Convert {
+        return Ok(());
+    }
+    let Some(command) = Stage::read(back)?.return_checks() else { return Ok(()) };
+    let mut nodes = back.plan.target_nodes();
+    nodes.retain(|node| node != LOCAL);
+    nodes.push(LOCAL.to_string());
+    for node in nodes {
+        own::wait(async { Place::open(&node, back.role(), LONG).await?.run(&command).await })?;
+    }
+    Ok(())
+}
+
+/// The sources stay where they are: what they got for the switch back goes. A server that is down keeps it, which does no
+/// harm but for what depends on it.
+pub fn drop_checks(operation: &Operation) {
+    let Some(back) = operation.turned_round().filter(|back| back.kind != Kind::Convert) else { return };
+    for node in back.plan.target_nodes() {
+        let here = back.plan.targets.iter().filter(|target| match node.as_str() {
+            LOCAL => target.sub.is_some() || target.node.as_deref() == Some(LOCAL),
+            node => lives_on(target, node),
+        });
+        let drop = |target: &Partition| {
+            let (table, check) = (back.staged(&target.name), ident(ATTACH_CHECK));
+            format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {check}")
+        };
+        let commands: Vec<String> = here.map(drop).collect();
+        let _ = own::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&commands.join(";\n")).await });
     }
 }
 

@@ -65,8 +65,9 @@ pub async fn traces_on(session: &mut Session, signature: &str) -> Result<Vec<Tra
     session.documents(TRACES, &[&signature]).await
 }
 
-fn traces_here(signature: &str) -> Result<Vec<Trace>> {
-    role::as_extension_owner(|| sql::documents(TRACES, &[signature.into()]))
+/// Here everything is ours: what has another signature came with the dump of another coordinator.
+fn traces_here() -> Result<Vec<Trace>> {
+    role::as_extension_owner(|| sql::documents(TRACES, &["[0-9a-f]{6}".into()]))
 }
 
 #[derive(Deserialize)]
@@ -107,8 +108,8 @@ const OPERATIONS: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(
     FROM shardkeeper.operations o WHERE o.ended_at IS NULL OR o.ended_at > clock_timestamp() - interval '1 minute' ORDER BY o.id";
 
 /// Operations on all parents or on one, with what the nodes that were asked have of them.
-pub fn check(parent: Option<Oid>, signature: &str, there: Vec<(String, Vec<Trace>)>) -> Result<Vec<Row>> {
-    let mut traces = vec![(LOCAL.to_string(), traces_here(signature)?)];
+pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Vec<Row>> {
+    let mut traces = vec![(LOCAL.to_string(), traces_here()?)];
     traces.extend(there);
     let (class, sub) = lock::single_in_pg_locks(Single::Operation(0));
     let found = role::as_extension_owner(|| {

@@ -64,6 +64,9 @@ fn beside(operation: &Operation) -> Result<Option<QualifiedName>> {
         let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
         let above = managed.members.iter().find(|member| member.name == operation.plan.above);
         let default = above.and_then(|above| managed.default_of(above.oid()));
+        // One that is replaced itself gives the targets their rows.
+        let default =
+            default.filter(|default| !operation.plan.sources.iter().any(|source| source.name == default.name));
         let is_here = |default: &&Member| {
             managed.tables_below(default.oid()).into_iter().any(|member| member.is_leaf() && member.server.is_none())
         };

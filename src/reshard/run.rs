@@ -204,6 +204,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         }
         (State::Reverting, Wish::Cancel) => {
             switch::undo_halves(operation)?;
+            back::drop_checks(operation);
             transaction::run(|| operation::stay_switched(operation.id, "the revert was given up"))?;
             Err(Trouble::Asked)
         }

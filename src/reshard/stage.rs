@@ -6,7 +6,7 @@
 
 use crate::catalog::operation::Operation;
 use crate::error::Result;
-use crate::hierarchy::bound::for_values;
+use crate::hierarchy::bound::{default_check, for_values};
 use crate::hierarchy::build::{Blueprint, DEFAULT_CHECK, lives_on};
 use crate::hierarchy::columns::{self, Place as ColumnPlace};
 use crate::hierarchy::create::fitted;
@@ -18,10 +18,12 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::pg::transaction;
 use crate::reshard::subject::Subject;
 use crate::reshard::target::Column;
-use shardkeeper_core::plan::{LOCAL, Partition, Tree};
+use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
 /// What a target carries until it is attached: with it, Postgres need not read the table to believe where its rows belong.
 pub const ATTACH_CHECK: &str = "shardkeeper_attach";
+/// For a moment, in the stage: empty, and partitioned as the real table will be.
+const PROBE: &str = "shardkeeper_probe";
 /// On each node, what the operation has brought there.
 const PROGRESS: &str = "shardkeeper_progress";
 
@@ -31,6 +33,10 @@ pub struct Stage {
     keys: Keys,
     tree: Tree,
     above: QualifiedName,
+    /// The bounds of the partitions that stay beside the targets.
+    beside: Vec<Bound>,
+    /// Names of the partitions that go.
+    sources: Vec<String>,
     /// The staged root itself will be the parent: nothing is attached.
     is_whole: bool,
 }
@@ -51,7 +57,9 @@ impl Stage {
             table.replica_identity = 'f';
         }
         let (tree, above) = (operation.plan.target_tree(), operation.plan.above.clone());
-        Ok(Self { table, keys, tree, above, is_whole: operation.converts() })
+        let sources = operation.plan.sources.iter().map(|source| source.name.name.clone()).collect();
+        let beside = operation.plan.beside.clone();
+        Ok(Self { table, keys, tree, above, beside, sources, is_whole: operation.converts() })
     }
 
     pub fn root(&self) -> &QualifiedName {
@@ -110,6 +118,7 @@ impl Stage {
         let mut commands = vec![format!("CREATE SCHEMA {schema}"), progress_table_in(&schema)];
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(blueprint.mirror_tree(node, &table.name, &self.tree));
+        commands.extend(self.default_check(node));
         commands.extend(self.attach_checks());
         commands
     }
@@ -129,7 +138,6 @@ impl Stage {
             ));
         }
         commands.extend(self.attach(|_| true));
-        commands.extend(self.attach_checks());
         commands
     }
 
@@ -140,8 +148,21 @@ impl Stage {
         let mut commands = vec![progress_table_in(&ident(&table.name.schema))];
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(self.attach(|partition| lives_on(partition, node)));
-        commands.extend(self.attach_checks());
         commands
+    }
+
+    /// What the sources get for the switch back, and no earlier: what is kept goes into dumps, and depends on nothing.
+    pub fn return_checks(&self) -> Option<String> {
+        self.attach_checks()
+    }
+
+    /// A default partition among the targets on a node is kept apart from all that will be beside it.
+    fn default_check(&self, node: &str) -> Option<String> {
+        let default = self.tree.partitions.iter().find(|partition| partition.bound == Bound::Default)?;
+        let others = self.tree.partitions.iter().map(|partition| &partition.bound).chain(&self.beside);
+        let check = default_check(&self.keys.sql(&self.tree.key), others).filter(|_| lives_on(default, node))?;
+        let (table, name) = (self.table.name.sibling(&default.name), ident(DEFAULT_CHECK));
+        Some(format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({check})"))
     }
 
     fn attach(&self, which: impl Fn(&Partition) -> bool) -> Vec<String> {
@@ -181,7 +202,11 @@ impl Stage {
     }
 
     /// Gives each target the check that lets it be attached without a scan: the bounds of the real place, from the root
-    /// down, as Postgres itself writes them. Those of a default partition depend on its siblings and are left out.
+    /// down, as Postgres itself writes them. Those of a default partition depend on all that will be beside it on its server:
+    /// they are read from an empty table that has as many.
+    ///
+    /// Postgres writes a table that is partitioned by hash as a number, which would mean nothing, or another table, where a
+    /// dump of the database is restored. As a name it is the same condition.
     fn attach_checks(&self) -> Option<String> {
         if self.is_whole {
             return None;
@@ -191,28 +216,62 @@ impl Stage {
     staged pg_catalog.regclass := {staged};
     above pg_catalog.regclass := {above};
     child record;
+    hashed record;
     inherited record;
+    condition text;
+    bound text;
+    number int := 0;
 BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+               WHERE i.inhparent = staged AND c.relkind <> 'f' AND pg_catalog.pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT') THEN
+        EXECUTE pg_catalog.format('CREATE TABLE {probe} (LIKE %s) PARTITION BY %s', staged, pg_catalog.pg_get_partkeydef(staged));
+        FOR bound IN
+            SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = staged OR i.inhparent = above AND c.relname <> ALL (ARRAY[{sources}]::name[])
+        LOOP
+            EXECUTE pg_catalog.format('CREATE TABLE {probe}_%s PARTITION OF {probe} %s', number, bound);
+            number := number + 1;
+        END LOOP;
+    END IF;
     FOR child IN
         SELECT c.oid::pg_catalog.regclass AS name,
-               pg_catalog.replace(pg_catalog.pg_get_partition_constraintdef(c.oid),
-                   pg_catalog.quote_literal(staged::oid) || '::oid', pg_catalog.quote_literal(above::oid) || '::oid') AS own,
+               CASE WHEN pg_catalog.pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT' THEN pg_catalog.pg_get_partition_constraintdef(c.oid)
+                    ELSE (SELECT pg_catalog.pg_get_partition_constraintdef(p.inhrelid)
+                          FROM pg_catalog.pg_inherits p JOIN pg_catalog.pg_class d ON d.oid = p.inhrelid
+                          WHERE p.inhparent = pg_catalog.to_regclass({probe_name}) AND pg_catalog.pg_get_expr(d.relpartbound, d.oid) = 'DEFAULT') END AS own,
                pg_catalog.pg_get_partition_constraintdef(above) AS outer
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = staged AND c.relkind <> 'f' AND pg_catalog.pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT'
+        WHERE i.inhparent = staged AND c.relkind <> 'f'
     LOOP
+        condition := pg_catalog.concat_ws(' AND ', child.own, child.outer);
+        FOR hashed IN
+            SELECT staged::oid AS written, above::oid AS meant
+            UNION ALL SELECT relid, relid FROM pg_catalog.pg_partition_ancestors(above)
+        LOOP
+            condition := pg_catalog.replace(condition,
+                pg_catalog.format('satisfies_hash_partition(%L::oid,', hashed.written),
+                pg_catalog.format('satisfies_hash_partition(%L::pg_catalog.regclass,', (
+                    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
+                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = hashed.meant)));
+        END LOOP;
         EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS {ATTACH_CHECK}', child.name);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT {ATTACH_CHECK} CHECK (%s)', child.name,
-            pg_catalog.concat_ws(' AND ', child.own, child.outer));
+        IF condition <> '' THEN
+            EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT {ATTACH_CHECK} CHECK (%s)', child.name, condition);
+        END IF;
         -- Below a default partition on a node, it would inherit this one, and must have it already.
         FOR inherited IN
             SELECT pg_catalog.pg_get_constraintdef(k.oid) AS definition FROM pg_catalog.pg_constraint k
             WHERE k.conrelid = above AND k.conname = {default_check}
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint h WHERE h.conrelid = child.name AND h.conname = k.conname)
         LOOP
             EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s', child.name, {default_check}, inherited.definition);
         END LOOP;
     END LOOP;
+    DROP TABLE IF EXISTS {probe};
 END",
+            probe = self.table.name.sibling(PROBE),
+            probe_name = literal(&self.table.name.sibling(PROBE).to_string()),
+            sources = self.sources.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", "),
             staged = self.table.name.regclass(),
             above = self.above.regclass(),
             default_check = literal(DEFAULT_CHECK),

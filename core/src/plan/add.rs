@@ -144,10 +144,19 @@ fn range(site: &Site<'_>, from: Limits, to: Limits, input: &PlanInput<'_>, root:
         Rule::Bounds(rule) => &rule.timezone,
         Rule::Step(_) | Rule::List(_) | Rule::Hash { .. } => &utc,
     };
-    let (from, to) = ends(from, to, kinds.len(), root)?;
+    let (mut from, mut to) = ends(from, to, kinds.len(), root)?;
+    let series = Series::new(site, kinds.first().copied().flatten())?;
+    if let Some(series) = &series {
+        for (end, name) in [(&mut from, "from"), (&mut to, "to")] {
+            for value in end.iter_mut() {
+                if let Some(key) = series.key_of_time(value, &root.field(name))? {
+                    *value = Scalar::from(key.as_str());
+                }
+            }
+        }
+    }
     let range = overlap::Range::read((&from, &to), &kinds, zone, root)?;
     let limits = range.from.limits();
-    let series = Series::new(site, kinds.first().copied().flatten())?;
     let label = match (series, &limits[..]) {
         (Some(series), [super::Limit::Value(from)]) => series.label(from)?,
         _ => label::of_edge(&range.from, &kinds, 0),

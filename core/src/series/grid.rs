@@ -245,6 +245,24 @@ impl Grid {
         }
     }
 
+    pub(super) fn key_of_time(&self, value: &Scalar, place: &Path) -> Result<Option<String>> {
+        let Scalar::Text(text) = value else { return Ok(None) };
+        let is_time = Moment::parse(text).is_some()
+            && match self.shape {
+                Shape::Uuid => uuid_bits(text).is_none(),
+                Shape::Epoch(..) => text.trim().parse::<i128>().is_err(),
+                Shape::Date | Shape::Timestamp | Shape::TimestampTz => false,
+            };
+        if !is_time {
+            return Ok(None);
+        }
+        let literal = self.parse(value).and_then(|mark| self.literal(&mark).ok());
+        literal.map(Some).ok_or_else(|| {
+            SpecError::new(place, format!("{value} is not a time that the key can hold"))
+                .detail("It is finer than what the key counts, or beyond its type.")
+        })
+    }
+
     fn literal(&self, mark: &Mark) -> Result<String> {
         let instant = || Timestamp::from_microsecond(i64::try_from(mark.micros).unwrap_or(i64::MAX));
         Ok(match self.shape {

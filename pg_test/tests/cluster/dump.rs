@@ -1,11 +1,10 @@
 //! The coordinator dumped and restored, and the extension dropped: tables work, the catalog too, and nodes are left alone.
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+use pg_test::dumps::{self, Way};
 use pg_test::objects::settled;
 use pg_test::server::DATABASE;
 use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, Objects, Options, PATIENCE, Server, eventually, visited};
+use pg_test::{Cluster, Objects, Options, PATIENCE, eventually, visited};
 use postgres::Client;
 
 const TABLES: &str = r#"
@@ -35,27 +34,6 @@ fn two_nodes() -> Options {
     Options { nodes: 2, ..Options::default() }
 }
 
-/// `pg_dump` of the database `app`, restored into `database` of the same server.
-fn copy_to(server: &Server, database: &str) -> Result<()> {
-    let connection = |command: &mut Command| {
-        command.arg("-h").arg(server.socket_dir()).args(["-p", &server.port().to_string(), "-U", "postgres"]);
-    };
-    let mut dump = Command::new(server.install.program("pg_dump"));
-    connection(&mut dump);
-    let mut dump = dump.arg(DATABASE).stdout(Stdio::piped()).spawn().context("cannot run pg_dump")?;
-    let mut restore = Command::new(server.install.program("psql"));
-    connection(&mut restore);
-    let output = restore
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", database])
-        .stdin(dump.stdout.take().context("piped")?)
-        .output()
-        .context("cannot run psql")?;
-    ensure!(dump.wait()?.success(), "pg_dump failed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && !said.contains("ERROR"), "the restore failed:\n{said}");
-    Ok(())
-}
-
 /// What the catalog and the tables say, by all ways that there are to ask.
 fn answers(client: &mut Client) -> Result<Vec<Vec<Vec<String>>>> {
     [
@@ -79,7 +57,7 @@ fn a_restored_coordinator_has_all_definitions_and_a_catalog_that_works() -> Resu
     let (cluster, mut client) = prepared(two_nodes())?;
     let server = &cluster.coordinator;
     server.run("CREATE DATABASE restored OWNER app")?;
-    copy_to(server, "restored")?;
+    dumps::copy(server, "restored", Way::Plain)?;
     let mut restored = server.client_in("restored")?;
     for (there, here) in answers(&mut restored)?.iter().zip(answers(&mut client)?) {
         assert_eq!(*there, here);
@@ -130,7 +108,7 @@ fn a_restored_coordinator_does_nothing_to_the_nodes_by_itself() -> Result<()> {
     let on_nodes = || -> Result<Vec<Objects>> { cluster.nodes().iter().map(Objects::of).collect() };
     let before = on_nodes()?;
     assert!(before.iter().any(|node| !node.with(&["row of shardkeeper.journal"]).is_empty()), "it is settled already");
-    copy_to(server, "restored")?;
+    dumps::copy(server, "restored", Way::Plain)?;
     let mut restored = server.client_in("restored")?;
     restored.batch_execute("SELECT count(*) FROM shard_check(); SELECT * FROM shard_nodes; GRANT SELECT ON person TO app; REVOKE SELECT ON person FROM app")?;
     // Its worker starts with a call. What the copy itself left on the nodes, it settles.

@@ -283,7 +283,7 @@ fn a_role_cannot_make_the_worker_act_for_another() -> Result<()> {
     let planted = writer.batch_execute(
         "CREATE TABLE shardkeeper_trash.planted (id int);
          INSERT INTO shardkeeper.trash (relation, root, schema, name, role, dropped_at, keep)
-         SELECT oid, oid, 'public', 'orders_us', 'app', now() + interval '1 day', '1 day' FROM pg_class WHERE relname = 'planted'",
+         VALUES ('planted', 'planted', 'public', 'orders_us', 'app', now() + interval '1 day', '1 day')",
     );
     node.client_as("app", "app", "app")?
         .batch_execute("SELECT shardkeeper.restore('public', 'orders_us')")

@@ -101,6 +101,13 @@ fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Metho
     }
 }
 
+/// The bounds of the partitions that stay beside these: what a default partition among the targets has to know.
+fn beside(managed: &Managed, above: Oid, sources: &[Oid]) -> Result<Vec<Bound>> {
+    let stay =
+        managed.bounds(above)?.into_iter().filter(|(oid, bound)| *bound != Bound::Default && !sources.contains(oid));
+    Ok(stay.map(|(_, bound)| bound).collect())
+}
+
 fn known_node(node: &str) -> Result<()> {
     if node != LOCAL {
         Channel::open(node)?;
@@ -129,15 +136,17 @@ pub fn node_of(leaf: Oid) -> Result<Option<String>> {
     Ok(member.map(|member| member.node().to_string()))
 }
 
-/// How `keep` is written in SQL, checked.
+/// How the argument is written in SQL, checked.
 ///
 /// Errors: 22023 it is negative.
-pub fn keep(text: &str) -> Result<()> {
+pub fn keep(argument: &str, text: &str) -> Result<()> {
     let fits = sql::one::<bool>(&format!("SELECT {}::interval >= '0'::interval", literal(text)), &[])?;
     if fits == Some(true) {
         return Ok(());
     }
-    Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "keep is negative").detail(format!("It is {text}.")).into()
+    Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("{argument} is negative"))
+        .detail(format!("It is {text}."))
+        .into()
 }
 
 /// Changes travel as UTF-8 text, and not every character of every encoding is in both.

@@ -1,6 +1,6 @@
 //! A leaf to another node.
 
-use super::{Decided, key_of, known_node, leaf_of, source};
+use super::{Decided, beside, key_of, known_node, leaf_of, source};
 use crate::catalog::operation::Plan;
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
@@ -47,6 +47,7 @@ pub fn move_leaf(leaf: Oid, node: &str) -> Result<Decided> {
         key,
         sources: vec![source(&managed, member, label, bound)],
         targets: vec![target],
+        beside: beside(&managed, above.oid(), &[leaf])?,
         spec: managed.catalog.spec.clone(),
         dealt: managed.catalog.dealt.clone(),
         ..Plan::default()

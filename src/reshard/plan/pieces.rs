@@ -14,11 +14,12 @@ use shardkeeper_core::SpecError;
 use shardkeeper_core::operation::Kind;
 use shardkeeper_core::plan::{self, Bound, Limit, NewPartition};
 
-/// A leaf in pieces: a range at the points of `bounds`, a list as its labels say. The pieces are dealt over `nodes`; without,
-/// over those of the spec, or where the spec names none they stay where the leaf is.
+/// A leaf in pieces: a range at the points of `bounds`, a list as its labels say, a default partition in the new ones that
+/// `bounds` describes and the rest. The pieces are dealt over `nodes`; without, over those of the spec, or where the spec
+/// names none they stay where the leaf is.
 ///
-/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 0A000 a hash or default partition;
-/// 22023 wrong bounds; 42P07 a name is taken.
+/// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 0A000 a hash partition;
+/// 22023 wrong bounds; 42P17 they overlap; 42P07 a name is taken.
 pub fn split(leaf: Oid, bounds: &Value, nodes: Option<Vec<String>>) -> Result<Decided> {
     if nodes.as_ref().is_some_and(Vec::is_empty) {
         return invalid("nodes is empty").into();
@@ -29,13 +30,20 @@ pub fn split(leaf: Oid, bounds: &Value, nodes: Option<Vec<String>>) -> Result<De
         match &piece.bound {
             Bound::Range { from, to } => change.at_points(site, input, (from, to), bounds),
             Bound::List { values } => change.by_labels(site, input, values, bounds),
-            Bound::Hash { .. } | Bound::Default => not_cut(piece),
+            Bound::Default => change.out_of_default(site, input, bounds),
+            Bound::Hash { .. } => not_cut(piece),
         }
     })?;
-    let nodes = match nodes {
+    let mut nodes: Vec<Option<String>> = match nodes {
         Some(nodes) => new.iter().enumerate().map(|(at, _)| Some(nodes[at % nodes.len()].clone())).collect(),
         None => vec![None; new.len()],
     };
+    // What is left of a default partition stays where it is.
+    for (node, piece) in nodes.iter_mut().zip(&new) {
+        if piece.bound == Bound::Default {
+            *node = Some(change.sources[0].node.clone());
+        }
+    }
     change.decide(Kind::Split, new, &nodes)
 }
 
@@ -134,10 +142,7 @@ fn invalid(message: impl Into<String>) -> Report {
 
 fn not_cut<T>(piece: &Piece) -> Result<T> {
     let (what, hint) = match piece.bound {
-        Bound::Default => (
-            "the default partition",
-            "Give its rows a partition of their own: delete them there, add the partition with shard_add_partition, and insert them again.",
-        ),
+        Bound::Default => ("the default partition", "Give some of its rows partitions of their own with shard_split."),
         _ => ("a hash partition", "Change the number of hash partitions of a table with shard_set_modulus."),
     };
     Report::new(
@@ -157,6 +162,12 @@ fn placed(error: SpecError, place: &str) -> Error {
 fn inside(error: SpecError, place: &str) -> Error {
     let number = error.path.strip_prefix("$.in").unwrap_or_default().to_string();
     placed(error, &format!("{place}{number}"))
+}
+
+/// As `placed`, of a document inside the argument: the place within it stays.
+fn within(error: SpecError, place: &str) -> Error {
+    let rest = error.path.strip_prefix('$').unwrap_or_default().to_string();
+    placed(error, &format!("{place}{rest}"))
 }
 
 fn limits(limits: &[Limit]) -> Value {

@@ -1,8 +1,9 @@
 //! Leaves of one table that others replace: what is known of them, and the operation that replaces them.
 
-use super::super::{Decided, known_node, leaf_of, source};
+use super::super::{Decided, beside, known_node, leaf_of, source};
 use super::invalid;
 use crate::catalog::operation::Plan;
+use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::key::KeyType;
 use crate::hierarchy::managed::Managed;
@@ -63,7 +64,7 @@ impl Change {
         found.map_or_else(|| invalid("no partition is named").into(), Ok)
     }
 
-    fn above(&self) -> Result<&Member> {
+    pub(super) fn above(&self) -> Result<&Member> {
         self.managed.member(self.above)
     }
 
@@ -178,6 +179,7 @@ impl Change {
             key: site.level.key.clone(),
             sources: sources.collect::<Result<_>>()?,
             targets,
+            beside: beside(&self.managed, self.above, &self.sources.iter().map(|piece| piece.oid).collect::<Vec<_>>())?,
             spec: spec.to_json(),
             dealt,
             ..Plan::default()
@@ -187,10 +189,16 @@ impl Change {
 
     /// A label finds its part of the spec: that of another partition must not be taken.
     fn labels_are_free(&self, site: &Site<'_>, new: &[NewPartition]) -> Result<()> {
+        let out_of_default = new.iter().any(|piece| piece.bound == Bound::Default);
+        let labels = parent::labels(self.managed.root)?;
+        let siblings: Vec<&String> =
+            self.managed.children(self.above).filter_map(|child| labels.get(&child.oid().to_u32())).collect();
         for (at, piece) in new.iter().enumerate() {
             let goes = self.sources.iter().any(|gone| gone.label == piece.label);
             let twice = new[..at].iter().any(|other| other.label == piece.label);
-            if twice || (!goes && site.lists(&piece.label)) {
+            // Out of a default partition comes what may have been dropped before: it finds its part of the spec again.
+            let taken = if out_of_default { siblings.contains(&&piece.label) } else { site.lists(&piece.label) };
+            if twice || (!goes && taken) {
                 return invalid(format!("two partitions would have the label \"{}\"", piece.label))
                     .hint("Give it another label or name.")
                     .into();

@@ -1,7 +1,8 @@
-//! How leaves are cut and put together: a range at points, a list by labels, ranges in their order.
+//! How leaves are cut and put together: a range at points, a list by labels, a default partition by new bounds, ranges in
+//! their order.
 
 use super::change::{Change, Piece, Values};
-use super::{inside, invalid, limits, placed};
+use super::{inside, invalid, limits, placed, within};
 use crate::error::Result;
 use crate::hierarchy::overlap;
 use crate::name::literal;
@@ -102,6 +103,51 @@ impl Change {
                 .hint("Put each value of the partition into one of the parts.")
                 .into();
         }
+        Ok(pieces)
+    }
+
+    /// New partitions as `shard_add_partition` takes them, for rows that are in the default partition now, and what is left
+    /// of it.
+    pub(super) fn out_of_default(
+        &self,
+        site: &Site<'_>,
+        input: &PlanInput<'_>,
+        bounds: &Value,
+    ) -> Result<Vec<NewPartition>> {
+        let rest = &self.sources[0];
+        let docs: Vec<(String, &Value)> = match bounds {
+            Value::Object(_) => vec![("bounds".to_string(), bounds)],
+            Value::Array(docs) if docs.iter().all(Value::is_object) => {
+                docs.iter().enumerate().map(|(at, doc)| (format!("bounds[{at}]"), doc)).collect()
+            }
+            _ => Vec::new(),
+        };
+        if docs.is_empty() {
+            return invalid("bounds of a default partition must be those of new partitions for some of its rows")
+                .hint("Give them as to shard_add_partition, one or a list, for example '[{\"from\": \"2024-01-01\", \"to\": \"2025-01-01\"}]'.")
+                .into();
+        }
+        let (keys, above) = (self.managed.keys()?, self.above()?);
+        let types = keys.types(&site.level.key);
+        let mut pieces: Vec<NewPartition> = Vec::new();
+        for (place, doc) in docs {
+            let piece = plan::parse_bound(site, doc, input).map_err(|error| within(error, &place))?;
+            if piece.bound == Bound::Default {
+                return invalid(format!("{place}: the rest stays in the default partition {}", rest.name)).into();
+            }
+            let inner = piece.place.strip_prefix('$').unwrap_or_default();
+            overlap::none(&self.managed, above, &types, &piece.bound, &format!("{place}{inner}"))?;
+            if let Some(other) = overlap::meets(&types, &piece.bound, pieces.iter().map(|piece| &piece.bound))? {
+                return invalid(format!("{place}: the bounds overlap with those of bounds[{other}]")).into();
+            }
+            pieces.push(piece);
+        }
+        pieces.push(NewPartition {
+            bound: Bound::Default,
+            label: rest.label.clone(),
+            name: Some(rest.name.name.clone()),
+            place: String::new(),
+        });
         Ok(pieces)
     }
 
