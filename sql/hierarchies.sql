@@ -3,7 +3,7 @@
 CREATE VIEW shard_partitions AS
     SELECT p.parent, t.relid AS partition, t.parentrelid AS above, t.level,
            pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bounds, t.isleaf AS is_leaf,
-           CASE WHEN t.isleaf THEN coalesce(s.srvname, 'local') END AS node, z.rows, z.bytes
+           CASE WHEN t.isleaf THEN coalesce(s.srvname, 'local') END AS node, z.estimated_rows, z.bytes
     FROM shardkeeper.parents p
     CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.parent) AS t
     JOIN pg_catalog.pg_class c ON c.oid = t.relid

@@ -172,7 +172,7 @@ END
 $$;
 COMMENT ON FUNCTION shardkeeper.has_rows(regclass) IS 'Whether a table has rows';
 
--- Counts changes of this file: a coordinator brings an older one up to date.
+-- Counts changes of this file and those beside it: a coordinator brings an older one up to date.
 CREATE OR REPLACE FUNCTION shardkeeper.version() RETURNS integer
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 3';
 COMMENT ON FUNCTION shardkeeper.version() IS 'The version of what shardkeeper made on this node';

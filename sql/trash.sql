@@ -1,17 +1,19 @@
 -- The trash: dropped tables wait here until their keep time is over. The same on the coordinator and on every node.
 
 CREATE TABLE IF NOT EXISTS shardkeeper.trash (
-    relation name PRIMARY KEY,
+    relation name NOT NULL,
+    catalog regclass NOT NULL DEFAULT 'pg_catalog.pg_class'::regclass,
     root name NOT NULL,
     schema name NOT NULL,
     name name NOT NULL,
     role name NOT NULL DEFAULT current_user,
     dropped_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     keep interval NOT NULL,
-    xact xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
+    xact xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    PRIMARY KEY (relation, catalog)
 );
 COMMENT ON TABLE shardkeeper.trash IS
-    'Relations in the schema shardkeeper_trash, by their names there: where each came from, and how long it is kept. Tables, their indexes and sequences have a row each; root is the table that was dropped with them';
+    'What is in the schema shardkeeper_trash, by its name there: where each came from, and how long it is kept. Tables, their indexes, sequences and statistics objects have a row each; root is the table that was dropped with them';
 
 -- A role sees, restores and destroys what it dropped itself, and cannot say that another did.
 ALTER TABLE shardkeeper.trash ENABLE ROW LEVEL SECURITY;
@@ -23,58 +25,43 @@ BEGIN
 END
 $$;
 
--- Moves a table, with its partitions, indexes and sequences, out of the way. Names get the object identifier as a
--- suffix, so that generations of one table do not collide.
+-- Moves a table, with its partitions and all that is named beside them, out of the way. Names get the object identifier as
+-- a suffix, so that generations of one table do not collide.
 CREATE OR REPLACE FUNCTION shardkeeper.discard(root regclass, keep interval) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    tables oid[] := ARRAY(SELECT root::oid UNION SELECT relid FROM pg_partition_tree(root));
     item record;
     kept name;
     -- By names, and not by numbers: these are others in a restored dump.
     top CONSTANT name := shardkeeper.trash_name(c.relname, c.oid) FROM pg_class c WHERE c.oid = root;
 BEGIN
     FOR item IN
-        WITH tables AS (
-            SELECT root::oid AS oid
-            UNION
-            SELECT relid FROM pg_partition_tree(root)
-        )
-        SELECT c.oid, n.nspname, c.relname, c.relkind
-        FROM (
-            SELECT oid FROM tables
-            UNION ALL
-            SELECT i.indexrelid FROM pg_index i JOIN tables t ON t.oid = i.indrelid
-            UNION ALL
-            SELECT d.objid FROM pg_depend d JOIN tables t ON d.refobjid = t.oid
-            WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-              AND EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relkind = 'S')
-        ) AS o
-        JOIN pg_class c USING (oid)
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        ORDER BY c.relkind IN ('r', 'p', 'f'), c.oid
+        SELECT 0 AS turn, b.* FROM shardkeeper.named_beside(tables) AS b
+        UNION ALL
+        SELECT 1, 'pg_class'::regclass::oid, c.oid, n.nspname, c.relname,
+               CASE c.relkind WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (tables)
+        ORDER BY turn, object
     LOOP
-        kept := shardkeeper.trash_name(item.relname, item.oid);
-        INSERT INTO shardkeeper.trash (relation, root, schema, name, keep)
-        VALUES (kept, top, item.nspname, item.relname, keep);
-        EXECUTE format('ALTER %s %I.%I RENAME TO %I',
-            CASE WHEN item.relkind IN ('i', 'I') THEN 'INDEX' WHEN item.relkind = 'S' THEN 'SEQUENCE'
-                 WHEN item.relkind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
-            item.nspname, item.relname, kept);
-        IF item.relkind IN ('r', 'p', 'f') THEN
-            EXECUTE format('ALTER %s %I.%I SET SCHEMA shardkeeper_trash',
-                CASE WHEN item.relkind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
-                item.nspname, kept);
+        kept := shardkeeper.trash_name(item.name, item.object);
+        INSERT INTO shardkeeper.trash (relation, catalog, root, schema, name, keep)
+        VALUES (kept, item.catalog, top, item.schema, item.name, keep);
+        EXECUTE format('ALTER %s %I.%I RENAME TO %I', item.kind, item.schema, item.name, kept);
+        -- Indexes and sequences go with their tables.
+        IF item.kind NOT IN ('INDEX', 'SEQUENCE') THEN
+            EXECUTE format('ALTER %s %I.%I SET SCHEMA shardkeeper_trash', item.kind, item.schema, kept);
         END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION shardkeeper.discard(regclass, interval) IS 'Moves a table with its partitions to the trash';
 
--- At most 63 bytes, cut between characters, and never the name of another relation.
+-- At most 62 bytes, cut between characters, and never the name of another object, nor that of its array type.
 CREATE OR REPLACE FUNCTION shardkeeper.trash_name(name name, relation oid) RETURNS name
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT (CASE WHEN octet_length(name::text) <= 52 THEN name::text
-                 ELSE left(name::text, greatest(1, 52 * length(name::text) / octet_length(name::text) - 3)) END
+    SELECT (CASE WHEN octet_length(name::text) <= 51 THEN name::text
+                 ELSE left(name::text, greatest(1, 51 * length(name::text) / octet_length(name::text) - 3)) END
             || '_' || relation)::name
 $$;
 COMMENT ON FUNCTION shardkeeper.trash_name(name, oid) IS 'The name of a relation in the trash';
@@ -98,28 +85,34 @@ END
 $$;
 COMMENT ON FUNCTION shardkeeper.restore(name, name) IS 'Takes the newest table of that name out of the trash';
 
--- The same, of the table that has this name in the trash; under another name, if one is given. An index whose name was
--- taken meanwhile keeps the one that it has there.
+-- The same, of the table that has this name in the trash; under another name, if one is given. What was named beside them
+-- gives way where its name was given to something else meanwhile.
 CREATE OR REPLACE FUNCTION shardkeeper.take_back(dropped name, called name DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     item record;
 BEGIN
     FOR item IN
-        SELECT t.relation, t.schema, t.name, c.relkind
+        SELECT t.relation, t.schema, t.name, coalesce(c.oid, s.oid) AS object,
+               CASE WHEN s.oid IS NOT NULL THEN 'STATISTICS' WHEN c.relkind IN ('i', 'I') THEN 'INDEX'
+                    WHEN c.relkind = 'S' THEN 'SEQUENCE' WHEN c.relkind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind
         FROM shardkeeper.trash t
-        JOIN pg_class c ON c.relname = t.relation AND c.relnamespace = to_regnamespace('shardkeeper_trash')
-        WHERE t.root = dropped ORDER BY c.relkind IN ('r', 'p', 'f') DESC, c.oid
+        LEFT JOIN pg_class c ON c.relname = t.relation AND c.relnamespace = to_regnamespace('shardkeeper_trash')
+                            AND t.catalog = 'pg_class'::regclass
+        LEFT JOIN pg_statistic_ext s ON s.stxname = t.relation AND s.stxnamespace = to_regnamespace('shardkeeper_trash')
+                                    AND t.catalog = 'pg_statistic_ext'::regclass
+        WHERE t.root = dropped AND (c.oid IS NOT NULL OR s.oid IS NOT NULL)
+        ORDER BY coalesce(c.relkind IN ('r', 'p', 'f'), false) DESC, 4
     LOOP
-        IF item.relkind IN ('r', 'p', 'f') THEN
-            EXECUTE format('ALTER %s shardkeeper_trash.%I SET SCHEMA %I',
-                CASE WHEN item.relkind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, item.relation, item.schema);
+        IF item.kind NOT IN ('INDEX', 'SEQUENCE') THEN
+            EXECUTE format('ALTER %s shardkeeper_trash.%I SET SCHEMA %I', item.kind, item.relation, item.schema);
         END IF;
-        CONTINUE WHEN item.relkind IN ('i', 'I', 'S') AND to_regclass(format('%I.%I', item.schema, item.name)) IS NOT NULL;
-        EXECUTE format('ALTER %s %I.%I RENAME TO %I',
-            CASE WHEN item.relkind IN ('i', 'I') THEN 'INDEX' WHEN item.relkind = 'S' THEN 'SEQUENCE'
-                 WHEN item.relkind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
-            item.schema, item.relation, CASE WHEN item.relation = dropped THEN coalesce(called, item.name) ELSE item.name END);
+        IF item.kind NOT IN ('TABLE', 'FOREIGN TABLE') THEN
+            item.name := shardkeeper.free_name(item.name, item.object, item.schema);
+        ELSIF item.relation = dropped THEN
+            item.name := coalesce(called, item.name);
+        END IF;
+        EXECUTE format('ALTER %s %I.%I RENAME TO %I', item.kind, item.schema, item.relation, item.name);
     END LOOP;
     DELETE FROM shardkeeper.trash WHERE root = dropped;
 END
@@ -157,9 +150,6 @@ BEGIN
         EXECUTE format('DROP %s shardkeeper_trash.%I', CASE WHEN kind = 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, dropped);
     END IF;
     DELETE FROM shardkeeper.trash t WHERE t.root = dropped;
-    IF to_regclass('shardkeeper.roots') IS NOT NULL THEN
-        DELETE FROM shardkeeper.roots r WHERE r.root = dropped;
-    END IF;
 END
 $$;
 COMMENT ON FUNCTION shardkeeper.destroy(name) IS 'Drops a table in the trash for good';

@@ -19,7 +19,8 @@ use pgrx::prelude::*;
 pgrx::pg_module_magic!();
 
 extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
-extension_sql_file!("../sql/trash.sql", name = "trash", requires = ["catalog"]);
+extension_sql_file!("../sql/names.sql", name = "names", requires = ["catalog"]);
+extension_sql_file!("../sql/trash.sql", name = "trash", requires = ["names"]);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

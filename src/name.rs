@@ -21,6 +21,11 @@ impl QualifiedName {
         Self::new(self.schema.clone(), name)
     }
 
+    /// The command that moves a table to another schema, with what is named beside it.
+    pub fn relocation(&self, schema: &str) -> String {
+        format!("SELECT shardkeeper.relocate({}, {})", self.regclass(), literal(schema))
+    }
+
     /// `'schema.name'::regclass`, for use inside SQL text.
     pub fn regclass(&self) -> String {
         format!("{}::pg_catalog.regclass", literal(&self.to_string()))

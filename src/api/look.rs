@@ -43,7 +43,7 @@ fn shard_tree(parent: Option<Regclass>, format: default!(Option<&str>, "'text'")
     Ok(picture::draw(given("parent", parent)?.0, given("format", format)?)?)
 }
 
-/// Live sizes of the leaves of one parent, or of all: `rows` is the server's estimate, `bytes` with indexes and TOAST.
+/// Live sizes of the leaves of one parent, or of all: `estimated_rows` is what the server believes, `bytes` with indexes and TOAST.
 /// Both are NULL for leaves on a node that does not answer, which a warning tells.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
@@ -51,7 +51,7 @@ fn shard_tree(parent: Option<Regclass>, format: default!(Option<&str>, "'text'")
 fn shard_partition_sizes(
     parent: default!(Option<Regclass>, "NULL"),
 ) -> Result<
-    TableIterator<'static, (name!(partition, Regclass), name!(rows, Option<i64>), name!(bytes, Option<i64>))>,
+    TableIterator<'static, (name!(partition, Regclass), name!(estimated_rows, Option<i64>), name!(bytes, Option<i64>))>,
     ErrorReport,
 > {
     let sizes = sizes::of_leaves(parent.map(|parent| parent.0))?;

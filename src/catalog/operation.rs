@@ -10,7 +10,7 @@ use pgrx::{JsonB, PgSqlErrorCode as Code};
 use serde::Deserialize;
 use shardkeeper_core::operation::{Kind, Mode, State, Wish};
 
-pub use super::plan::{Before, Move, NewModulus, Plan, Source, SourceTable};
+pub use super::plan::{Before, Move, NewModulus, Own, Plan, Source, SourceTable};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Operation {

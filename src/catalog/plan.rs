@@ -1,5 +1,6 @@
 //! What an operation replaces, and by what: the document in the column `plan` of `shardkeeper.operations`.
 
+use crate::hierarchy::description::{Key, Statistics};
 use crate::name::QualifiedName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,9 +33,32 @@ pub struct Plan {
     /// Of a group that changes a modulus leaf by leaf.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modulus: Option<NewModulus>,
+    /// What a leaf that moves has of its own, beside what all leaves have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own: Option<Own>,
     /// What is to be there again after a revert; `None` where there is no way back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
+}
+
+/// What somebody gave to a single leaf.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Own {
+    pub keys: Vec<Key>,
+    pub statistics: Vec<Statistics>,
+    /// Actions of an `ALTER TABLE` of the new leaf, while it is empty.
+    pub actions: Vec<String>,
+    /// Keys by which rows are identified or ordered.
+    pub marks: Vec<Key>,
+    /// `pg_class.relreplident`, where it is not that of the others.
+    pub replica_identity: Option<char>,
+}
+
+impl Own {
+    pub fn is_empty(&self) -> bool {
+        let Self { keys, statistics, actions, marks, replica_identity } = self;
+        keys.is_empty() && statistics.is_empty() && actions.is_empty() && marks.is_empty() && replica_identity.is_none()
+    }
 }
 
 /// What was there when the operation was called for.
@@ -85,6 +109,7 @@ impl Default for Plan {
             moves: Vec::new(),
             leaving: None,
             modulus: None,
+            own: None,
             before: None,
         }
     }

@@ -129,7 +129,7 @@ impl Blueprint<'_> {
             commands.extend(create_key(key, name, true));
         }
         for statistics in self.table.statistics.iter().filter(|s| s.name.schema == name.schema) {
-            commands.push(statistics.definition.clone());
+            commands.push(statistics.create(&statistics.name, name));
         }
         commands
     }

@@ -27,8 +27,8 @@ WITH owned AS (
     WHERE NOT EXISTS (SELECT FROM owned o WHERE o.classid = d.classid AND o.oid = d.objid)
       AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
       AND NOT (d.classid = 'pg_class'::regclass AND d.objid = $1)
-      -- Until an operation has tidied up after its switch, its partitions carry their bounds a second time.
-      AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_constraint k WHERE k.oid = d.objid AND k.conname = 'shardkeeper_attach'))
+      -- Checks of ours beside the table, which come and go with operations.
+      AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.conname LIKE 'shardkeeper\_%')
     UNION
     SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint
     WHERE contype = 'f' AND (conrelid = $1 OR confrelid = $1) AND conparentid = 0

@@ -52,11 +52,20 @@ SELECT json_build_object(
             'not_null', a.attnotnull,
             -- A constraint of its own from 18 on.
             'not_null_constraint', (
-                SELECT json_build_object('name', k.conname, 'comment', obj_description(k.oid, 'pg_constraint'))
+                SELECT json_build_object('name', k.conname, 'valid', k.convalidated, 'comment', obj_description(k.oid, 'pg_constraint'))
                 FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]),
             'generated', a.attgenerated,
             'identity', a.attidentity,
             'default', CASE WHEN a.attgenerated = '' OR a.attgenerated IN ('s', 'v') THEN pg_get_expr(ad.adbin, ad.adrelid) END,
+            -- Of a domain that the values are of, or parts of them, what they need not fulfil yet.
+            'unchecked', CASE WHEN a.atttypid >= 16384 THEN (
+                WITH RECURSIVE part AS (
+                    SELECT a.atttypid AS oid
+                    UNION
+                    SELECT CASE p.typtype WHEN 'd' THEN p.typbasetype ELSE p.typelem END
+                    FROM part JOIN pg_type p ON p.oid = part.oid WHERE p.typtype = 'd' OR p.typelem <> 0)
+                SELECT min(format('constraint %I of domain %s', k.conname, k.contypid::regtype))
+                FROM part JOIN pg_constraint k ON k.contypid = part.oid WHERE NOT k.convalidated) END,
             'default_is_local', EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid
                 AND d.refclassid IN ('pg_proc'::regclass, 'pg_class'::regclass) AND d.refobjid <> c.oid),
@@ -137,7 +146,11 @@ SELECT json_build_object(
     'statistics', (
         SELECT coalesce(json_agg(json_build_object(
             'name', json_build_object('schema', sn.nspname, 'name', s.stxname),
-            'definition', pg_get_statisticsobjdef(s.oid), 'target', CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget END,
+            'definition', left(
+                substr(pg_get_statisticsobjdef(s.oid), 1 + length(
+                    'CREATE STATISTICS ' || quote_ident(sn.nspname) || '.' || quote_ident(s.stxname))),
+                -length(' FROM ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname))),
+            'target', CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget END,
             'comment', obj_description(s.oid, 'pg_statistic_ext')) ORDER BY s.oid), '[]')
         FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace WHERE s.stxrelid = c.oid),
     'policies', (

@@ -73,6 +73,8 @@ pub struct Column {
     pub generated: String,
     pub identity: String,
     pub default: Option<String>,
+    /// A constraint of its domain that old values need not fulfil.
+    pub unchecked: Option<String>,
     /// The default uses a sequence or a function that only the coordinator is sure to have.
     pub default_is_local: bool,
     /// The sequence of an identity column.
@@ -90,6 +92,7 @@ pub struct Column {
 #[derive(Debug, Clone, Deserialize)]
 pub struct NotNull {
     pub name: String,
+    pub valid: bool,
     pub comment: Option<String>,
 }
 
@@ -114,6 +117,18 @@ pub struct Check {
     pub comment: Option<String>,
 }
 
+impl Check {
+    /// Rows that were there before it need not fulfil it.
+    pub fn is_valid(&self) -> bool {
+        !self.definition.ends_with(" NOT VALID")
+    }
+
+    /// It says something that no row is ever asked for, as Postgres can from 18 on.
+    pub fn is_enforced(&self) -> bool {
+        !self.definition.ends_with(" NOT ENFORCED")
+    }
+}
+
 /// An index, with or without a constraint. Kept in the catalog, so that later leaves and mirrors get the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Key {
@@ -136,12 +151,32 @@ pub struct Key {
     pub statistics: Vec<(i16, i32)>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+impl Key {
+    /// What it is, in words.
+    pub fn what(&self) -> &'static str {
+        match (self.primary, self.unique, &self.constraint) {
+            (true, _, _) => "primary key",
+            (false, true, Some(_)) => "unique constraint",
+            (false, true, None) => "unique index",
+            (false, false, _) => "index",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Statistics {
     pub name: QualifiedName,
+    /// What stands between the name and the table in `CREATE STATISTICS`.
     pub definition: String,
     pub target: Option<i32>,
     pub comment: Option<String>,
+}
+
+impl Statistics {
+    /// The command that makes the same under a name, on a table.
+    pub fn create(&self, name: &QualifiedName, table: &QualifiedName) -> String {
+        format!("CREATE STATISTICS {name}{} FROM {table}", self.definition)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -240,4 +275,12 @@ pub fn dependents(table: Oid) -> Result<Vec<String>> {
 /// The same, without these partitions of the table.
 pub fn outside_dependents(table: Oid, partitions: &[Oid]) -> Result<Vec<String>> {
     sql::documents(include_str!("dependents.sql"), &[table.into(), partitions.to_vec().into()])
+}
+
+/// What depends on a leaf on its node, as a question to that node.
+pub fn dependents_question(leaf: &QualifiedName) -> String {
+    let query: Vec<&str> =
+        include_str!("dependents.sql").lines().filter(|line| !line.trim().starts_with("--")).collect();
+    let query = query.join("\n").replace("$1", &format!("{}::oid", leaf.regclass())).replace("$2", "'{}'");
+    format!("SELECT coalesce(json_agg(found.what::json), '[]')::text FROM ({query}) AS found (what)")
 }

@@ -57,7 +57,7 @@ pub fn after_partitions(
         commands.push(format!("ALTER TABLE {name} {state} {}", ident(&trigger.name)));
     }
     for statistics in &table.statistics {
-        commands.push(statistics.definition.clone());
+        commands.push(statistics.create(&statistics.name, name));
         if let Some(target) = statistics.target {
             commands.push(format!("ALTER STATISTICS {} SET STATISTICS {target}", statistics.name));
         }
@@ -137,6 +137,12 @@ pub fn create_key(key: &Key, table: &QualifiedName, named: bool) -> Vec<String> 
         }
     }
     commands
+}
+
+/// Lets these names be used in the schema: an index of a leaf that Postgres has named so gives way.
+pub fn make_way<'a>(schema: &str, names: impl IntoIterator<Item = &'a String>) -> String {
+    let names = names.into_iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+    format!("SELECT shardkeeper.make_way({}, {names})", literal(schema))
 }
 
 /// What is said of single indexes, which partitions do not inherit: replica identity, the order of CLUSTER, statistics

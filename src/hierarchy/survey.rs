@@ -17,6 +17,8 @@ pub struct Survey {
     pub may_create: bool,
     pub owns_schema: bool,
     pub existing: Vec<String>,
+    /// Names of statistics objects that are taken.
+    pub statistics: Vec<String>,
     pub tablespaces: Vec<String>,
     pub role: String,
     pub room: i64,
@@ -46,7 +48,11 @@ impl Load {
 
 /// Asks the node, and refuses what would fail there later.
 pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: Load) -> Result<Survey> {
-    let query = question(&table.name.schema, new_tables.iter().map(String::as_str));
+    // They come with the mirror's own table.
+    let is_whole = new_tables.contains(&table.name.name);
+    let statistics = table.statistics.iter().filter(|s| is_whole && s.name.schema == table.name.schema);
+    let statistics: Vec<&str> = statistics.map(|s| s.name.name.as_str()).collect();
+    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &statistics);
     let Some(mut survey) = Channel::open(node)?.document::<Survey>(&query)? else {
         return Report::new(Code::ERRCODE_FDW_ERROR, format!("node {} did not answer", ident(node))).into();
     };
@@ -61,6 +67,16 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
         return Report::new(Code::ERRCODE_DUPLICATE_TABLE, format!("relation {name} already exists on node {node}"))
             .detail(format!("Names to be used that are taken there: {}.", survey.existing.len()))
             .hint(format!("Rename or drop it there. If it comes from a call that failed seconds ago, it goes away by itself; if from a coordinator that is gone, see SELECT * FROM shard_plan_reset_node({}).", literal(channel)))
+            .into();
+    }
+    if let Some(name) = survey.statistics.first() {
+        let name = table.name.sibling(name.clone());
+        return Report::new(
+            Code::ERRCODE_DUPLICATE_OBJECT,
+            format!("statistics object {name} already exists on node {node}"),
+        )
+        .detail(format!("The one of {} would get its name.", table.name))
+        .hint(format!("There, run ALTER STATISTICS {name} RENAME TO …; or DROP STATISTICS {name};"))
             .into();
     }
     if !survey.may_create {
@@ -90,7 +106,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
 
 /// The same for the coordinator, where names are only checked for those that the rebuilt table does not free itself.
 pub fn check_local(table: &Description, new_tables: &[String], load: Load, mixed: bool) -> Result<()> {
-    let query = question(&table.name.schema, new_tables.iter().map(String::as_str));
+    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &[]);
     let Some(survey) = sql::document::<Survey>(&query, &[])? else { return Ok(()) };
     if let Some(name) = survey.existing.first() {
         return Report::new(
@@ -118,8 +134,9 @@ fn room(server: &str, room: i64, setting: i64, needed: i64) -> Result<()> {
     .into()
 }
 
-fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>) -> String {
+fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>, statistics: &[&str]) -> String {
     let names = names.map(literal).collect::<Vec<_>>().join(", ");
+    let statistics = statistics.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
     let schema = literal(schema);
     format!(
         "SELECT json_build_object(
@@ -130,6 +147,8 @@ fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>) -> String {
             'owns_schema', coalesce(pg_has_role(n.nspowner, 'USAGE'), true),
             'existing', (SELECT coalesce(json_agg(relname), '[]') FROM pg_class
                          WHERE relnamespace = n.oid AND relname = ANY (ARRAY[{names}]::name[])),
+            'statistics', (SELECT coalesce(json_agg(stxname), '[]') FROM pg_statistic_ext
+                           WHERE stxnamespace = n.oid AND stxname = ANY (ARRAY[{statistics}]::name[])),
             'tablespaces', (SELECT json_agg(spcname) FROM pg_tablespace),
             'role', current_user,
             'setting', current_setting('max_locks_per_transaction')::bigint,

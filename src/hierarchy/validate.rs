@@ -94,11 +94,7 @@ pub fn no_dependents(oid: Oid, table: &Description) -> Result<()> {
 /// Each unique key contains every partition key column: only then is it unique over all servers.
 pub fn unique_keys(table: &Description, keys: &Keys) -> Result<()> {
     for key in table.keys.iter().filter(|key| key.unique) {
-        let what = match (key.primary, &key.constraint) {
-            (true, _) => "primary key",
-            (false, Some(_)) => "unique constraint",
-            (false, None) => "unique index",
-        };
+        let what = key.what();
         let missing: Vec<&str> = keys
             .columns()
             .filter_map(|column| match column {
@@ -126,6 +122,36 @@ pub fn unique_keys(table: &Description, keys: &Keys) -> Result<()> {
         .into();
     }
     Ok(())
+}
+
+/// All rows fulfil what the table says of them: where they are copied to, each of them is asked.
+///
+/// Errors: 55000 a constraint is not validated.
+pub fn all_valid(table: &Description) -> Result<()> {
+    let check = table.checks.iter().find(|check| !check.is_valid());
+    let not_null = table.columns.iter().filter_map(|column| column.not_null_constraint.as_ref());
+    let not_null = not_null.filter(|constraint| !constraint.valid).map(|constraint| &constraint.name).next();
+    let Some(name) = check.map(|check| &check.name).or(not_null) else { return valid_domains(table) };
+    let (name, table) = (ident(name), &table.name);
+    Report::new(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("constraint {name} of {table} is not validated"),
+    )
+    .detail("Old rows may violate it, and no other table would take them.")
+    .hint(format!("Mend such rows and run ALTER TABLE {table} VALIDATE CONSTRAINT {name}; or drop the constraint."))
+    .into()
+}
+
+fn valid_domains(table: &Description) -> Result<()> {
+    let found = table.columns.iter().find_map(|column| Some((column, column.unchecked.as_ref()?)));
+    let Some((column, constraint)) = found else { return Ok(()) };
+    Report::new(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("{constraint}, the type of column {} of {}, is not validated", ident(&column.name), table.name),
+    )
+    .detail("Old values may violate it, and no other table would take them.")
+    .hint("Mend such rows and run ALTER DOMAIN … VALIDATE CONSTRAINT …; or drop the constraint.")
+    .into()
 }
 
 /// With leaves on other servers, a few things have no meaning any more.

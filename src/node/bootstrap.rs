@@ -9,6 +9,7 @@ use pgrx::PgSqlErrorCode as Code;
 pub const VERSION: i32 = 3;
 
 const NODE_SQL: &str = include_str!("../../sql/node.sql");
+const NAMES_SQL: &str = include_str!("../../sql/names.sql");
 const TRASH_SQL: &str = include_str!("../../sql/trash.sql");
 
 /// One bootstrap of a node at a time, from wherever it comes. The number only has to be the same everywhere.
@@ -56,7 +57,7 @@ pub async fn bootstrap(session: &mut Session) -> Result<()> {
         .into();
     }
     session
-        .run(&format!("BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({LOCK}); {NODE_SQL}; {TRASH_SQL}; COMMIT"))
+        .run(&format!("BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({LOCK}); {NODE_SQL}; {NAMES_SQL}; {TRASH_SQL}; COMMIT"))
         .await
 }
 

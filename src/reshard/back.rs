@@ -9,7 +9,7 @@ use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
 use super::stage::{ATTACH_CHECK, Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
-use super::{gate, holders, prepare, requirements, room, run, sweep, switch, verify};
+use super::{gate, holders, plan, prepare, requirements, room, run, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
@@ -305,6 +305,10 @@ pub fn check(operation: &Operation) -> Result<()> {
     }
     if operation.state == State::Switched {
         operation::refuse_if_running(operation.parent(), &ident(&operation.name))?;
+        let back = operation.turned_round().filter(|_| operation.kind != Kind::Convert);
+        if let Some(found) = back.map(|back| plan::since(&back.plan)).transpose()?.flatten() {
+            return found.hint("Drop them first: the old tables come in the place of these partitions.").into();
+        }
     }
     Ok(())
 }

@@ -45,6 +45,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
     let (Checked { table, plan, .. }, shape) = role::acting_as(owner, || {
         let checked = create::check(oid, table, level, Intent::Run)?;
         checked.survey()?;
+        validate::all_valid(&checked.table)?;
         may_create(&checked.table)?;
         Ok((checked, Description::shape(oid)?))
     })?;
@@ -143,6 +144,7 @@ pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Survey>) -> Step<O
     let tree = operation.plan.target_tree();
     let change = Change { operation, table: subject.table, root, tree, surveys };
     change.leave_publications()?;
+    change.own_statistics()?;
     role::acting_as(operation.role(), || {
         if !change.surveys.is_empty() {
             validate::fit_for_nodes(&change.table)?;
@@ -191,22 +193,16 @@ impl Change<'_> {
 
     /// The staged mirror takes its place.
     fn on_node(&self, node: &str, survey: &Survey) -> Result<(Vec<String>, String)> {
-        let (schema, name) = (ident(&self.name().schema), self.name());
+        let name = self.name();
         let (mut commands, mut inverse) = (survey.needs.commands.clone(), Vec::new());
         let below =
             self.tree.walk().filter(|table| lives_on(table, node)).map(|table| name.sibling(table.name.clone()));
         let tables: Vec<QualifiedName> = std::iter::once(name.clone()).chain(below).collect();
         for table in &tables {
-            commands.push(format!("ALTER TABLE {} SET SCHEMA {schema}", self.root.sibling(table.name.clone())));
-            inverse.push(format!("ALTER TABLE {table} SET SCHEMA {}", ident(&self.operation.stage)));
+            commands.push(self.root.sibling(table.name.clone()).relocation(&name.schema));
+            inverse.push(table.relocation(&self.operation.stage));
         }
         commands.push(format!("COMMENT ON TABLE {name} IS NULL"));
-        for Statistics { name: statistics, definition, .. } in
-            self.table.statistics.iter().filter(|s| s.name.schema == name.schema)
-        {
-            commands.push(definition.clone());
-            inverse.insert(0, format!("DROP STATISTICS {statistics}"));
-        }
         let leaves = self.tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node));
         let leaves: Vec<QualifiedName> = leaves.map(|leaf| name.sibling(leaf.name.clone())).collect();
         let (shut, open) = gate::shut(self.operation, &leaves);
@@ -221,6 +217,7 @@ impl Change<'_> {
         let (table, name) = (&self.table, self.name());
         let mut commands = self.old_table_away();
         commands.extend(self.tree_in_place());
+        commands.extend(self.way_for_names());
         for column in &table.columns {
             let field = ident(&column.name);
             commands.extend(
@@ -252,6 +249,14 @@ impl Change<'_> {
         commands
     }
 
+    /// What was named on the old table is to be named so on the new one, whatever Postgres called the indexes of leaves.
+    fn way_for_names(&self) -> Option<String> {
+        let unique = self.table.keys.iter().filter(|key| key.unique && !self.is_mixed()).map(|key| &key.name);
+        let sequences = self.table.columns.iter().filter_map(|column| Some(&column.sequence.as_ref()?.name.name));
+        let names: Vec<&String> = unique.chain(sequences).collect();
+        (!names.is_empty()).then(|| rebuild::make_way(&self.name().schema, names))
+    }
+
     fn in_attic(&self, name: &QualifiedName) -> QualifiedName {
         QualifiedName::new(self.operation.attic(), name.name.clone())
     }
@@ -259,16 +264,20 @@ impl Change<'_> {
     /// With its indexes and the sequences of identity columns. Other sequences and statistics objects have names that the
     /// new table's shall have, or are used by others.
     fn old_table_away(&self) -> Vec<String> {
-        let attic = ident(&self.operation.attic());
+        let attic = self.operation.attic();
         let owned = || self.table.columns.iter().filter(|column| !column.owned.is_empty());
         let mut commands = Vec::new();
         for sequence in owned().flat_map(|column| &column.owned) {
             commands.push(format!("ALTER SEQUENCE {sequence} OWNED BY NONE"));
         }
-        for statistics in &self.table.statistics {
-            commands.push(format!("ALTER STATISTICS {} SET SCHEMA {attic}", statistics.name));
+        commands.push(self.name().relocation(&attic));
+        // Two of different schemas can have one name.
+        let elsewhere = self.table.statistics.iter().filter(|s| s.name.schema != self.name().schema);
+        for (number, statistics) in elsewhere.enumerate() {
+            let passing = statistics.name.sibling(format!("{attic}_{number}"));
+            commands.push(format!("ALTER STATISTICS {} RENAME TO {}", statistics.name, ident(&passing.name)));
+            commands.push(format!("ALTER STATISTICS {passing} SET SCHEMA {}", ident(&attic)));
         }
-        commands.push(format!("ALTER TABLE {} SET SCHEMA {attic}", self.name()));
         // Or the sequences could not be dropped with the new table as long as the old one is kept.
         let old = self.in_attic(self.name());
         for column in owned().filter(|column| column.default.is_some()) {
@@ -279,15 +288,12 @@ impl Change<'_> {
 
     fn tree_in_place(&self) -> Vec<String> {
         let (name, root) = (self.name(), &self.root);
-        let schema = ident(&name.schema);
-        let mut commands = vec![format!("ALTER TABLE {root} SET SCHEMA {schema}")];
+        let mut commands = vec![root.relocation(&name.schema)];
         for table in self.tree.partitions.iter().flat_map(below) {
-            let staged = root.sibling(table.name.clone());
+            commands.push(root.sibling(table.name.clone()).relocation(&name.schema));
             if table.sub.is_some() || table.node.as_deref().is_none_or(|node| node == LOCAL) {
-                commands.push(format!("ALTER TABLE {staged} SET SCHEMA {schema}"));
                 continue;
             }
-            commands.push(format!("ALTER FOREIGN TABLE {staged} SET SCHEMA {schema}"));
             commands.push(format!(
                 "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
                 name.sibling(table.name.clone()),
@@ -303,6 +309,13 @@ impl Change<'_> {
             format!("ALTER PUBLICATION {} DROP TABLE {}", ident(&publication.name), self.name())
         };
         self.table.publications.iter().map(leave).try_for_each(|command| sql::run_quietly(&command))
+    }
+
+    /// As the worker itself: a statistics object may be of another role than its table. The new table's are its owner's.
+    fn own_statistics(&self) -> Result<()> {
+        let owner = ident(&self.table.owner);
+        let own = |statistics: &Statistics| format!("ALTER STATISTICS {} OWNER TO {owner}", statistics.name);
+        self.table.statistics.iter().map(own).try_for_each(|command| sql::run_quietly(&command))
     }
 
     fn join_publications(&self) -> Result<()> {

@@ -1,13 +1,16 @@
-//! After the copy: indexes, and statistics for the planner.
+//! After the copy: indexes, and statistics for the planner, which are made anew after the switch.
 
-use super::place::Place;
+use super::place::{BRIEF, LONG, Place};
 use super::stage::Stage;
 use super::trouble::Step;
+use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
 use crate::node::own;
-use crate::pg::transaction;
+use crate::pg::{deadline, transaction};
+use crate::worker::log::Log;
 use shardkeeper_core::plan::LOCAL;
+use std::time::Duration;
 
 /// Indexes that the copy went without, and statistics for the planner, on one server.
 pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
@@ -31,6 +34,45 @@ pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
         }
     })
     .map_err(|error| with_node(error, node))?;
+    Ok(())
+}
+
+/// Before 16, the coordinator reads all of a foreign table to analyze it, and what is larger is left to whoever wants that.
+const MOST_BYTES: i64 = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the planners of both sides know of the new partitions, as they are after the switch: of each where it is stored, and
+/// of its foreign table here. One after the other, so that each is locked briefly, and only against other maintenance. What
+/// does not work is left to autovacuum and to people: the partitions serve.
+pub fn analyze(operation: &Operation) {
+    let tree = operation.plan.target_tree();
+    for node in operation.plan.target_nodes() {
+        let here = tree.leaves().filter(|leaf| leaf.node.as_deref().unwrap_or(LOCAL) == node);
+        let leaves: Vec<QualifiedName> = here.map(|leaf| operation.plan.above.sibling(&leaf.name)).collect();
+        if let Err(error) = analyze_on(operation, &node, &leaves) {
+            Log::default().trouble(&format!("operation {}", operation.id), error);
+        }
+    }
+}
+
+fn analyze_on(operation: &Operation, node: &str, leaves: &[QualifiedName]) -> Result<()> {
+    let mut place = own::wait(Place::open(node, operation.role(), LONG))?;
+    let mut local = own::wait(Place::open(LOCAL, operation.role(), BRIEF))?;
+    let version = "SELECT current_setting('server_version_num')";
+    let samples = own::wait(local.document::<i32>(version, &[]))?.is_some_and(|version| version >= 160_000);
+    transaction::tell_statistics();
+    for leaf in leaves {
+        own::wait(place.run(&format!("ANALYZE {leaf}")))?;
+        if node == LOCAL {
+            continue;
+        }
+        let size = format!("SELECT pg_catalog.pg_table_size({})::text", leaf.regclass());
+        let small = own::wait(place.document::<i64>(&size, &[]))?.is_some_and(|bytes| bytes <= MOST_BYTES);
+        if small || samples {
+            let _deadline = deadline::deadline(PATIENCE);
+            own::wait(local.run(&format!("ANALYZE {leaf}")))?;
+        }
+    }
     Ok(())
 }
 

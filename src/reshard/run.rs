@@ -5,7 +5,7 @@
 
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
-use super::{back, blocking, copy, group, holders, prepare, room, stream, sweep, switch, trouble, verify};
+use super::{back, blocking, copy, finish, group, holders, prepare, room, stream, sweep, switch, trouble, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
 use crate::catalog::way_back::WayBack;
@@ -185,6 +185,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 }
                 if !operation.swept {
                     switch::sweep(operation)?;
+                    finish::analyze(operation);
                     transaction::run(|| operation::set_swept(operation.id))?;
                 }
                 // What the targets carry goes with them in a revert, which need not wait for their locks.

@@ -4,7 +4,7 @@
 //! So rows find their place by Postgres's own routing, on the coordinator for the server and on each server for the leaf,
 //! and no row can get into the wrong target.
 
-use crate::catalog::operation::Operation;
+use crate::catalog::operation::{Operation, Own};
 use crate::error::Result;
 use crate::hierarchy::bound::{default_check, for_values};
 use crate::hierarchy::build::{Blueprint, DEFAULT_CHECK, lives_on};
@@ -39,6 +39,8 @@ pub struct Stage {
     sources: Vec<String>,
     /// The staged root itself will be the parent: nothing is attached.
     is_whole: bool,
+    /// What the one target takes over from the leaf that it replaces.
+    own: Option<Own>,
 }
 
 impl Stage {
@@ -50,8 +52,12 @@ impl Stage {
     /// Within a transaction.
     pub fn of(subject: Subject, operation: &Operation) -> Result<Self> {
         let Subject { mut table, keys } = subject;
-        table.name = operation.staged(&operation.plan.above.name);
-        table.statistics.clear();
+        let schema = std::mem::replace(&mut table.name, operation.staged(&operation.plan.above.name)).schema;
+        // A whole mirror brings those of the table along.
+        table.statistics.retain(|statistics| operation.converts() && statistics.name.schema == schema);
+        for statistics in &mut table.statistics {
+            statistics.name = operation.staged(&statistics.name.name);
+        }
         // The sources are followed by whole rows, or they could not be: the targets can be followed the same way.
         if table.replica_identity == 'd' && !table.keys.iter().any(|key| key.primary) {
             table.replica_identity = 'f';
@@ -59,7 +65,8 @@ impl Stage {
         let (tree, above) = (operation.plan.target_tree(), operation.plan.above.clone());
         let sources = operation.plan.sources.iter().map(|source| source.name.name.clone()).collect();
         let beside = operation.plan.beside.clone();
-        Ok(Self { table, keys, tree, above, beside, sources, is_whole: operation.converts() })
+        let own = operation.plan.own.clone().filter(|_| !operation.is_return);
+        Ok(Self { table, keys, tree, above, beside, sources, is_whole: operation.converts(), own })
     }
 
     pub fn root(&self) -> &QualifiedName {
@@ -90,7 +97,8 @@ impl Stage {
 
     /// Rows that are updated one after the other can be in each other's way by another key than the one they are found by.
     pub fn is_contested(&self) -> bool {
-        self.table.keys.iter().filter(|key| key.unique).count() > 1
+        let own = self.own.iter().flat_map(|own| &own.keys);
+        self.table.keys.iter().chain(own).filter(|key| key.unique).count() > 1
     }
 
     /// The columns that decide where a row belongs.
@@ -106,6 +114,7 @@ impl Stage {
             vec![create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree))];
         rebuild::alter(&mut commands, &table.name, columns::settings(&table));
         commands.extend(blueprint.local_tree(&table.name, &self.tree));
+        commands.extend(self.own_commands(LOCAL));
         commands.extend(self.attach_checks());
         commands
     }
@@ -119,7 +128,40 @@ impl Stage {
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(blueprint.mirror_tree(node, &table.name, &self.tree));
         commands.extend(self.default_check(node));
+        commands.extend(self.own_commands(node));
         commands.extend(self.attach_checks());
+        commands
+    }
+
+    /// What a leaf that moves has of its own, while the new one is empty: what rows have to fulfil, or are found by.
+    fn own_commands(&self, node: &str) -> Vec<String> {
+        let mut commands = Vec::new();
+        for (leaf, own) in self.leaves_on(node).iter().zip(&self.own) {
+            rebuild::alter(&mut commands, leaf, own.actions.clone());
+            commands.extend(own.keys.iter().filter(|key| key.unique).flat_map(|key| own_key(key, leaf)));
+            let identity = match own.replica_identity {
+                Some('d') => "DEFAULT",
+                Some('f') => "FULL",
+                Some('n') => "NOTHING",
+                _ => continue,
+            };
+            commands.push(format!("ALTER TABLE {leaf} REPLICA IDENTITY {identity}"));
+        }
+        commands
+    }
+
+    /// The rest of it.
+    fn late_own_commands(&self, node: &str) -> Vec<String> {
+        let mut commands = Vec::new();
+        for (leaf, own) in self.leaves_on(node).iter().zip(&self.own) {
+            commands.extend(own.keys.iter().filter(|key| !key.unique).flat_map(|key| own_key(key, leaf)));
+            let statistics = own.statistics.iter();
+            commands.extend(statistics.map(|s| s.create(&leaf.sibling(s.name.name.clone()), leaf)));
+            let mut marked = self.table.clone();
+            marked.keys.clone_from(&own.marks);
+            marked.replica_identity = own.replica_identity.unwrap_or(marked.replica_identity);
+            commands.extend(rebuild::index_marks(&marked, std::slice::from_ref(leaf)));
+        }
         commands
     }
 
@@ -190,9 +232,14 @@ impl Stage {
         for key in &mut later {
             key.tablespace = key.tablespace.take().filter(|name| tablespaces.contains(name));
         }
-        let mut commands: Vec<String> =
-            later.iter().flat_map(|key| create_key(key, &self.table.name, node != LOCAL || self.is_whole)).collect();
+        let named = node != LOCAL || self.is_whole;
+        let mut commands = Vec::new();
+        if named && !later.is_empty() {
+            commands.push(rebuild::make_way(&self.table.name.schema, later.iter().map(|key| &key.name)));
+        }
+        commands.extend(later.iter().flat_map(|key| create_key(key, &self.table.name, named)));
         commands.extend(rebuild::index_marks(&self.table, &self.leaves_on(node)));
+        commands.extend(self.late_own_commands(node));
         commands
     }
 
@@ -278,6 +325,15 @@ END",
         );
         Some(format!("DO {}", literal(&body)))
     }
+}
+
+/// Under its own name, in whatever tablespace is the server's default.
+fn own_key(key: &Key, leaf: &QualifiedName) -> Vec<String> {
+    let key = Key { tablespace: None, ..key.clone() };
+    let mut commands = vec![rebuild::make_way(&leaf.schema, [&key.name])];
+    commands.extend(create_key(&key, leaf, true));
+    commands.extend(rebuild::key_comments(&key, leaf));
+    commands
 }
 
 fn progress_table_in(schema: &str) -> String {

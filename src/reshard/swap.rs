@@ -3,11 +3,11 @@
 
 use super::follow::Flow;
 use super::gate;
-use super::plan::label_rows;
+use super::plan::{self, label_rows};
 use super::stage::Stage;
 use super::subject::Subject;
 use super::switch::nodes;
-use super::trouble::Step;
+use super::trouble::{Step, halt};
 use crate::catalog::operation::{self, Operation, Source, SourceTable};
 use crate::catalog::{leaving, parent, way_back};
 use crate::error::Result;
@@ -27,6 +27,14 @@ use std::collections::BTreeMap;
 
 /// Puts the targets in the places of the sources, on all servers, and says so. Under the lock of `lock_parent`.
 pub fn swap(operation: &Operation, managed: &Managed, owners: BTreeMap<String, Owner>) -> Step {
+    if let Some(found) = plan::since(&operation.plan)? {
+        if operation.is_return {
+            return Err(found
+                .hint("It is tried again and again. Drop them, or give the revert up with shard_cancel.")
+                .into());
+        }
+        return halt(found.hint(format!("Drop them, and go on with SELECT shard_resume({});", operation.id)));
+    }
     let stage = Stage::of(Subject::of(managed)?, operation)?;
     let swap = Swap { operation, managed, stage: &stage, owners };
     role::acting_as(operation.role(), || swap.script()?.run())?;
@@ -122,9 +130,9 @@ impl Swap<'_> {
             commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
             inverse.push(format!("ALTER TABLE {above} ATTACH PARTITION {} {}", source.name, for_values(&source.bound)));
             for table in tables {
-                commands.push(format!("ALTER TABLE {table} SET SCHEMA {}", ident(&attic)));
+                commands.push(table.relocation(&attic));
                 let moved = QualifiedName::new(attic.clone(), table.name.clone());
-                inverse.push(format!("ALTER TABLE {moved} SET SCHEMA {}", ident(&table.schema)));
+                inverse.push(moved.relocation(&table.schema));
             }
         }
         for target in self.operation.plan.targets.iter().filter(|target| lives_on(target, node)) {
@@ -134,9 +142,8 @@ impl Swap<'_> {
             inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {staged} {values}", self.stage.root()));
             for table in below(target).filter(|table| lives_on(table, node)) {
                 let staged = self.stage.root().sibling(&table.name);
-                commands.push(format!("ALTER TABLE {staged} SET SCHEMA {}", ident(schema)));
-                let real = above.sibling(&table.name);
-                inverse.push(format!("ALTER TABLE {real} SET SCHEMA {}", ident(&self.operation.stage)));
+                commands.push(staged.relocation(schema));
+                inverse.push(above.sibling(&table.name).relocation(&self.operation.stage));
             }
             commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
             inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
@@ -163,34 +170,27 @@ impl Swap<'_> {
     fn here(&self) -> Result<Vec<String>> {
         let (above, schema) = (self.above(), &self.managed.name().schema);
         let root = self.stage.root();
-        let attic = ident(&self.operation.attic());
+        let attic = self.operation.attic();
         let mut commands = Vec::new();
         for source in &self.operation.plan.sources {
             commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
         }
         commands.extend(self.keys_to_leaves());
         for source in &self.operation.plan.sources {
-            for table in &source.tables {
-                let foreign = table.node.as_deref().is_some_and(|node| node != LOCAL);
-                let kind = if foreign { "FOREIGN TABLE" } else { "TABLE" };
-                commands.push(format!("ALTER {kind} {} SET SCHEMA {attic}", table.name));
-            }
+            commands.extend(source.tables.iter().map(|table| table.name.relocation(&attic)));
         }
         for target in &self.operation.plan.targets {
             let real = above.sibling(&target.name);
             commands.push(format!("ALTER TABLE {root} DETACH PARTITION {}", root.sibling(&target.name)));
             for table in below(target) {
                 let staged = root.sibling(&table.name);
-                let foreign = table.node.as_deref().is_some_and(|node| node != LOCAL);
-                if foreign {
-                    commands.push(format!("ALTER FOREIGN TABLE {staged} SET SCHEMA {}", ident(schema)));
+                commands.push(staged.relocation(schema));
+                if table.node.as_deref().is_some_and(|node| node != LOCAL) {
                     commands.push(format!(
                         "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
                         above.sibling(&table.name),
                         literal(schema)
                     ));
-                } else {
-                    commands.push(format!("ALTER TABLE {staged} SET SCHEMA {}", ident(schema)));
                 }
             }
             commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {}", for_values(&target.bound)));

@@ -75,12 +75,11 @@ impl<'a> Return<'a> {
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
         for node in nodes(self.operation) {
-            let away = ident(&self.operation.attic());
+            let away = self.operation.attic();
             let (mut commands, mut inverse) = (Vec::new(), Vec::new());
             for table in self.managed.tables_on(&node)? {
-                commands.push(format!("ALTER TABLE {table} SET SCHEMA {away}"));
-                let moved = QualifiedName::new(self.operation.attic(), table.name.clone());
-                inverse.push(format!("ALTER TABLE {moved} SET SCHEMA {}", ident(&table.schema)));
+                commands.push(table.relocation(&away));
+                inverse.push(QualifiedName::new(away.clone(), table.name.clone()).relocation(&table.schema));
             }
             inverse.reverse();
             script.on_node(&node, commands, inverse.join(";\n"));
@@ -90,22 +89,17 @@ impl<'a> Return<'a> {
     }
 
     fn here(&self) -> Vec<String> {
-        let (name, away) = (self.name(), ident(&self.operation.attic()));
-        let schema = ident(&name.schema);
+        let (name, away) = (self.name(), self.operation.attic());
         let columns = &self.managed.table.columns;
         let owned = || columns.iter().flat_map(|column| column.owned.iter().map(move |sequence| (column, sequence)));
         let mut commands = Vec::new();
         commands.extend(owned().map(|(_, sequence)| format!("ALTER SEQUENCE {sequence} OWNED BY NONE")));
         commands.extend(self.managed.table.statistics.iter().map(|s| format!("DROP STATISTICS {}", s.name)));
-        commands.push(format!("ALTER TABLE {name} SET SCHEMA {away}"));
-        for member in self.managed.tables_below(self.managed.root).iter().filter(|m| m.oid() != self.managed.root) {
-            let kind = if member.server.is_some() { "FOREIGN TABLE" } else { "TABLE" };
-            commands.push(format!("ALTER {kind} {} SET SCHEMA {away}", member.name));
-        }
-        commands.push(format!("ALTER TABLE {} SET SCHEMA {schema}", self.table.name));
-        for statistics in &self.table.statistics {
-            commands.push(format!("ALTER STATISTICS {} SET SCHEMA {schema}", statistics.name));
-        }
+        commands.push(name.relocation(&away));
+        let below = self.managed.tables_below(self.managed.root);
+        commands.extend(below.iter().filter(|m| m.oid() != self.managed.root).map(|m| m.name.relocation(&away)));
+        commands.extend(self.statistics_back());
+        commands.push(self.table.name.relocation(&name.schema));
         for (column, sequence) in owned() {
             commands.push(format!("ALTER SEQUENCE {sequence} OWNED BY {name}.{}", ident(&column.name)));
         }
@@ -118,12 +112,40 @@ impl<'a> Return<'a> {
         // An identity column goes on counting where the parent's was.
         for column in self.table.columns.iter().filter(|column| !column.identity.is_empty()) {
             let parents = self.managed.table.column(&column.name).and_then(|found| found.sequence.as_ref());
-            if let (Some(old), Some(new)) = (&column.sequence, parents) {
+            if let (Some(_), Some(new)) = (&column.sequence, parents) {
                 commands.push(format!(
-                    "SELECT pg_catalog.setval({}, last_value, is_called) FROM {}",
-                    literal(&name.sibling(old.name.name.clone()).to_string()),
+                    "SELECT pg_catalog.setval(pg_catalog.pg_get_serial_sequence({}, {}), last_value, is_called) FROM {}",
+                    literal(&name.to_string()),
+                    literal(&column.name),
                     QualifiedName::new(self.operation.attic(), new.name.name.clone())
                 ));
+            }
+        }
+        commands
+    }
+
+    /// The table's own statistics objects get the names back that the parent's had: first those of other schemas than the
+    /// table's, which go back there; the others go with the table.
+    fn statistics_back(&self) -> Vec<String> {
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            self.managed.table.statistics.iter().partition(|s| s.name.schema == self.name().schema);
+        let mut old: Vec<_> = self.table.statistics.iter().collect();
+        let mut commands = Vec::new();
+        for statistics in elsewhere.into_iter().chain(here) {
+            // Of several that are alike, the one that could keep its name.
+            let alike = |same_name: bool| {
+                old.iter().position(|o| {
+                    o.definition == statistics.definition && (!same_name || o.name.name == statistics.name.name)
+                })
+            };
+            let Some(found) = alike(true).or_else(|| alike(false)).map(|at| old.remove(at)) else { continue };
+            let (mut place, wanted) = (found.name.clone(), &statistics.name);
+            if wanted.schema != self.name().schema {
+                commands.push(format!("ALTER STATISTICS {place} SET SCHEMA {}", ident(&wanted.schema)));
+                place.schema.clone_from(&wanted.schema);
+            }
+            if place.name != wanted.name {
+                commands.push(format!("ALTER STATISTICS {place} RENAME TO {}", ident(&wanted.name)));
             }
         }
         commands

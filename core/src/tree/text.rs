@@ -52,8 +52,9 @@ fn totals(root: &TreeNode) -> String {
     table(&rows, 1)
 }
 
+/// Servers estimate, they do not count.
 fn number(rows: Option<f64>) -> String {
-    rows.map(units::count).unwrap_or_default()
+    rows.map(|rows| format!("~{}", units::count(rows))).unwrap_or_default()
 }
 
 /// A name cannot break the lines of the picture.

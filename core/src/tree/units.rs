@@ -29,9 +29,9 @@ pub(super) fn short_count(n: f64) -> String {
     format!("{value:.1} T")
 }
 
-/// `1 row`, `12.3 k rows`: for a count that was written before.
+/// `~1 row`, `~12.3 k rows`: for an estimate that was written before.
 pub(super) fn rows(count: &str) -> String {
-    format!("{count} {}", if count == "1" { "row" } else { "rows" })
+    format!("~{count} {}", if count == "1" { "row" } else { "rows" })
 }
 
 /// In the units of `pg_size_pretty`: `16 kB`, `1.2 GB`.
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(sizes.map(size), ["0 B", "1023 B", "1.0 kB", "9.8 kB", "8.0 MB", "1.0 MB", "1.2 GB", "16384.0 PB"]);
         let counts = [0.0, 999.0, 1000.0, 999_949.0, 1e6, 123_456_789.0, 4.2e13];
         assert_eq!(counts.map(short_count), ["0", "999", "1.0 k", "1.0 M", "1.0 M", "123 M", "42.0 T"]);
-        assert_eq!(["1", "0", "1.0 k"].map(rows), ["1 row", "0 rows", "1.0 k rows"]);
+        assert_eq!(["1", "0", "1.0 k"].map(rows), ["~1 row", "~0 rows", "~1.0 k rows"]);
         assert_eq!([0.0, 12.0, 1_234_567.4, -1.0].map(count), ["0", "12", "1,234,567", "0"]);
     }
 

@@ -1,7 +1,7 @@
 //! Many moves: a node that is emptied, or leaves that are shared out anew.
 
-use super::known_node;
 use super::preview::{Row, amount};
+use super::{known_node, moves, obstacles};
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
 use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
@@ -283,6 +283,9 @@ impl Stock {
             let (root, member) = &self.members[&step.leaf];
             let size = sizes.get(&step.leaf);
             amounts.push(amount(size.and_then(|size| size.rows), size.and_then(|size| size.bytes)));
+            // What refuses this move would stop the group amid the others.
+            let leaf = moves::move_leaf(member.oid(), &step.to)?;
+            obstacles::check(&leaf.managed, &leaf.plan)?;
             let (parent, partition) = (root.clone(), member.name.clone());
             moves.push(Move { parent, partition, from: step.from, to: step.to, step: step.step });
         }

@@ -5,7 +5,7 @@
 //! are replaced at once.
 
 use super::preview::{Row, preview};
-use super::{Decided, known_node, owner, source};
+use super::{Decided, known_node, obstacles, owner, source};
 use crate::catalog::operation::{self, NewModulus, NewOperation, Plan, Source};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
@@ -92,6 +92,9 @@ impl Modulus {
         }
         if mode == Mode::Online {
             super::check_encoding()?;
+        }
+        for part in &self.parts {
+            obstacles::check(&self.managed, part)?;
         }
         let modulus = NewModulus {
             table: self.table,

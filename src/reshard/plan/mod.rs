@@ -4,12 +4,15 @@ mod before;
 mod group;
 mod hash;
 mod moves;
+mod obstacles;
+mod own;
 mod pieces;
 mod preview;
 
 pub use group::{Group, Shares, drain, rebalance};
 pub use hash::{next_part, set_modulus};
 pub use moves::move_leaf;
+pub use obstacles::since;
 pub use pieces::{merge, move_values, split};
 
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
@@ -43,7 +46,8 @@ impl Decided {
 
     /// Records the operation as one of a group's: the group and the number of the move in it.
     ///
-    /// Errors: 0A000 an online operation in a database that is not UTF8; 55006 another operation runs on the parent.
+    /// Errors: 0A000 an online operation in a database that is not UTF8; 55006 another operation runs on the parent; those of
+    /// `obstacles::check`.
     pub fn record(&self, mode: Mode, keep: &str, part_of: Option<(i64, i32)>) -> Result<i64> {
         if mode == Mode::Online {
             check_encoding()?;
@@ -52,7 +56,8 @@ impl Decided {
             let nodes: Vec<String> = self.plan.target_nodes().into_iter().filter(|node| node != LOCAL).collect();
             grants::warn_of_owner_without_way(self.managed.root, &nodes)?;
         }
-        let plan = Plan { before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
+        let own = obstacles::check(&self.managed, &self.plan)?;
+        let plan = Plan { own, before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
         operation::insert(&NewOperation {
             kind: self.kind,
             mode,

@@ -1,6 +1,6 @@
 //! What a decided operation will do, told before it does it.
 
-use super::Decided;
+use super::{Decided, obstacles};
 use crate::catalog::operation::Plan;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
@@ -21,12 +21,14 @@ impl Decided {
 }
 
 pub fn preview(managed: &Managed, plan: &Plan, mode: Mode) -> Result<Vec<Row>> {
+    let own = obstacles::check(managed, plan)?;
     let mut rows = Vec::new();
     let tree = plan.target_tree();
     for leaf in tree.leaves() {
         let node = leaf.node.clone().unwrap_or_else(|| LOCAL.to_string());
         let what = format!("create partition {} beside the hierarchy: {}", ident(&leaf.name), for_values(&leaf.bound));
-        rows.push((node, what));
+        let with = if own.is_some() { ", with what the old one has of its own" } else { "" };
+        rows.push((node, what + with));
     }
     let mut told = Vec::new();
     told.push(rows);

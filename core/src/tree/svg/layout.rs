@@ -147,7 +147,7 @@ fn width(table: &TreeNode) -> f64 {
     let key = table.key.as_deref().unwrap_or_default();
     let texts = [NAME.width(&table.name), PLAIN.width(&bound), PLAIN.width(&format!("by {key}"))];
     // As wide as the line with size and rows may be.
-    texts.into_iter().fold(PLAIN.width("1023 MB · 99.9 M rows"), f64::max) + 24.0
+    texts.into_iter().fold(PLAIN.width("1023 MB · ~99.9 M rows"), f64::max) + 24.0
 }
 
 /// Cells in rows, in their order, of areas by weight: as many rows as make the cells good to write in.
