@@ -67,6 +67,22 @@ CREATE TABLE shardkeeper.operation_log (
 CREATE INDEX operation_log_operation ON shardkeeper.operation_log (operation, at);
 COMMENT ON TABLE shardkeeper.operation_log IS 'When each operation entered each state';
 
+-- The streams that ways back are followed by. All that are kept on a server share one there, a slot and a publication of the
+-- same name; written before anything is made, and deleted when it is gone.
+CREATE TABLE shardkeeper.ways_back (
+    operation bigint NOT NULL REFERENCES shardkeeper.operations ON DELETE CASCADE,
+    node name NOT NULL,
+    stream name NOT NULL,
+    -- The operation's new leaves, by their numbers on that server.
+    tables oid[] NOT NULL,
+    -- While it is reverted: it may have a slot of its own there; and is followed by that one alone.
+    own_slot boolean NOT NULL DEFAULT false,
+    apart boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (operation, node)
+);
+COMMENT ON TABLE shardkeeper.ways_back IS
+    'What servers keep for the ways back of operations: the stream that all on a server share, and the tables in it';
+
 -- Which part of an operation's data is on this server already: written in the transactions that bring the data.
 CREATE TABLE shardkeeper.progress (
     operation bigint NOT NULL,

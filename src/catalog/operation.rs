@@ -1,6 +1,6 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
-use crate::catalog::way_back::WayBack;
+use crate::catalog::way_back::{Shared, WayBack};
 use crate::error::{Report, Result, sql_state};
 use crate::name::QualifiedName;
 use crate::node::channel::SCHEMA;
@@ -9,6 +9,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
 use serde::Deserialize;
 use shardkeeper_core::operation::{Kind, Mode, State, Wish};
+use std::collections::BTreeMap;
 
 pub use super::plan::{Before, Move, NewModulus, Own, Plan, Source, SourceTable};
 
@@ -26,6 +27,8 @@ pub struct Operation {
     pub state: State,
     pub wish: Wish,
     pub failures: u32,
+    /// It is not yet time to try again.
+    pub rests: bool,
     /// Seconds until the replaced tables may go.
     pub keep_left: f64,
     /// They are kept at all.
@@ -33,6 +36,8 @@ pub struct Operation {
     pub swept: bool,
     pub tidy: bool,
     pub way_back: Option<WayBack>,
+    /// What its way back is followed by, per server.
+    pub streams: BTreeMap<String, Shared>,
     /// It is an operation turned round: its sources are what the operation brought, its targets what that replaced.
     #[serde(skip)]
     pub is_return: bool,
@@ -63,6 +68,11 @@ impl Operation {
         let (stage, attic) = ("shardkeeper_op_", "shardkeeper_old_");
         let (from, to) = if self.is_return { (attic, stage) } else { (stage, attic) };
         self.stage.replacen(from, to, 1)
+    }
+
+    /// The schema of the replaced tables, whichever way round it is; also the name of a revert's own slots.
+    pub fn old(&self) -> String {
+        self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
     }
 
     pub fn staged(&self, name: &str) -> QualifiedName {
@@ -203,8 +213,12 @@ fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
 const OPERATION: &str =
     "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
         'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
+        'rests', coalesce(retry_at > pg_catalog.clock_timestamp(), false),
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()), 'keeps', keep > '0',
-        'swept', swept, 'tidy', tidy, 'way_back', way_back)::text
+        'swept', swept, 'tidy', tidy, 'way_back', way_back,
+        'streams', (SELECT coalesce(json_object_agg(w.node, json_build_object('name', w.stream, 'tables', w.tables::bigint[],
+                        'own_slot', w.own_slot, 'apart', w.apart)), '{}')
+                    FROM shardkeeper.ways_back w WHERE w.operation = id))::text
      FROM shardkeeper.operations";
 
 pub fn load(id: i64) -> Result<Option<Operation>> {
@@ -231,8 +245,7 @@ pub fn wanting() -> Result<Vec<i64>> {
         "SELECT id FROM shardkeeper.operations
          WHERE ended_at IS NULL AND NOT halted
            AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT tidy)
-           AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp()
-                OR way_back ? 'since')
+           AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp())
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
          ORDER BY id",
         &[],
@@ -335,13 +348,12 @@ pub fn stay_switched(id: i64, note: &str) -> Result<()> {
     log(id, State::Switched, Some(note))
 }
 
-/// There is nothing to do for some seconds, unless somebody has asked for something meanwhile.
-pub fn rest(id: i64, seconds: f64) -> Result<()> {
+/// What was in the way of keeping its sources current is gone.
+pub fn recover(id: i64) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET retry_at = pg_catalog.clock_timestamp() + $2 * '1 second'::interval,
-             error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL
-         WHERE id = $1 AND wish = 'run'",
-        &[id.into(), seconds.into()],
+        "UPDATE shardkeeper.operations SET retry_at = NULL, error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL
+         WHERE id = $1 AND state = 'switched' AND tidy AND failures > 0",
+        &[id.into()],
     )?;
     Ok(())
 }

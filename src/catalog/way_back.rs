@@ -31,6 +31,19 @@ pub struct WayBack {
     pub refused: Option<String>,
 }
 
+/// The stream on a server that a way back is followed by, and what of it is the operation's.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Shared {
+    /// Of slot and publication.
+    pub name: String,
+    /// The operation's tables by their numbers there.
+    pub tables: Vec<u32>,
+    /// There may be a slot of its own.
+    pub own_slot: bool,
+    /// It is followed by that slot alone.
+    pub apart: bool,
+}
+
 impl WayBack {
     pub fn is_open(&self) -> bool {
         self.lost.is_none() && !self.since.is_empty()
@@ -41,6 +54,24 @@ pub fn set(id: i64, way_back: &WayBack) -> Result<()> {
     let document = JsonB(serde_json::to_value(way_back)?);
     sql::run("UPDATE shardkeeper.operations SET way_back = $2 WHERE id = $1", &[id.into(), document.into()])?;
     Ok(())
+}
+
+/// Before the switch: the servers of the targets keep their changes. Unless it was lost meanwhile.
+pub fn begin(id: i64) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET way_back = '{}' WHERE id = $1 AND way_back ->> 'lost' IS NULL",
+        &[id.into()],
+    )?;
+    Ok(())
+}
+
+/// Whether they keep them still.
+pub fn is_begun(id: i64) -> Result<bool> {
+    let found = sql::document::<bool>(
+        "SELECT (way_back IS NOT NULL AND way_back ->> 'lost' IS NULL)::text FROM shardkeeper.operations WHERE id = $1",
+        &[id.into()],
+    )?;
+    Ok(found == Some(true))
 }
 
 /// There is no way back any more. What the servers keep for it is taken away by the operation's worker.
@@ -63,6 +94,55 @@ pub fn refuse(id: i64, why: &str) -> Result<()> {
     Ok(())
 }
 
+/// The same for all whose way back goes by that stream, but one.
+pub fn lose_all(node: &str, stream: &str, but: Option<i64>, why: &str) -> Result<()> {
+    for id in users(node, stream)?.into_iter().filter(|id| Some(*id) != but) {
+        lose(id, why)?;
+    }
+    Ok(())
+}
+
+/// The operations whose way back goes by the stream, and by no slot of its own, and is not lost; the oldest first.
+pub fn users(node: &str, stream: &str) -> Result<Vec<i64>> {
+    sql::column(
+        "SELECT w.operation FROM shardkeeper.ways_back w JOIN shardkeeper.operations o ON o.id = w.operation
+         WHERE w.node = $1 AND w.stream = $2 AND NOT w.apart AND o.ended_at IS NULL
+           AND o.way_back ->> 'lost' IS NULL
+         ORDER BY w.operation",
+        &[node.into(), stream.into()],
+    )
+}
+
+/// All streams that something is kept by: the server, the name, and the oldest operation.
+pub fn streams() -> Result<Vec<(String, String, i64)>> {
+    sql::documents(
+        "SELECT pg_catalog.json_build_array(w.node, w.stream, min(w.operation))::text
+         FROM shardkeeper.ways_back w JOIN shardkeeper.operations o ON o.id = w.operation
+         WHERE o.ended_at IS NULL GROUP BY w.node, w.stream ORDER BY min(w.operation), w.node",
+        &[],
+    )
+}
+
+/// Whether an operation has switched and can go back.
+pub fn any_is_open() -> Result<bool> {
+    let found = sql::one::<bool>(
+        "SELECT EXISTS (SELECT FROM shardkeeper.operations WHERE state = 'switched' AND way_back ? 'since')",
+        &[],
+    )?;
+    Ok(found == Some(true))
+}
+
+/// Before anything is made on the server.
+pub fn register(id: i64, node: &str, stream: &str, tables: &[u32]) -> Result<()> {
+    let tables: Vec<Oid> = tables.iter().copied().map(Oid::from).collect();
+    sql::run(
+        "INSERT INTO shardkeeper.ways_back (operation, node, stream, tables) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (operation, node) DO UPDATE SET tables = excluded.tables",
+        &[id.into(), node.into(), stream.into(), tables.into()],
+    )?;
+    Ok(())
+}
+
 /// A revert is asked for again, of an operation or of a group.
 pub fn forget_refusal(id: i64) -> Result<()> {
     role::as_extension_owner(|| {
@@ -71,6 +151,31 @@ pub fn forget_refusal(id: i64) -> Result<()> {
             &[id.into()],
         )
     })?;
+    Ok(())
+}
+
+/// `true` if no other operation has the stream registered.
+pub fn is_last(id: i64, node: &str, stream: &str) -> Result<bool> {
+    let others = sql::one::<bool>(
+        "SELECT EXISTS (SELECT FROM shardkeeper.ways_back w JOIN shardkeeper.operations o ON o.id = w.operation
+                        WHERE w.node = $1 AND w.stream = $2 AND w.operation <> $3 AND o.ended_at IS NULL)",
+        &[node.into(), stream.into(), id.into()],
+    )?;
+    Ok(others != Some(true))
+}
+
+/// When all is gone there.
+pub fn unregister(id: i64, node: &str) -> Result<()> {
+    sql::run("DELETE FROM shardkeeper.ways_back WHERE operation = $1 AND node = $2", &[id.into(), node.into()])?;
+    Ok(())
+}
+
+/// Notes whether there may be a slot of its own, and whether that one is what it is followed by.
+pub fn set_apart(id: i64, node: &str, own_slot: bool, apart: bool) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.ways_back SET own_slot = $3, apart = $4 WHERE operation = $1 AND node = $2",
+        &[id.into(), node.into(), own_slot.into(), apart.into()],
+    )?;
     Ok(())
 }
 

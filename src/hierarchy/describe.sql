@@ -172,7 +172,8 @@ SELECT json_build_object(
             'name', p.pubname, 'via_root', p.pubviaroot, 'where', pg_get_expr(r.prqual, c.oid),
             'columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM unnest(r.prattrs::smallint[]) AS k
                         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k)) ORDER BY p.pubname), '[]')
-        FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid)
+        FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+        WHERE r.prrelid = c.oid AND p.pubname !~ '^shardkeeper_back_')
 )::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = $1

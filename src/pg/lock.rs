@@ -1,6 +1,8 @@
 //! Locks that SQL cannot take or see.
 
+use crate::pg::worker;
 use pgrx::pg_sys;
+use std::time::{Duration, Instant};
 
 /// What only one process of a database may be.
 #[derive(Clone, Copy)]
@@ -10,6 +12,10 @@ pub enum Single {
     Launcher,
     /// The worker of the operation with that number.
     Operation(u32),
+    /// Who reads from the stream that ways back share, or changes it; by a hash of its name.
+    Stream(u32),
+    /// Who keeps the sources of switched operations current.
+    Keeper,
 }
 
 impl Single {
@@ -19,6 +25,8 @@ impl Single {
             Single::Worker => (1, 0),
             Single::Launcher => (2, 0),
             Single::Operation(number) => (3, number),
+            Single::Stream(hash) => (4, hash),
+            Single::Keeper => (5, 0),
         }
     }
 }
@@ -33,6 +41,31 @@ pub fn become_single(what: Single) -> bool {
     // SAFETY: the tag is a live local, copied by the callee; a session lock needs no transaction.
     let result = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// A lock that is let go when this is dropped.
+pub struct Held(pg_sys::LOCKTAG);
+
+/// Waits for the lock so long; not in a queue, so that it deadlocks with nobody. `None`: another process has it still.
+pub fn hold(what: Single, patience: Duration) -> Option<Held> {
+    let start = Instant::now();
+    loop {
+        if become_single(what) {
+            // SAFETY: as in `become_single`.
+            return Some(Held(tag(what, unsafe { pg_sys::MyDatabaseId })));
+        }
+        if start.elapsed() >= patience {
+            return None;
+        }
+        worker::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: the tag is alive, and the lock was taken by it in this mode for the session, which has it still.
+        unsafe { pg_sys::LockRelease(&self.0, pg_sys::ExclusiveLock as i32, true) };
+    }
 }
 
 /// Whether some process has the lock in `database`. For a moment it is taken here: who needs it tries again.

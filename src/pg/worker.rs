@@ -1,6 +1,6 @@
 //! Background workers: registration, signals, waiting, and the C entry points.
 
-use crate::reshard::run;
+use crate::reshard::{kept, run};
 use crate::worker::{database, launcher};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
@@ -15,6 +15,7 @@ use std::time::Duration;
 pub const LAUNCHER: &str = "shardkeeper launcher";
 pub const WORKER: &str = "shardkeeper worker";
 pub const OPERATION: &str = "shardkeeper operation";
+pub const KEEPER: &str = "shardkeeper keeper";
 
 /// Called by the server at its start when the library is preloaded.
 pub fn register_launcher() {
@@ -69,6 +70,19 @@ pub fn start_operation(id: i64) -> Option<Handle> {
         .map(Handle)
 }
 
+/// Asks for the worker that keeps what switched operations replaced current; `None` when all slots are taken.
+pub fn start_keeper() -> Option<Handle> {
+    BackgroundWorkerBuilder::new(KEEPER)
+        .set_type(KEEPER)
+        .set_library("shardkeeper")
+        .set_function("shardkeeper_keeper_main")
+        .enable_spi_access()
+        .set_argument(my_database().into_datum())
+        .load_dynamic()
+        .ok()
+        .map(Handle)
+}
+
 /// The C entry point of the launcher.
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -100,6 +114,17 @@ pub extern "C-unwind" fn shardkeeper_operation_main(argument: pg_sys::Datum) {
     if let Ok(id) = BackgroundWorker::get_extra().parse() {
         run::run(id);
     }
+}
+
+/// The C entry point of the worker that keeps what switched operations replaced current.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn shardkeeper_keeper_main(argument: pg_sys::Datum) {
+    take_signals();
+    // SAFETY: `start_keeper` passes an OID, never NULL.
+    let database = unsafe { Oid::from_datum(argument, false) };
+    BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
+    kept::run();
 }
 
 unsafe extern "C-unwind" {

@@ -1,15 +1,15 @@
 //! The way back: from the switch on, what changes in the targets is brought to the sources too, so that these can serve again
 //! without a loss until they are given up.
 //!
-//! It is the same engine with sources and targets changed over (`Operation::turned_round`): slots on the servers of the
-//! targets, made before the switch; a stage in the attic, in which the sources are partitions again; the same following,
-//! comparison and switch.
+//! It is the same engine with sources and targets changed over (`Operation::turned_round`): a stream on each server of the
+//! targets, joined before the switch (`shared`); a stage in the attic, in which the sources are partitions again; the same
+//! following, which `kept` does for all operations together, comparison and switch.
 
 use super::follow::Flow;
 use super::place::{BRIEF, LONG, Place};
 use super::stage::{ATTACH_CHECK, Stage, progress_table};
 use super::trouble::{Step, Trouble, fail};
-use super::{gate, holders, plan, prepare, requirements, room, run, sweep, switch, verify};
+use super::{gate, holders, plan, prepare, requirements, room, run, shared, sweep, switch, verify};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
@@ -25,9 +25,6 @@ use serde_json::Value;
 use shardkeeper_core::operation::{Kind, Mode, State};
 use shardkeeper_core::plan::{LOCAL, Partition};
 
-/// Seconds between two looks at what changed in the targets.
-const REST: f64 = 10.0;
-
 /// Before the switch: from here on, the servers of the targets keep their changes. Where one cannot, the operation goes on
 /// without a way back, and says so.
 pub fn prepare(operation: &Operation) -> Step {
@@ -39,21 +36,19 @@ pub fn prepare(operation: &Operation) -> Step {
         transaction::run(|| way_back::lose(operation.id, &why))?;
         return Ok(());
     }
-    let name = operation.attic();
     for (node, tables) in targets(operation) {
-        let there = format!(
-            "SELECT (EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name} AND wal_status IS DISTINCT FROM 'lost')
-                 AND EXISTS (SELECT FROM pg_publication WHERE pubname = {name}))::text",
-            name = literal(&name)
-        );
-        let there: Option<bool> =
-            own::wait(async { Place::open(&node, operation.role(), BRIEF).await?.document(&there, &[]).await })?;
-        if there != Some(true) {
-            sweep::stream(operation, &node, &name)?;
-            prepare::publish(operation, &node, &name, &tables)?;
+        if let Err(trouble) = shared::join(operation, &node, &tables) {
+            let Trouble::Again(error) = trouble else { return Err(trouble) };
+            let report = Report::from(error);
+            let refused = [Code::ERRCODE_INSUFFICIENT_PRIVILEGE, Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED];
+            if !refused.contains(&report.code) {
+                return Err(report.into());
+            }
+            transaction::run(|| way_back::lose(operation.id, &format!("When it switched: {}", report.reason())))?;
+            return Ok(());
         }
     }
-    transaction::run(|| way_back::set(operation.id, &WayBack::default()))?;
+    transaction::run(|| way_back::begin(operation.id))?;
     Ok(())
 }
 
@@ -86,7 +81,8 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
 /// Part of the switch: whatever commits on the servers of the targets later than this, others have written.
 pub fn open(operation: &Operation, parent: Oid, flow: &mut Flow) -> Result<()> {
     const END: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
-    if operation.way_back.as_ref().is_none_or(|way_back| way_back.lost.is_some()) {
+    // As it is now: others may have needed the slot since.
+    if !way_back::is_begun(operation.id)? {
         return Ok(());
     }
     let mut way_back = WayBack {
@@ -115,20 +111,27 @@ fn shape(operation: &Operation, parent: Oid) -> Result<Option<Value>> {
     })
 }
 
-/// Brings the sources up to date, and rests. A way that cannot be kept open is given up: the operation stays switched.
-pub fn keep_current(operation: &Operation) -> Step {
+/// The first step after the switch, and after a revert that was given up: from here on the sources can be kept current
+/// together with those of others. A way that cannot be kept open is given up: the operation stays switched.
+pub fn settle_in(operation: &Operation) -> Step {
     let Some(back) = turned(operation) else { return Ok(()) };
-    match stage(&back).and_then(|()| run::follow(&back, run::VERY_NEAR)) {
-        Ok(()) => Ok(transaction::run(|| operation::rest(operation.id, REST))?),
+    let settled = stage(&back).and_then(|()| {
+        if operation.streams.values().any(|shared| shared.apart) {
+            run::follow(&back, run::VERY_NEAR)?;
+        }
+        shared::rejoin(operation, &back)
+    });
+    match settled {
         Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
             let why = Report::from(error).reason();
-            Ok(transaction::run(|| way_back::lose(operation.id, &why))?)
+            transaction::run(|| way_back::lose(operation.id, &why))?;
+            Err(Trouble::Asked)
         }
-        Err(other) => Err(other),
+        other => other,
     }
 }
 
-fn turned(operation: &Operation) -> Option<Operation> {
+pub fn turned(operation: &Operation) -> Option<Operation> {
     let is_open = operation.way_back.as_ref().is_some_and(WayBack::is_open);
     operation.turned_round().filter(|_| is_open)
 }
@@ -159,6 +162,7 @@ fn try_revert(operation: &Operation) -> Step {
         return changed(operation);
     }
     stage(&back)?;
+    shared::part(operation)?;
     run::follow(&back, run::NEAR)?;
     room::make(&back)?;
     verify::verify(&back)?;
@@ -212,12 +216,20 @@ fn changed<T>(operation: &Operation) -> Step<T> {
 }
 
 /// The sources are partitions again, of a table in the attic. Safe to repeat; nobody is kept waiting.
-fn stage(back: &Operation) -> Step {
+pub fn stage(back: &Operation) -> Step {
     if transaction::run(|| parent::load(back.parent()))?.is_none() {
         return changed(back);
     }
     if back.kind != Kind::Convert {
         make_stage(back)?;
+    }
+    has_its_shape(back)
+}
+
+/// The parent is what it was at the switch.
+pub fn has_its_shape(back: &Operation) -> Step {
+    if transaction::run(|| parent::load(back.parent()))?.is_none() {
+        return changed(back);
     }
     let shape = transaction::run(|| shape(back, back.parent()))?;
     if shape.is_some() && back.way_back.as_ref().is_some_and(|way_back| way_back.shape == shape) {

@@ -2,10 +2,11 @@
 //! in the order of their commits, each exactly once on each target.
 
 mod layout;
+mod reading;
 
 use super::place;
 use super::stage::Stage;
-use super::stream;
+use super::stream::{self, Slot};
 use super::subject::Subject;
 use super::target::{Change, Column, Table, Target};
 use super::trouble::{Step, halt};
@@ -15,11 +16,13 @@ use crate::hierarchy::bound::default_check;
 use crate::name::{QualifiedName, ident};
 use crate::node::own::Session;
 use crate::pg::{route, sql};
-use layout::{Layout, known};
+use layout::Layout;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
+use reading::Current;
+pub use reading::Reading;
 use shardkeeper_core::Lsn;
-use shardkeeper_core::pgoutput::{Message, Old, Tuple, Value};
+use shardkeeper_core::pgoutput::{Old, Tuple, Value};
 use shardkeeper_core::plan::LOCAL;
 use shardkeeper_core::snapshot::Snapshot;
 use std::collections::{BTreeMap, HashMap};
@@ -57,6 +60,19 @@ pub struct Round {
 impl Flow {
     /// Within a transaction.
     pub fn open(operation: &Operation) -> Result<Self> {
+        let mut flow = Self::towards(operation)?;
+        for node in operation.plan.source_nodes() {
+            let session = match node.as_str() {
+                LOCAL => None,
+                _ => Some(place::session(operation, &node)?),
+            };
+            flow.sources.insert(node, session);
+        }
+        Ok(flow)
+    }
+
+    /// The same for changes that somebody else reads. Within a transaction.
+    pub fn towards(operation: &Operation) -> Result<Self> {
         let subject = Subject::read(operation)?;
         let keys = subject.keys.sql(&operation.plan.key);
         let stage = Stage::of(subject, operation)?;
@@ -74,14 +90,6 @@ impl Flow {
             target.read_progress()?;
             target.begins_at(operation.starts());
             targets.push(target);
-        }
-        let mut sources = BTreeMap::new();
-        for node in operation.plan.source_nodes() {
-            let session = match node.as_str() {
-                LOCAL => None,
-                _ => Some(place::session(operation, &node)?),
-            };
-            sources.insert(node, session);
         }
         let leaves = leaves(&table.name, &targets)?;
         let above = &operation.plan.above;
@@ -102,7 +110,7 @@ impl Flow {
                 conditions.insert(leaf.name.clone(), if whole { condition(source) } else { None });
             }
         }
-        let gates = BTreeMap::new();
+        let (sources, gates) = (BTreeMap::new(), BTreeMap::new());
         let mut flow = Self { table, targets, sources, leaves, conditions, gates, safe: HashMap::new(), changes: 0 };
         flow.safe =
             operation.plan.source_nodes().into_iter().map(|node| (node.clone(), flow.everywhere(&node))).collect();
@@ -152,17 +160,23 @@ impl Flow {
         let outcome = self.read(operation, node, session.as_mut(), limit);
         self.sources.insert(node.to_string(), session);
         let mut round = outcome?;
+        self.settle(node, round.applied)?;
+        round.applied = self.everywhere(node);
+        Ok(round)
+    }
+
+    /// Brings what was collected to the targets, and notes there how far the stream of `node` is applied.
+    pub fn settle(&mut self, node: &str, applied: Lsn) -> Step {
         let safe = self.safe.get(node).copied().unwrap_or_default();
         for target in &mut self.targets {
             target.flush()?;
-            if round.applied > target.applied(node) {
+            if applied > target.applied(node) {
                 target.forget_handed(node, safe)?;
-                target.note_applied(node, round.applied)?;
+                target.note_applied(node, applied)?;
             }
             target.commit()?;
         }
-        round.applied = self.everywhere(node);
-        Ok(round)
+        Ok(())
     }
 
     /// The transaction of a round has been committed.
@@ -191,74 +205,20 @@ impl Flow {
         session: Option<&mut Session>,
         limit: Option<i32>,
     ) -> Step<Round> {
-        let mut relations: HashMap<u32, Layout> = HashMap::new();
-        let mut current = Current::default();
-        let mut round = Round::default();
-        let gate = self.gates.get(node).cloned();
-        let (mut shut, mut open) = (false, true);
+        let mut reading = Reading { gate: self.gates.get(node).cloned(), ..Reading::default() };
         let mut messages = 0;
-        stream::read(operation, session, limit, |message| {
+        let own = operation.streams.get(node).filter(|_| operation.is_return);
+        stream::read(&Slot::of(operation, node), session, limit, |message| {
             messages += 1;
-            if !open && !matches!(message, Message::Begin { .. } | Message::Relation(_) | Message::Commit { .. }) {
-                return Ok(());
+            match own {
+                // The publication is that of all ways back.
+                Some(shared) if !stream::is_about(&message, &shared.tables) => Ok(()),
+                Some(shared) => self.take(operation, node, &mut reading, stream::narrowed(message, &shared.tables)),
+                None => self.take(operation, node, &mut reading, message),
             }
-            match message {
-                Message::Begin { final_lsn, xid, .. } => {
-                    let ours = node == LOCAL && operation.switched_in() == Some(xid);
-                    current = Current { xid, lsn: final_lsn, number: 0, ours };
-                    open = gate.as_ref().is_none_or(|gate| gate.sees(xid));
-                    round.disordered |= open && shut;
-                    shut |= !open;
-                    open &= !shut;
-                }
-                Message::Commit { end_lsn, .. } => {
-                    if !shut {
-                        round.applied = end_lsn;
-                    }
-                }
-                Message::Relation(relation) => {
-                    let layout = Layout::of(&relation, &self.table)?;
-                    relations.insert(relation.id, layout);
-                }
-                Message::Insert { relation, new } => {
-                    current.number += 1;
-                    let layout = known(&relations, relation)?;
-                    let row = layout.row(new);
-                    let at = self.target_of(&row)?;
-                    if self.wants(at, layout, current, node) {
-                        self.identified(at, layout)?.insert(row)?;
-                        self.changes += 1;
-                    }
-                }
-                Message::Update { relation, old, new } => {
-                    current.number += 1;
-                    let layout = known(&relations, relation)?;
-                    self.update(layout, (current, node), old, new)?;
-                    self.changes += 1;
-                }
-                Message::Delete { relation, old } => {
-                    current.number += 1;
-                    let layout = known(&relations, relation)?;
-                    let (full, old) = layout.old(old);
-                    let at = self.target_of(&full)?;
-                    if self.wants(at, layout, current, node) {
-                        self.identified(at, layout)?.delete(old)?;
-                        self.changes += 1;
-                    }
-                }
-                Message::Truncate { relations: truncated, .. } => {
-                    for id in truncated {
-                        let layout = known(&relations, id)?;
-                        self.truncate(layout, current, node)?;
-                        self.changes += 1;
-                    }
-                }
-                Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
-            }
-            Ok(())
         })?;
-        round.whole = limit.is_none_or(|limit| messages < limit);
-        Ok(round)
+        let whole = limit.is_none_or(|limit| messages < limit);
+        Ok(Round { applied: reading.applied, disordered: reading.disordered, whole })
     }
 
     /// Whether the target lacks the change: it is in neither the copy of its source nor what was applied before.
@@ -354,16 +314,6 @@ impl Flow {
         }
         Ok(())
     }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Current {
-    xid: u32,
-    lsn: Lsn,
-    /// Of the row within its transaction, the same whenever it is read.
-    number: u64,
-    /// It brought what the sources have: the switch itself.
-    ours: bool,
 }
 
 /// A row of texts, for finding its place.

@@ -51,7 +51,7 @@ const TRACES: &str = "SELECT pg_catalog.json_build_object('kind', kind, 'name', 
     FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()
     UNION ALL SELECT 'publication', pubname, NULL, NULL, NULL FROM pg_catalog.pg_publication
     UNION ALL SELECT 'schema', nspname, NULL, NULL, NULL FROM pg_catalog.pg_namespace) AS traces
-    WHERE name ~ ('^shardkeeper_(op|old)_[0-9]+_' || $1::text || '$') ORDER BY kind, name";
+    WHERE name ~ ('^shardkeeper_((op|old)_[0-9]+|back_[0-9a-z]+)_' || $1::text || '$') ORDER BY kind, name";
 
 /// What this coordinator's objects on nodes are named by.
 pub fn signature() -> Result<String> {
@@ -76,6 +76,10 @@ struct Found {
     name: String,
     subject: String,
     stage: String,
+    /// What its way back is followed by, with those of others.
+    streams: Vec<String>,
+    /// Why there is no way back.
+    lost: Option<String>,
     parent: u32,
     state: State,
     wish: Wish,
@@ -97,7 +101,9 @@ struct Found {
 
 /// Those that ended a moment ago are there too, as servers were asked before.
 const OPERATIONS: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.parent::regclass::text, o.name), 'subject', o.subject,
-        'stage', o.stage, 'parent', o.parent::bigint, 'state', o.state, 'wish', o.wish, 'halted', o.halted, 'tidy', o.tidy,
+        'stage', o.stage, 'lost', o.way_back ->> 'lost',
+        'streams', (SELECT coalesce(json_agg(DISTINCT w.stream), '[]') FROM shardkeeper.ways_back w WHERE w.operation = o.id),
+        'parent', o.parent::bigint, 'state', o.state, 'wish', o.wish, 'halted', o.halted, 'tidy', o.tidy,
         'failures', o.failures, 'message', o.error ->> 'message', 'detail', o.error ->> 'detail', 'hint', o.error ->> 'hint',
         'waits', extract(epoch FROM clock_timestamp() - o.waits_since),
         'age', extract(epoch FROM clock_timestamp() - o.changed_at),
@@ -125,10 +131,15 @@ pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Ve
         }
     }
     for (node, trace) in traces.iter().flat_map(|(node, traces)| traces.iter().map(move |trace| (node, trace))) {
-        let of = found.iter().find(|operation| operation.has(&trace.name));
+        let of = found.iter().find(|operation| !operation.ended && operation.has(&trace.name));
+        let of = of.or_else(|| found.iter().find(|operation| operation.has(&trace.name)));
+        let sharing = found.iter().filter(|operation| !operation.ended && operation.has(&trace.name));
+        let sharing: Vec<String> = sharing.map(|operation| operation.id.to_string()).collect();
         let finding = match of {
-            Some(operation) if asked(&operation) => trace.too_large(operation),
+            Some(operation) if asked(&operation) => trace.too_large(operation, &sharing),
             Some(_) => None,
+            // Whose it was may have ended since the server was asked.
+            None if trace.is_shared() && found.iter().any(|operation| operation.ended) => None,
             None if parent.is_none() => Some(trace.left_over()),
             None => None,
         };
@@ -140,7 +151,9 @@ pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Ve
 
 impl Found {
     fn has(&self, name: &str) -> bool {
-        name == self.stage || name == self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+        name == self.stage
+            || name == self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+            || self.streams.iter().any(|stream| stream == name)
     }
 
     /// What went wrong last, in one line.
@@ -188,7 +201,13 @@ impl Found {
             let what = format!("operation {id} is paused in state {state}; log is kept for it meanwhile");
             return Finding::new(Severity::Ok, what, Some(&resume));
         }
-        Finding::new(Severity::Ok, format!("operation {id} is {state}: {}", self.subject), None)
+        let text = format!("operation {id} is {state}: {}", self.subject);
+        match &self.lost {
+            Some(why) if *state == State::Switched => {
+                Finding::new(Severity::Ok, format!("{text}; it cannot be reverted: {why}"), None)
+            }
+            _ => Finding::new(Severity::Ok, text, None),
+        }
     }
 
     /// Calls that its state allows.
@@ -223,8 +242,18 @@ fn no_worker(operation: &Found) -> Finding {
 }
 
 impl Trace {
-    fn too_large(&self, operation: &Found) -> Option<Finding> {
+    /// Of the stream that all ways back share.
+    fn is_shared(&self) -> bool {
+        self.name.starts_with("shardkeeper_back_")
+    }
+
+    /// `sharing`: the operations that it is kept for.
+    fn too_large(&self, operation: &Found, sharing: &[String]) -> Option<Finding> {
         let id = operation.id;
+        let whom = match sharing {
+            [] | [_] => format!("operation {id}"),
+            many => format!("operations {}", many.join(", ")),
+        };
         if self.lost == Some(true) {
             return Some(Finding::new(
                 Severity::Error,
@@ -245,11 +274,14 @@ impl Trace {
         let megabytes = |bytes: f64| format!("{:.0} MB", bytes / f64::from(1 << 20));
         let text = match self.limit {
             Some(limit) => {
-                format!("{} of log are kept for operation {id}, at most {}", megabytes(kept), megabytes(limit))
+                format!("{} of log are kept for {whom}, at most {}", megabytes(kept), megabytes(limit))
             }
-            None => format!("{} of log are kept for operation {id}", megabytes(kept)),
+            None => format!("{} of log are kept for {whom}", megabytes(kept)),
         };
         let hint = match (operation.wish, operation.state) {
+            (_, State::Switched) if sharing.len() > 1 => format!(
+                "It is kept for their ways back, and goes when all are brought up to date, or finished: SELECT shard_finish({id}); Look at the disk there."
+            ),
             (_, State::Switched) => format!(
                 "It is kept for the way back. Look at the disk there; SELECT shard_finish({id}); gives it free."
             ),

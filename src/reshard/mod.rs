@@ -4,7 +4,8 @@
 //! operation, `group` that of many moves. Its steps are `prepare` (`requirements` is what it asks of servers), `copy` with
 //! `finish`, `follow` (catching up), `verify`, `switch` with `swap`, and `sweep` (cleaning up); each can be repeated from its
 //! start after a crash. `gate` keeps direct writers out while a commit is split, and `room` spares the switch the reading of
-//! a default partition. `back` leads the same steps the other way, `blocking` takes all from the copy to the switch at once
+//! a default partition. `back` leads the same steps the other way, by the stream that all
+//! ways back of a server share (`shared`) and one worker reads (`kept`); `blocking` takes all from the copy to the switch at once
 //! while writers wait. `convert` is the plan and the switch of a plain table that becomes a parent, `unconvert` its switch
 //! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
 //! `throttle` what slows a copy down. `trouble` is what becomes of an error,
@@ -22,6 +23,7 @@ mod group;
 pub mod health;
 mod holders;
 pub mod leave;
+pub mod kept;
 mod mirrors;
 mod parts;
 mod place;
@@ -30,6 +32,7 @@ mod prepare;
 mod requirements;
 mod room;
 pub mod run;
+mod shared;
 mod stage;
 mod stream;
 mod subject;

@@ -6,7 +6,7 @@ use super::requirements::{check_source, leaves_on};
 use super::stage::Stage;
 use super::subject::Subject;
 use super::trouble::{Step, fail};
-use super::{holders, run, sweep, switch};
+use super::{holders, run, shared, sweep, switch};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -51,6 +51,7 @@ pub fn prepare(operation: &Operation) -> Step {
     }
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {
         let tables: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
+        shared::give_way(operation, node)?;
         publish(operation, node, &operation.stage, &tables)?;
     }
     Ok(())
@@ -167,10 +168,15 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
         LOCAL => transaction::run(|| sql::run_quietly(&publication))?,
         _ => own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&publication).await })?,
     }
+    make_slot(operation, node, name)
+}
+
+/// From here on, the server keeps its log for a slot of this name.
+pub fn make_slot(operation: &Operation, node: &str, name: &str) -> Step {
     let (mut patience, most) = SLOT_PATIENCE;
     loop {
         holders::wait_until_quiet(operation, node)?;
-        match make_slot(operation, node, name, patience) {
+        match make_slot_within(operation, node, name, patience) {
             // Another transaction has come in between.
             Err(Error::Report(report)) if report.code == Code::ERRCODE_QUERY_CANCELED => {
                 holders::says_who_is_older(operation, node)?;
@@ -182,7 +188,7 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
     }
 }
 
-fn make_slot(operation: &Operation, node: &str, name: &str, patience: Duration) -> Result<()> {
+fn make_slot_within(operation: &Operation, node: &str, name: &str, patience: Duration) -> Result<()> {
     let slot = format!(
         "SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')",
         literal(name)

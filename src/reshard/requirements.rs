@@ -3,6 +3,7 @@
 use super::place::{BRIEF, Place};
 use super::stage::Stage;
 use super::trouble::Step;
+use super::{health, shared};
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
@@ -17,6 +18,8 @@ struct Facts {
     wal_level: String,
     slots: i64,
     slots_used: i64,
+    /// Those of them that ways back have, which make room for new operations.
+    kept: Vec<String>,
     may_replicate: bool,
     may_publish: bool,
     /// Sources whose changed rows could not be found again.
@@ -44,14 +47,14 @@ pub fn check_source(operation: &Operation, stage: &Stage, node: &str) -> Step {
     };
     let found = own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.document::<Facts>(&facts(&names, &key), &[]).await
+        place.document::<Facts>(&facts(&names, &key, signature(operation)), &[]).await
     })?;
     let departs = operation.plan.target_nodes().iter().any(|target| target != node);
     Ok(found.map_or(Ok(()), |facts| judge(&facts, node, departs))?)
 }
 
-/// Why changes of these tables on the server could not be followed beside the operation; the next operation shall find a
-/// slot too.
+/// Why changes of these tables on the server could not be followed beside the operation. All that are kept there share a
+/// slot; the first one leaves one for the next operation.
 pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]) -> Step<Option<Report>> {
     let key = match operation.plan.source_nodes().len() {
         1 => Vec::new(),
@@ -59,10 +62,16 @@ pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]
     };
     let found = own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.document::<Facts>(&facts(tables, &key), &[]).await
+        place.document::<Facts>(&facts(tables, &key, signature(operation)), &[]).await
     })?;
     let Some(mut facts) = found else { return Ok(None) };
-    facts.slots -= 1;
+    if facts.kept.contains(&shared::name(operation, node)?) {
+        // It takes no more.
+        facts.slots_used = 0;
+    } else {
+        facts.slots -= 1;
+    }
+    facts.kept.clear();
     let departs = operation.plan.source_nodes().iter().any(|source| source != node);
     Ok(judge(&facts, node, departs).err().map(Report::from))
 }
@@ -71,11 +80,15 @@ pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]
 ///
 /// Errors: 55000 no replica identity, or `wal_level` is not logical; 54000 all replication slots are used.
 pub fn check_here(tables: &[QualifiedName], departs: bool) -> Result<()> {
-    let found = sql::document::<Facts>(&facts(tables, &[]), &[])?;
+    let found = sql::document::<Facts>(&facts(tables, &[], &health::signature()?), &[])?;
     found.map_or(Ok(()), |facts| judge(&facts, LOCAL, departs))
 }
 
-fn facts(tables: &[QualifiedName], key: &[String]) -> String {
+fn signature(operation: &Operation) -> &str {
+    operation.stage.rsplit('_').next().unwrap_or_default()
+}
+
+fn facts(tables: &[QualifiedName], key: &[String], signature: &str) -> String {
     let names = tables.iter().map(|name| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
     let key = key.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
     let those = |condition: &str| {
@@ -101,6 +114,7 @@ fn facts(tables: &[QualifiedName], key: &[String]) -> String {
     format!(
         "SELECT json_build_object('wal_level', current_setting('wal_level'),
              'slots', current_setting('max_replication_slots')::bigint, 'slots_used', (SELECT count(*) FROM pg_replication_slots WHERE NOT (temporary AND slot_name ~ '^shardkeeper_.*_now$')),
+             'kept', (SELECT coalesce(json_agg(slot_name), '[]') FROM pg_replication_slots WHERE slot_name ~ '^shardkeeper_back_.*_{signature}$' AND wal_status IS DISTINCT FROM 'lost'),
              'may_replicate', rolreplication OR rolsuper,
              'may_publish', has_database_privilege(current_database(), 'CREATE'), 'role', rolname,
              'without_identity', {without}, 'untold_identity', {untold}, 'narrow_identity', {narrow}, 'hidden', {hidden},
@@ -181,7 +195,7 @@ fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
             "Set wal_level = logical there and restart it.".into(),
         );
     }
-    if facts.slots_used >= facts.slots {
+    if facts.slots_used - facts.kept.len() as i64 >= facts.slots {
         return lacking(
             Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             format!("{server} has no free replication slot"),

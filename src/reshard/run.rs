@@ -11,6 +11,7 @@ use crate::catalog::parent;
 use crate::catalog::way_back::WayBack;
 use crate::error::{Report, Result};
 use crate::guc;
+use crate::name::literal;
 use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
 use crate::worker::log::Log;
@@ -69,6 +70,19 @@ pub fn run(id: i64) {
 
 /// `false` when another worker has the operation.
 fn settle_in(id: i64) -> Result<bool> {
+    // By this name the view shard_progress finds the rows that are copied in a transaction still open.
+    settings(&format!("shardkeeper operation {id}"))?;
+    let number = u32::try_from(id).unwrap_or(u32::MAX);
+    Ok((0..5).any(|attempt| {
+        if attempt > 0 {
+            worker::sleep(Duration::from_millis(20));
+        }
+        lock::become_single(Single::Operation(number))
+    }))
+}
+
+/// How a worker that moves data runs its statements.
+pub fn settings(name: &str) -> Result<()> {
     let settings = [
         "SET search_path = pg_catalog, pg_temp",
         "SET default_transaction_isolation = 'read committed'",
@@ -83,15 +97,8 @@ fn settle_in(id: i64) -> Result<bool> {
     for setting in settings.iter().chain(&super::place::STYLE) {
         sql::run(setting, &[])?;
     }
-    // By this name the view shard_progress finds the rows that are copied in a transaction still open.
-    sql::run(&format!("SET application_name = 'shardkeeper operation {id}'"), &[])?;
-    let number = u32::try_from(id).unwrap_or(u32::MAX);
-    Ok((0..5).any(|attempt| {
-        if attempt > 0 {
-            worker::sleep(Duration::from_millis(20));
-        }
-        lock::become_single(Single::Operation(number))
-    }))
+    sql::run(&format!("SET application_name = {}", literal(name)), &[])?;
+    Ok(())
 }
 
 /// Whoever takes up an operation that was about to switch does not know what happened to the targets since they were
@@ -190,6 +197,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 }
                 // What the targets carry goes with them in a revert, which need not wait for their locks.
                 if wish != Wish::Revert {
+                    back::settle_in(operation)?;
                     switch::clear_targets(operation)?;
                     transaction::run(|| operation::set_tidy(operation.id))?;
                 }
@@ -200,7 +208,8 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 Wish::Revert => Ok(Some(State::Reverting)),
                 Wish::Pause => Ok(None),
                 _ if is_due => Ok(Some(State::Finished)),
-                _ => back::keep_current(operation).map(|()| None),
+                // Its sources are kept current with those of all others.
+                _ => Ok(None),
             }
         }
         (State::Reverting, Wish::Cancel) => {
@@ -286,7 +295,7 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {
                 let seen = ends.get(node).copied().filter(|_| round.whole).unwrap_or_default();
-                stream::advance(operation, session.as_deref_mut(), round.applied.max(seen))?;
+                stream::advance(&operation.stage, session.as_deref_mut(), round.applied.max(seen))?;
                 stream::lag(operation, session)
             })?;
             let Some(lag) = lag else { return stream::gone(operation, node) };

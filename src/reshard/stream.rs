@@ -11,11 +11,13 @@ use crate::node::own::{self, Session};
 use crate::pg::{cursor, deadline, sql, transaction};
 use futures_util::StreamExt;
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::Spi;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::pgoutput::Message;
 use std::pin::pin;
 use std::time::Duration;
+use tokio_postgres::types::ToSql;
 
 /// What is taken from the network or a cursor at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -23,18 +25,60 @@ const CURSOR_ROWS: i64 = 200;
 /// What a moment without a running transaction is waited for.
 const FRESHEN_PATIENCE: Duration = Duration::from_secs(1);
 
-const PEEK: &str = "SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, NULL, $2::int, 'proto_version', '1', 'publication_names', $3::text)";
+const PEEK: &str = "SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::text::name, $4::text::pg_lsn, $2::int, 'proto_version', '1', 'publication_names', $3::text)";
+
+/// What is asked for changes.
+#[derive(Debug, Clone)]
+pub struct Slot<'a> {
+    pub name: &'a str,
+    pub publication: &'a str,
+    /// Nothing behind this position is asked for.
+    pub upto: Option<Lsn>,
+}
+
+impl<'a> Slot<'a> {
+    /// On the way back, the publication is that of all ways back on the server.
+    pub fn of(operation: &'a Operation, node: &str) -> Self {
+        let name = operation.stage.as_str();
+        let publication = match operation.streams.get(node) {
+            Some(shared) if operation.is_return => shared.name.as_str(),
+            _ => name,
+        };
+        Self { name, publication, upto: None }
+    }
+}
+
+/// Whether the message is about one of these tables, or about all: beginnings and ends of transactions are.
+pub fn is_about(message: &Message, tables: &[u32]) -> bool {
+    match message {
+        Message::Relation(relation) => tables.contains(&relation.id),
+        Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
+            tables.contains(relation)
+        }
+        Message::Truncate { relations, .. } => relations.iter().any(|relation| tables.contains(relation)),
+        _ => true,
+    }
+}
+
+/// Such a message without what it tells of other tables.
+pub fn narrowed(mut message: Message, tables: &[u32]) -> Message {
+    if let Message::Truncate { relations, .. } = &mut message {
+        relations.retain(|relation| tables.contains(relation));
+    }
+    message
+}
 
 /// Hands out the messages that the slot has, up to the first end of a transaction after `limit` changes, if there is one.
 ///
 /// `session` is `None` for the coordinator's own slot; then within a transaction, as a superuser.
 pub fn read(
-    operation: &Operation,
+    slot: &Slot<'_>,
     session: Option<&mut Session>,
     limit: Option<i32>,
     mut each: impl FnMut(Message) -> Step,
 ) -> Step {
-    let name = operation.stage.as_str();
+    let publication = crate::name::ident(slot.publication);
+    let upto = slot.upto.map(|upto| upto.to_string());
     let mut take = |bytes: &[u8]| -> Step {
         let message = Message::parse(bytes).map_err(|error| {
             Report::new(Code::ERRCODE_PROTOCOL_VIOLATION, "a message of the slot cannot be read")
@@ -46,13 +90,11 @@ pub fn read(
         // Postgres logs every look at a slot, and we look often. Decoding takes memory of this very process.
         sql::run("SET LOCAL log_min_messages = fatal", &[])?;
         sql::run("SET LOCAL logical_decoding_work_mem = '16MB'", &[])?;
-        return read_here(name, limit, take);
+        let arguments = [slot.name.into(), limit.into(), publication.as_str().into(), upto.as_deref().into()];
+        return read_here(&arguments, take);
     };
-    let publication = crate::name::ident(name);
     let rows = own::wait(session.with(async |client| {
-        client
-            .query_raw(PEEK, [&name as &(dyn tokio_postgres::types::ToSql + Sync), &limit, &publication.as_str()])
-            .await
+        client.query_raw(PEEK, [&slot.name as &(dyn ToSql + Sync), &limit, &publication.as_str(), &upto]).await
     }))?;
     let mut rows = pin!(rows.fuse());
     loop {
@@ -73,10 +115,9 @@ pub fn read(
     }
 }
 
-fn read_here(name: &str, limit: Option<i32>, mut take: impl FnMut(&[u8]) -> Step) -> Step {
-    let publication = crate::name::ident(name);
+fn read_here(arguments: &[DatumWithOid<'_>], mut take: impl FnMut(&[u8]) -> Step) -> Step {
     let cursor = Spi::connect_mut(|client| -> Result<_> {
-        let cursor = client.try_open_cursor(PEEK, &[name.into(), limit.into(), publication.as_str().into()])?;
+        let cursor = client.try_open_cursor(PEEK, arguments)?;
         Ok(cursor.detach_into_name())
     })?;
     loop {
@@ -133,13 +174,16 @@ pub fn end_of_log(session: Option<&mut Session>) -> Result<Lsn> {
 }
 
 /// Lets the server forget what is safe on all targets. Not for one's own transaction's slot while it is being read.
-pub fn advance(operation: &Operation, session: Option<&mut Session>, to: Lsn) -> Result<()> {
+pub fn advance(slot: &str, session: Option<&mut Session>, to: Lsn) -> Result<()> {
     const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2::text::pg_lsn)
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND confirmed_flush_lsn < $2::text::pg_lsn";
-    let (name, to) = (operation.stage.as_str(), to.to_string());
+    let to = to.to_string();
     match session {
-        None => sql::run(ADVANCE, &[name.into(), to.as_str().into()]).map(|_| ()),
-        Some(session) => own::wait(session.rows(ADVANCE, &[&name, &to])).map(|_| ()),
+        None => {
+            sql::run("SET LOCAL log_min_messages = fatal", &[])?;
+            sql::run(ADVANCE, &[slot.into(), to.as_str().into()]).map(|_| ())
+        }
+        Some(session) => own::wait(session.rows(ADVANCE, &[&slot, &to])).map(|_| ()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Taking away what an operation made on the servers. Safe to repeat, and safe when nothing is there.
 
 use super::place::{BRIEF, Place};
+use super::shared;
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Result};
 use crate::name::{ident, literal};
@@ -25,10 +26,10 @@ pub fn stage(operation: &Operation) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// What the servers keep for a way back.
+/// What the servers keep for a way back. A server that is down must not keep the others from being cleaned.
 pub fn way_back(operation: &Operation) -> Result<()> {
     let done: Vec<Result<()>> =
-        servers(operation).iter().map(|node| stream(operation, node, &operation.attic())).collect();
+        operation.streams.iter().map(|(node, stream)| shared::leave(operation, node, stream)).collect();
     done.into_iter().collect()
 }
 
@@ -54,25 +55,45 @@ fn servers(operation: &Operation) -> Vec<String> {
     nodes
 }
 
-/// Slot and publication. A process that still reads the slot is one of ours that lost its worker.
+/// Slot and publication.
 pub fn stream(operation: &Operation, node: &str, named: &str) -> Result<()> {
-    let name = literal(named);
-    let commands = format!(
-        "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name} AND active_pid <> pg_catalog.pg_backend_pid();
-         SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name};
-         DROP PUBLICATION IF EXISTS {}",
-        ident(named)
-    );
+    // Each by itself: a slot is gone for good even if what follows fails.
+    slot(operation, node, named)?;
+    let command = format!("DROP PUBLICATION IF EXISTS {}", ident(named));
     if node == LOCAL {
-        return transaction::run(|| sql::run_quietly(&commands));
+        return transaction::run(|| sql::run_quietly(&command));
+    }
+    own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&command).await })
+}
+
+/// A slot; `false` if there was none. A process that still reads it is one of ours that lost its worker.
+pub fn slot(operation: &Operation, node: &str, named: &str) -> Result<bool> {
+    let name = literal(named);
+    let end = format!(
+        "SELECT pg_catalog.pg_terminate_backend(active_pid)::text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name} AND active_pid <> pg_catalog.pg_backend_pid()"
+    );
+    let drop = format!(
+        "SELECT pg_catalog.to_json(pg_catalog.pg_drop_replication_slot(slot_name)::text)::text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
+    );
+    let there = format!("SELECT true::text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}");
+    if node == LOCAL {
+        return transaction::run(|| {
+            let found = sql::document::<bool>(&there, &[])?.is_some();
+            if found {
+                sql::run(&end, &[])?;
+                sql::run(&drop, &[])?;
+            }
+            Ok(found)
+        });
     }
     own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        // Each by itself: a slot is gone for good even if what follows fails.
-        for command in commands.split(";\n") {
-            place.run(command).await?;
+        let found = place.document::<bool>(&there, &[]).await?.is_some();
+        if found {
+            place.run(&end).await?;
+            place.run(&drop).await?;
         }
-        Ok(())
+        Ok(found)
     })
 }
 

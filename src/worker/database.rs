@@ -2,7 +2,7 @@
 
 use super::log::Log;
 use super::visit::{Node, Peer};
-use crate::catalog::operation;
+use crate::catalog::{operation, way_back};
 use crate::error::{Report, Result};
 use crate::guc;
 use crate::node::heal::Coordinator;
@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const LOOK_AT_LOCKS: Duration = Duration::from_secs(1);
 /// After local trash could not be dropped.
 const TRASH_AGAIN: Duration = Duration::from_secs(60);
+/// Between two looks at what changed in tables whose predecessors are kept.
+const KEEP: Duration = Duration::from_secs(10);
 
 /// `None` is a node that is being visited.
 type Nodes = BTreeMap<String, Option<Node>>;
@@ -45,6 +47,7 @@ pub fn run() {
     let mut visits = Visits::new();
     let mut trash_next = Instant::now();
     let mut operations = HashMap::new();
+    let mut keeper = Keeper { handle: None, next: Instant::now() };
     loop {
         worker::reload_if_asked();
         if lock::database_is_wanted() {
@@ -56,6 +59,7 @@ pub fn run() {
             Ok(Look::Work { coordinator, peers }) => {
                 start_visits(&mut nodes, &mut visits, &coordinator, peers);
                 start_operations(&mut operations, &mut log);
+                keeper.start(&mut log);
                 if trash_next <= Instant::now() {
                     trash_next = empty_trash(&mut log);
                 }
@@ -189,6 +193,29 @@ fn start_operations(running: &mut HashMap<i64, Handle>, log: &mut Log) {
                 log.trouble("operations", full.into());
             }
         }
+    }
+}
+
+/// The worker that keeps what switched operations replaced current. It comes for one look, and leaves.
+struct Keeper {
+    handle: Option<Handle>,
+    next: Instant,
+}
+
+impl Keeper {
+    fn start(&mut self, log: &mut Log) {
+        if self.next > Instant::now() || self.handle.as_ref().is_some_and(Handle::is_running) {
+            return;
+        }
+        self.handle = None;
+        self.next = Instant::now() + KEEP;
+        match transaction::run(way_back::any_is_open) {
+            Ok(false) => return,
+            // Where there is no background worker free, log is kept a little longer.
+            Ok(true) => self.handle = worker::start_keeper(),
+            Err(error) => return log.trouble("ways back", error),
+        }
+        log.fine("ways back");
     }
 }
 

@@ -26,6 +26,7 @@ mod movement_defaults;
 mod movement_ends;
 mod movement_faults;
 mod movement_gate;
+mod movement_kept;
 mod movement_kinds;
 mod movement_ledger;
 mod movement_names;

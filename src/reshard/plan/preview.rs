@@ -7,6 +7,7 @@ use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
+use crate::reshard::shared;
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
 
@@ -32,6 +33,17 @@ pub fn preview(managed: &Managed, plan: &Plan, mode: Mode) -> Result<Vec<Row>> {
     }
     let mut told = Vec::new();
     told.push(rows);
+    if mode == Mode::Online {
+        let mut gone = Vec::new();
+        for node in plan.source_nodes() {
+            let given: Vec<String> = shared::would_give_way(&node)?.iter().map(ToString::to_string).collect();
+            if !given.is_empty() {
+                let what = "take the replication slot of what is kept there, as all of max_replication_slots are used: these operations cannot be reverted any more:";
+                gone.push((node, format!("{what} {}", given.join(", "))));
+            }
+        }
+        told.extend(Some(gone).filter(|gone| !gone.is_empty()));
+    }
     let members: Vec<_> = plan
         .source_leaves()
         .filter_map(|(name, _)| managed.members.iter().find(|member| member.name == *name))
