@@ -57,24 +57,3 @@ COMMENT ON FUNCTION shard_locate(regclass, jsonb) IS
 COMMENT ON FUNCTION shard_tree(regclass, text) IS 'The picture of a hierarchy with bounds, nodes, rows and sizes, as text, mermaid or svg';
 COMMENT ON FUNCTION shard_partition_sizes(regclass) IS
     'Live sizes of leaves, asked of the servers that store them: estimated rows, and bytes with indexes and TOAST';
-
--- Definitions and bounds travel between servers as text: no function may write them in the style of its caller's
--- session, where 01/02/2024 is a day in January or in February.
-DO $$
-DECLARE
-    found regprocedure;
-BEGIN
-    FOR found IN
-        SELECT d.objid FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'shardkeeper'
-        JOIN pg_catalog.pg_proc p ON p.oid = d.objid
-        WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.deptype = 'e'
-          AND p.proname IN ('shard_create_parent', 'shard_adopt_parent', 'shard_plan_parent', 'shard_add_partition', 'shard_detach_partition',
-                            'shard_drop_partition', 'shard_drop_parent')
-    LOOP
-        EXECUTE pg_catalog.format(
-            'ALTER FUNCTION %s SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' SET extra_float_digits = 1 SET bytea_output = ''hex''',
-            found);
-    END LOOP;
-END
-$$;

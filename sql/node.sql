@@ -41,14 +41,31 @@ CREATE OR REPLACE VIEW shardkeeper.session AS
 COMMENT ON VIEW shardkeeper.session IS
     'INSERT a command and it is executed, with the rights of the current role; a query returns its first value as result';
 
+-- Whatever the role or the database has set: commands are read and results are written alike on all servers. The list is that
+-- of src/settings.rs.
 CREATE OR REPLACE FUNCTION shardkeeper.execute() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex'
+SET lc_monetary = 'C' SET xmloption = 'content' SET array_nulls = on SET transform_null_equals = off
+SET standard_conforming_strings = on SET quote_all_identifiers = off SET row_security = on
+SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
 BEGIN
+    -- The coordinator may take its time between two commands, or between this one and its commit.
+    IF current_setting('idle_in_transaction_session_timeout') <> '0' THEN
+        PERFORM set_config('idle_in_transaction_session_timeout', '0', true);
+    END IF;
+    IF current_setting('transaction_timeout', true) <> '0' THEN
+        PERFORM set_config('transaction_timeout', '0', true);
+    END IF;
     IF new.inverse IS NOT NULL THEN
+        -- What the coordinator counts on when it has committed.
+        IF current_setting('synchronous_commit') = 'off' THEN
+            PERFORM set_config('synchronous_commit', 'local', true);
+        END IF;
         INSERT INTO shardkeeper.journal (coordinator, timeline, lsn, transaction, xid, command, inverse)
         VALUES (new.coordinator, new.timeline, new.lsn::pg_lsn, new.transaction::uuid, new.xid::xid8, new.command, new.inverse);
     END IF;
-    IF new.inverse IS NULL AND new.command ~* '^\s*(select|with|values|table|show)\M' THEN
+    IF new.inverse IS NULL AND new.command ~* '^[[:space:]]*(select|with|values|table|show)[[:>:]]' THEN
         EXECUTE new.command INTO new.result;
     ELSE
         EXECUTE new.command;
@@ -60,6 +77,36 @@ COMMENT ON FUNCTION shardkeeper.execute() IS 'Executes the command of a row inse
 
 CREATE OR REPLACE TRIGGER execute INSTEAD OF INSERT ON shardkeeper.session
     FOR EACH ROW EXECUTE FUNCTION shardkeeper.execute();
+
+-- Any one statement: how many rows it returned or changed, and the rows. Numbers with more digits than a double precision
+-- number keeps are text, so that none is lost.
+CREATE OR REPLACE FUNCTION shardkeeper.answer(command text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    item record;
+    found jsonb[] := '{}';
+    changed bigint;
+BEGIN
+    BEGIN
+        FOR item IN EXECUTE command LOOP
+            found := array_append(found, (
+                SELECT coalesce(jsonb_object_agg(key, CASE
+                    WHEN jsonb_typeof(value) <> 'number' OR length(regexp_replace(value::text, '[^0-9]', '', 'g')) <= 15 THEN value
+                    WHEN value::text ~ '^-?[0-9]+$' AND value::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 THEN value
+                    ELSE to_jsonb(value::text) END), '{}')
+                FROM jsonb_each(to_jsonb(item))));
+        END LOOP;
+        RETURN json_build_object('rows', cardinality(found), 'result', to_json(found));
+    EXCEPTION WHEN invalid_cursor_definition THEN
+        -- It returns no rows, and nothing of it was done.
+        NULL;
+    END;
+    EXECUTE command;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN json_build_object('rows', changed);
+END
+$$;
+COMMENT ON FUNCTION shardkeeper.answer(text) IS 'Executes one statement with the rights of the current role; a JSON object with its rows';
 
 -- A transaction that the coordinator rolled back: its commands of the current role are undone here, the last one first,
 -- and forgotten in the same transaction, so that each is undone exactly once.
@@ -115,7 +162,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     patience CONSTANT timestamptz := clock_timestamp() + '1 second'::interval;
 BEGIN
-    IF current_setting('application_name') <> 'shardkeeper coordinator' THEN
+    -- Either may be missing: a pooler drops start-up options, and postgres_fdw.application_name on the coordinator comes first.
+    IF current_setting('application_name') <> 'shardkeeper coordinator'
+       AND current_setting('shardkeeper_session.coordinator', true) IS DISTINCT FROM 'on' THEN
         WHILE EXISTS (SELECT FROM shardkeeper.switches s WHERE s.stage = tg_argv[0]) LOOP
             IF clock_timestamp() > patience THEN
                 RAISE EXCEPTION USING ERRCODE = 'serialization_failure',

@@ -29,7 +29,7 @@ COMMENT ON FUNCTION shard_alter_node(text, text, integer, text, text, text, text
 COMMENT ON FUNCTION shard_drop_node(text) IS 'Forgets a node that stores no partition';
 COMMENT ON FUNCTION shard_grant_node(text, regrole, text, text) IS 'Gives a role its user mapping for a node, and the rights there to use it';
 COMMENT ON FUNCTION shard_run_on_nodes(text, text[]) IS
-    'Runs one statement on each node in parallel, outside the current transaction, as the role of the caller''s user mapping';
+    'Runs statements on each node as the role of the caller''s user mapping: by itself in parallel, within a transaction as a part of it';
 COMMENT ON FUNCTION shard_settle(text, uuid, text) IS
     'Settles what a transaction left in the journal of a node where the worker cannot know how it ended: keep or undo; returns the number of commands';
 COMMENT ON FUNCTION shard_reset_node(text, boolean, text) IS

@@ -186,33 +186,3 @@ COMMENT ON FUNCTION shard_cancel(bigint) IS 'Ends an operation before its switch
 COMMENT ON FUNCTION shard_revert(bigint) IS
     'After the switch of an operation, brings the old partitions back, with everything that was written since';
 COMMENT ON FUNCTION shard_finish(bigint) IS 'Drops the tables that an operation replaced';
-
--- Bounds are written down as text: whoever reads them later reads them alike.
-ALTER FUNCTION shard_move_partition(regclass, text, text, interval) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_move_partition(regclass, text, text, interval) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_move_partition(regclass, text, text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_move_partition(regclass, text, text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_split(regclass, jsonb, text[], text, interval) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_split(regclass, jsonb, text[], text, interval) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_split(regclass, jsonb, text[], text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_split(regclass, jsonb, text[], text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_merge(regclass[], text, text, text, interval) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_merge(regclass[], text, text, text, interval) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_merge(regclass[], text, text, text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_merge(regclass[], text, text, text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_move_values(regclass, regclass, jsonb, text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_drain_node(text, text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_drain_node(text, text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_drain_node(text, text) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_drain_node(text, text) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision) SET IntervalStyle = 'postgres';
-ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text, jsonb, double precision) SET DateStyle = 'ISO, YMD';
-ALTER FUNCTION shard_plan_rebalance(regclass, text, text[], text, jsonb, double precision) SET IntervalStyle = 'postgres';

@@ -12,6 +12,7 @@ mod name;
 mod node;
 mod pg;
 mod reshard;
+mod settings;
 mod worker;
 
 use pgrx::prelude::*;
@@ -21,6 +22,8 @@ pgrx::pg_module_magic!();
 extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
 extension_sql_file!("../sql/names.sql", name = "names", requires = ["catalog"]);
 extension_sql_file!("../sql/trash.sql", name = "trash", requires = ["names"]);
+// The last one: it alters what the others have made.
+extension_sql_file!("../sql/settings.sql", name = "settings", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

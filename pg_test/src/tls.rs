@@ -18,6 +18,11 @@ impl Authority {
         self.dir.join("ca.crt")
     }
 
+    /// A list of revoked certificates by that authority: with the servers' own on it, or empty.
+    pub fn revoked(&self, servers: bool) -> PathBuf {
+        self.dir.join(if servers { "revoked.crl" } else { "none.crl" })
+    }
+
     pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         vec![("ssl", "on".to_owned()), ("ssl_cert_file", file("server.crt")), ("ssl_key_file", file("server.key"))]
@@ -34,7 +39,7 @@ pub(crate) fn create(home: &Path) -> Result<Authority> {
         &[
             &["req", "-x509", "-days", "2", "-subj", "/CN=test authority"][..],
             &key,
-            &["-addext", "keyUsage=critical,keyCertSign", "-keyout", "ca.key", "-out", "ca.crt"],
+            &["-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", "ca.key", "-out", "ca.crt"],
         ],
     )?;
     openssl(&dir, &[&["req", "-subj", "/CN=localhost"][..], &key, &["-keyout", "server.key", "-out", "server.csr"]])?;
@@ -59,7 +64,8 @@ pub(crate) fn create(home: &Path) -> Result<Authority> {
             "server.crt",
         ][..]],
     )?;
-    for readable in ["ca.crt", "server.crt"] {
+    lists(&dir)?;
+    for readable in ["ca.crt", "server.crt", "none.crl", "revoked.crl"] {
         user::give(&dir.join(readable))?;
     }
     let server_key = dir.join("server.key");
@@ -67,6 +73,20 @@ pub(crate) fn create(home: &Path) -> Result<Authority> {
     user::give(&server_key)?;
     fs::remove_file(dir.join("ca.key"))?;
     Ok(Authority { dir })
+}
+
+/// What `openssl ca` keeps its books by.
+const BOOKS: &str = "[ca]\ndefault_ca = books\n[books]\ndatabase = index.txt\ncrlnumber = crlnumber\ncertificate = ca.crt\n\
+    private_key = ca.key\ndefault_md = sha256\ndefault_crl_days = 2\ncrl_extensions = crl\n[crl]\nauthorityKeyIdentifier = keyid\n";
+
+fn lists(dir: &Path) -> Result<()> {
+    fs::write(dir.join("books.cnf"), BOOKS)?;
+    fs::write(dir.join("index.txt"), "")?;
+    fs::write(dir.join("crlnumber"), "01\n")?;
+    let books = ["ca", "-config", "books.cnf"];
+    openssl(dir, &[&books[..], &["-gencrl", "-out", "none.crl"]])?;
+    openssl(dir, &[&books[..], &["-revoke", "server.crt"]])?;
+    openssl(dir, &[&books[..], &["-gencrl", "-out", "revoked.crl"]])
 }
 
 fn openssl(dir: &Path, args: &[&[&str]]) -> Result<()> {

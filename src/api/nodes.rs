@@ -81,7 +81,7 @@ fn shard_grant_node(
     Ok(secret::hiding(password, || change::grant(name, role.0, username, password))?)
 }
 
-/// Runs one statement on each node, in parallel; what fails is a row too.
+/// Runs statements on each node, in parallel or as part of the transaction; what fails is a row too.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity)]

@@ -7,6 +7,7 @@ use super::heal::{self, Outcome};
 use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
+use super::pooler;
 use super::register::{channel_grants, is_known, prepare};
 use crate::catalog::operation;
 use crate::error::{Report, Result};
@@ -34,7 +35,8 @@ pub struct Changes<'a> {
 pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
     let Some(before) = known_server(node)? else { return unknown_node(node).into() };
     check_owner(node)?;
-    let server = changed_server(&before, changes)?;
+    let mut server = changed_server(&before, changes)?;
+    options::pin(&mut server, None);
     let caller = role::current();
     let known = own_mapping(node, caller)?;
     let mapping: Vec<(String, String)> = [("user", changes.username), ("password", changes.password)]
@@ -42,7 +44,10 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
         .filter_map(|(name, value)| Some((name.to_string(), value?.to_string())))
         .collect();
     let base = mapping_options(node, caller)?.unwrap_or_default();
-    let together: Options = server.clone().into_iter().chain(base).chain(mapping.clone()).collect();
+    let mut tried = server.clone();
+    // A server of an older version may be there now.
+    options::pin(&mut tried, Some(&[]));
+    let together: Options = tried.into_iter().chain(base).chain(mapping.clone()).collect();
     let mut findings = Vec::new();
     // Without any change the node is only made ready again.
     if server != before || !mapping.is_empty() || changes.region.is_none() {
@@ -50,6 +55,7 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
         target.must_use_password = !role::is_superuser(caller);
         let (facts, found) = prepare(&target)?;
         check_same_leaves(node, &target)?;
+        options::pin(&mut server, Some(&facts.settings()));
         findings = found;
         let identity = facts.identity();
         role::as_extension_owner(|| {
@@ -147,6 +153,7 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
         if mine.user != theirs.user {
             Session::open(&mine, limits).await?.run(&bootstrap::grants(&ident(&theirs.user))).await?;
         }
+        pooler::check_sessions(&theirs, limits).await?;
         bootstrap::bootstrap(&mut Session::open(&theirs, limits).await?).await
     })?;
     match known {

@@ -10,10 +10,19 @@ use crate::node::own;
 use crate::pg::{reraise, role, sql, wal};
 use crate::worker;
 use pgrx::PgSqlErrorCode as Code;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// The schema of the coordinator that holds one foreign table per node.
 pub const SCHEMA: &str = "shardkeeper_nodes";
+
+/// What a statement returned: the number of rows returned or changed, and the rows themselves.
+#[derive(Debug, Default, Deserialize)]
+pub struct Answer {
+    pub rows: i64,
+    pub result: Option<Value>,
+}
 
 /// The way to one node within the current transaction.
 #[derive(Debug, Clone)]
@@ -52,6 +61,16 @@ impl Channel {
     /// A query on the node that returns one JSON document.
     pub fn document<T: DeserializeOwned>(&self, query: &str) -> Result<Option<T>> {
         self.query(query)?.map(|text| own::document(&self.node, &text)).transpose()
+    }
+
+    /// Runs a user's statement, of which nothing is journaled: it commits with postgres_fdw's transaction, and is undone with it.
+    pub fn answer(&self, statement: &str) -> Result<Answer> {
+        let timeout = lock_timeout()?;
+        if !timeout.is_empty() {
+            sql::run(&format!("INSERT INTO {} (command) VALUES ($1)", self.table), &[timeout.into()])?;
+        }
+        let answer = self.document(&format!("SELECT shardkeeper.answer({})", literal(statement)))?;
+        Ok(answer.unwrap_or_default())
     }
 
     /// Runs `command`, one or several statements, and journals `inverse`, which undoes it, in the same transaction on

@@ -5,6 +5,7 @@ use super::channel::SCHEMA;
 use super::facts::{Facts, Finding, Severity};
 use super::heal::Coordinator;
 use super::own::{self, Limits, Session, Target};
+use super::pooler;
 use super::settle::{self, Unsettled};
 use crate::error::{Error, Report, Result};
 use crate::guc;
@@ -169,6 +170,7 @@ async fn check_there(target: &Target, local: &Facts, signature: &str, question: 
     let mut session = Session::open(target, Limits::SHORT.named("shardkeeper check")).await?;
     let (facts, clock_ahead) = Facts::of(&mut session).await?;
     let mut there = There { findings: facts.judge(local, &target.node, clock_ahead), ..There::default() };
+    there.findings.extend(pooler::check_options(&mut session).await?);
     let again = format!("Run SELECT shard_alter_node({}).", literal(&target.node));
     match bootstrap::version(&mut session).await {
         Ok(None) => {

@@ -1,5 +1,6 @@
 //! What a server says about itself, and whether it can be a node of ours.
 
+use super::options::{NO_END, Setting, WRITES};
 use super::own::Session;
 use crate::error::{Report, Result};
 use crate::name::literal;
@@ -25,6 +26,8 @@ pub struct Facts {
     hashes: String,
     pub in_recovery: bool,
     pub read_only: bool,
+    /// The role or the database has it so, as a default that sessions of ours override.
+    read_only_by_default: bool,
     wal_level: String,
     free_slots: i64,
     wal_senders: i32,
@@ -47,6 +50,10 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
                         pg_catalog.hash_numeric_extended(1.5, 0)),
     'in_recovery', pg_catalog.pg_is_in_recovery(),
     'read_only', pg_catalog.current_setting('transaction_read_only')::boolean,
+    'read_only_by_default', EXISTS (
+        SELECT FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.rolname = session_user, unnest(s.setconfig) AS config
+        WHERE s.setdatabase IN (0, d.oid) AND s.setrole IN (0, r.oid)
+          AND config ~* '^default_transaction_read_only=(on|true|yes|1)$'),
     'wal_level', pg_catalog.current_setting('wal_level'),
     'free_slots', pg_catalog.current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_catalog.pg_replication_slots),
     'wal_senders', pg_catalog.current_setting('max_wal_senders')::int,
@@ -133,6 +140,12 @@ impl Facts {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let ahead = facts.clock - (now - sent.elapsed().as_secs_f64() / 2.0);
         Ok((facts, ahead))
+    }
+
+    /// What sessions of postgres_fdw need there besides what all have.
+    pub fn settings(&self) -> Vec<Setting> {
+        let writes = Some(WRITES).filter(|_| self.read_only_by_default);
+        writes.into_iter().chain(Some(NO_END).filter(|_| self.version_num >= 170_000)).collect()
     }
 
     /// The database, as long as it is not restored or initialised anew.

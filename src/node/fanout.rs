@@ -1,12 +1,13 @@
-//! One statement on several nodes at the same time.
+//! Statements on several nodes: at the same time and by themselves, or as part of the caller's transaction.
 
-use super::channel::unknown_node;
+use super::channel::{Answer as Returned, Channel, unknown_node};
 use super::own::{self, Limits, Session, Target};
 use super::register::is_known;
-use crate::error::{Report, Result};
-use crate::pg::{role, sql};
+use crate::error::{Error, Report, Result};
+use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::time::Duration;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
@@ -14,34 +15,124 @@ use tokio_postgres::types::Type;
 /// What one node answered.
 pub struct Answer {
     pub node: String,
-    /// The number of rows returned or changed, and the rows themselves.
-    pub outcome: Result<(i64, Option<Value>)>,
+    pub outcome: Outcome,
 }
 
+/// The number of rows returned or changed, and the rows themselves.
+type Outcome = Result<(i64, Option<Value>)>;
+
 /// On the given nodes, or on all. What goes wrong on a node is its answer; a node that does not exist is an error.
-pub fn run(statement: &str, nodes: Option<Vec<String>>) -> Result<Vec<Answer>> {
+///
+/// A statement that is part of a transaction goes through the session channel: it sees what the transaction did on the node
+/// before, waits for no lock of it, and ends with it. Alone, it runs on all nodes at the same time, and commits there at once.
+pub fn run(text: &str, nodes: Option<Vec<String>>) -> Result<Vec<Answer>> {
+    let inside = transaction::is_part_of_more();
     let nodes = match nodes {
         Some(nodes) => nodes,
         None => {
             role::as_extension_owner(|| sql::column("SELECT name::text FROM shardkeeper.nodes ORDER BY name", &[]))?
         }
     };
-    let limits = Limits { statement: statement_timeout()?, lock: None, application_name: "shardkeeper run" };
-    let mut targets = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        check_remote(&node)?;
-        targets.push((target(&node), node));
+    nodes.iter().try_for_each(|node| check_remote(node))?;
+    let statements = split(text)?;
+    if inside { within_transaction(&statements, nodes) } else { at_once(&statements, nodes) }
+}
+
+/// What the coordinator's parser does not know, a newer node may: it gets the text as it is.
+fn split(text: &str) -> Result<Vec<String>> {
+    match subtransaction::attempt(|| Ok(parse::statements(text))) {
+        Ok(Some(statements)) if !statements.is_empty() => Ok(statements),
+        Ok(Some(_)) | Err(_) => Ok(vec![text.to_string()]),
+        Ok(None) => Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, "the statements begin or end a transaction")
+            .detail("On each node they are one transaction, or part of the one that calls.")
+            .hint("Leave BEGIN, COMMIT and the like out.")
+            .into(),
     }
-    own::wait(async {
-        let all = targets.into_iter().map(|(target, node)| async move {
-            let outcome = match target {
-                Ok(target) => run_on(&target, limits, statement).await,
-                Err(error) => Err(error),
-            };
-            Answer { node, outcome }
+}
+
+/// Node after node, each in a savepoint: what fails there is undone there, and leaves the transaction as it was.
+fn within_transaction(statements: &[String], nodes: Vec<String>) -> Result<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        may_use(&node)?;
+        let outcome = subtransaction::attempt(|| {
+            let channel = Channel::open(&node)?;
+            let mut last = Returned::default();
+            for statement in statements {
+                last = channel.answer(statement)?;
+            }
+            Ok((last.rows, last.result))
         });
-        Ok(futures_util::future::join_all(all).await)
-    })
+        let outcome = outcome.map_err(|report| Error::from(explained(report)));
+        answers.push(Answer { node, outcome });
+    }
+    Ok(answers)
+}
+
+/// VACUUM, CREATE INDEX CONCURRENTLY and others stand alone.
+fn explained(report: Report) -> Report {
+    match report.code {
+        Code::ERRCODE_ACTIVE_SQL_TRANSACTION => report.hint(
+            "Here the statement is part of a transaction; call shard_run_on_nodes outside of a transaction block, function or DO block.",
+        ),
+        _ => report,
+    }
+}
+
+/// How long nodes may take to answer after they were told of a cancel.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn at_once(statements: &[String], nodes: Vec<String>) -> Result<Vec<Answer>> {
+    let limits = Limits { statement: statement_timeout()?, lock: None, application_name: "shardkeeper run" };
+    let targets: Vec<Result<Target>> = nodes.iter().map(|node| target(node)).collect();
+    let answered: Vec<RefCell<Option<Outcome>>> = nodes.iter().map(|_| RefCell::default()).collect();
+    let all = targets.into_iter().zip(&answered).map(|(target, place)| async move {
+        let outcome = match target {
+            Ok(target) => run_on(&target, limits, statements).await,
+            Err(error) => Err(error),
+        };
+        place.replace(Some(outcome));
+    });
+    own::wait_for_answers(PATIENCE, futures_util::future::join_all(all))?;
+    let outcomes: Vec<Option<Outcome>> = answered.into_iter().map(RefCell::into_inner).collect();
+    if interrupt::is_ending() {
+        settle_cancel(&nodes, &outcomes)?;
+    }
+    let answer = |(node, outcome): (String, Option<Outcome>)| {
+        let outcome = outcome.unwrap_or_else(|| Err(unknown(&node).into()));
+        Answer { node, outcome }
+    };
+    Ok(nodes.into_iter().zip(outcomes).map(answer).collect())
+}
+
+/// The nodes were told of a cancel. Where one had committed by then, the answers are the result, for nobody must believe that
+/// nothing happened; else the cancel is raised.
+fn settle_cancel(nodes: &[String], outcomes: &[Option<Outcome>]) -> Result<()> {
+    if outcomes.iter().flatten().any(|outcome| outcome.is_ok()) {
+        interrupt::forget_cancel();
+        return Ok(());
+    }
+    let silent: Vec<&str> =
+        nodes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_none()).map(|(node, _)| node.as_str()).collect();
+    if silent.is_empty() {
+        interrupt::check();
+        return Ok(());
+    }
+    interrupt::forget_cancel();
+    Report::new(Code::ERRCODE_QUERY_CANCELED, "canceling statement on nodes")
+        .detail(format!(
+            "No answer came from {}: whether the statement took effect there is not known.",
+            silent.join(", ")
+        ))
+        .into()
+}
+
+fn unknown(node: &str) -> Report {
+    Report::new(
+        Code::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        format!("node \"{node}\" was told to cancel, and did not answer"),
+    )
+    .detail("Whether the statement took effect there is not known.")
 }
 
 fn check_remote(node: &str) -> Result<()> {
@@ -57,12 +148,16 @@ fn check_remote(node: &str) -> Result<()> {
 }
 
 /// A user mapping for everybody must not give the node to those who may not use the server.
-fn target(node: &str) -> Result<Target> {
+fn may_use(node: &str) -> Result<()> {
     let may = sql::one::<bool>("SELECT pg_catalog.has_server_privilege($1, 'USAGE')", &[node.into()])?;
-    if may != Some(true) {
-        return Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for node \"{node}\""))
-            .into();
+    match may {
+        Some(true) => Ok(()),
+        _ => Report::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for node \"{node}\"")).into(),
     }
+}
+
+fn target(node: &str) -> Result<Target> {
+    may_use(node)?;
     Target::of(node, role::current())
 }
 
@@ -73,13 +168,39 @@ fn statement_timeout() -> Result<Option<Duration>> {
     Ok(milliseconds.filter(|value| *value > 0).map(Duration::from_millis))
 }
 
-async fn run_on(target: &Target, limits: Limits, statement: &str) -> Result<(i64, Option<Value>)> {
+/// Several statements are one transaction. The answer is that of the last.
+async fn run_on(target: &Target, limits: Limits, statements: &[String]) -> Outcome {
     let mut session = Session::open(target, limits).await?;
-    // Preparing it gives the types of the columns, and refuses more than one statement.
+    let Some((last, before)) = statements.split_last() else { return Ok((0, None)) };
+    if before.is_empty() {
+        return answer(&mut session, last).await;
+    }
+    session.run("BEGIN").await?;
+    for statement in before {
+        not_cancelled()?;
+        session.run(statement).await?;
+    }
+    let answer = answer(&mut session, last).await?;
+    not_cancelled()?;
+    session.run("COMMIT").await?;
+    Ok(answer)
+}
+
+/// After a cancel nothing new is begun on a node.
+fn not_cancelled() -> Result<()> {
+    if interrupt::is_ending() {
+        return Report::new(Code::ERRCODE_QUERY_CANCELED, "canceling statement before it ran").into();
+    }
+    Ok(())
+}
+
+async fn answer(session: &mut Session, statement: &str) -> Outcome {
+    // Preparing it gives the types of the columns.
     let prepared = session.with(async |client| client.prepare(statement).await).await?;
     let types: Vec<Type> = prepared.columns().iter().map(|column| column.type_().clone()).collect();
     let mut rows = Vec::new();
     let mut count = 0;
+    not_cancelled()?;
     for message in session.text(statement).await? {
         match message {
             SimpleQueryMessage::Row(row) => {

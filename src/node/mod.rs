@@ -10,6 +10,7 @@ pub mod heal;
 pub mod left;
 pub mod options;
 pub mod own;
+pub mod pooler;
 pub mod register;
 pub mod reset;
 pub mod settle;

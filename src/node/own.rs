@@ -13,14 +13,17 @@
 
 mod answer;
 mod connect;
+mod pin;
 mod remote;
 mod runtime;
 mod session;
 mod stream;
 mod target;
 mod tls;
+mod wire;
 
 pub use answer::{document, text, value};
-pub use runtime::{wait, wait_until};
+pub use pin::MARK;
+pub use runtime::{wait, wait_for_answers, wait_until};
 pub use session::{Limits, Session};
 pub use target::{Options, Target, mapping_options, server_options};

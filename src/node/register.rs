@@ -6,6 +6,7 @@ use super::facts::{Facts, Finding, Severity, tolerable};
 use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target};
+use super::pooler;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{fdw, role, sql};
@@ -36,11 +37,12 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     check_name(new.name)?;
     check_free(new.name)?;
     check_may_create_servers()?;
-    let (server, mapping) = (server_options(new)?, mapping_options(new)?);
+    let (mut server, mapping) = (server_options(new)?, mapping_options(new)?);
     let mut target = Target::from_options(new.name, server.clone().into_iter().chain(mapping.clone()).collect())?;
     target.must_use_password = !role::is_superuser(role::current());
     let (facts, findings) = prepare(&target)?;
     left::check(&target, facts.identity().as_deref(), &server)?;
+    options::pin(&mut server, Some(&facts.settings()));
     create_server(new.name, &server)?;
     let mapping: Vec<_> = mapping.into_iter().collect();
     fdw::create_mapping(new.name, &role::name(role::current())?, &mapping)?;
@@ -61,9 +63,12 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
 pub fn prepare(target: &Target) -> Result<(Facts, Vec<Finding>)> {
     let local = Facts::local()?;
     own::wait(async {
-        let mut session = Session::open(target, Limits::SHORT.named("shardkeeper add node")).await?;
+        let limits = Limits::SHORT.named("shardkeeper add node");
+        pooler::check_sessions(target, limits).await?;
+        let mut session = Session::open(target, limits).await?;
         let (facts, clock_ahead) = Facts::of(&mut session).await?;
-        let findings = tolerable(facts.judge(&local, &target.node, clock_ahead))?;
+        let mut findings = tolerable(facts.judge(&local, &target.node, clock_ahead))?;
+        findings.extend(pooler::check_options(&mut session).await?);
         bootstrap::bootstrap(&mut session).await?;
         Ok((facts, findings))
     })

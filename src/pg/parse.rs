@@ -24,6 +24,31 @@ pub fn is_one_expression(text: &str) -> bool {
     one_plain_target(&wrapped) && one_plain_target(&bare)
 }
 
+/// The statements of a text, or `None` where one of them begins or ends a transaction. A text that is no SQL raises Postgres's
+/// syntax error.
+pub fn statements(text: &str) -> Option<Vec<String>> {
+    let Ok(query) = CString::new(text) else { return Some(vec![text.to_string()]) };
+    let mut found = Vec::new();
+    // SAFETY: as below; location and length are offsets into the text, and looked up as such.
+    unsafe {
+        let statements = pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        let count = if statements.is_null() { 0 } else { (*statements).length as usize };
+        for at in 0..count {
+            let raw = &*(*(*statements).elements.add(at)).ptr_value.cast::<pg_sys::RawStmt>();
+            if (*raw.stmt).type_ == pg_sys::NodeTag::T_TransactionStmt {
+                return None;
+            }
+            let start = usize::try_from(raw.stmt_location).unwrap_or(0);
+            let end = match usize::try_from(raw.stmt_len) {
+                Ok(length) if length > 0 => start + length,
+                _ => text.len(),
+            };
+            found.extend(text.get(start..end).map(str::to_string));
+        }
+    }
+    Some(found)
+}
+
 fn one_plain_target(query: &CString) -> bool {
     // SAFETY: raw_parser only reads the NUL-terminated text and returns a list of RawStmt nodes, or raises. Each node
     // is looked at as a SelectStmt only after its tag was compared, and lists are asked for their length only.

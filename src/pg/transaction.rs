@@ -30,6 +30,18 @@ pub fn as_of_now<T, E>(work: impl FnOnce() -> std::result::Result<T, E>) -> std:
     outcome
 }
 
+/// Whether the statement that calls us is part of something: a transaction block, a function or a DO block, or statements
+/// that have written before it. To be asked before any query of our own.
+pub fn is_part_of_more() -> bool {
+    // SAFETY: the first two only read the state of this backend. The last does nothing but say that no relation of that name
+    // is registered, or that nobody is connected to SPI, as PL/pgSQL is that runs a function.
+    unsafe {
+        pg_sys::IsTransactionBlock()
+            || pg_sys::GetCurrentCommandId(false) > 0
+            || pg_sys::SPI_unregister_relation(c"\u{1}".as_ptr()) != pg_sys::SPI_ERROR_UNCONNECTED
+    }
+}
+
 /// Tells what was written so far, at once. ANALYZE counts rows that are there: told of them later, the server would add them
 /// to its count once more. Outside a transaction.
 pub fn tell_statistics() {

@@ -6,7 +6,7 @@
 //! be brought forward loses its way back alone.
 
 use super::follow::{Flow, Reading};
-use super::place::{self, STYLE};
+use super::place::{self, EVERY_ROW};
 use super::stream::{self, Slot};
 use super::trouble::{self, Step, Trouble};
 use super::{back, run, shared};
@@ -163,7 +163,7 @@ fn open(node: &str, operation: &Operation) -> Result<Option<Session>> {
     let way = transaction::run(|| Target::of(node, operation.role()))?;
     own::wait(async {
         let mut session = Session::open(&way, LIMITS).await?;
-        session.run(&STYLE.join("; ")).await?;
+        session.run(EVERY_ROW).await?;
         Ok(Some(session))
     })
 }

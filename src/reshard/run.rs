@@ -14,6 +14,7 @@ use crate::guc;
 use crate::name::literal;
 use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
+use crate::settings;
 use crate::worker::log::Log;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::Lsn;
@@ -83,18 +84,14 @@ fn settle_in(id: i64) -> Result<bool> {
 
 /// How a worker that moves data runs its statements.
 pub fn settings(name: &str) -> Result<()> {
-    let settings = [
-        "SET search_path = pg_catalog, pg_temp",
-        "SET default_transaction_isolation = 'read committed'",
-        "SET default_transaction_read_only = off",
-        "SET lock_timeout = '2s'",
-        "SET idle_in_transaction_session_timeout = 0",
+    settings::settle_worker()?;
+    let more = [
         "SET client_encoding = 'UTF8'",
-        "SET synchronous_commit = local",
         // Rows are brought as they are: triggers of the application fired for them on the source.
         "SET session_replication_role = 'replica'",
+        super::place::EVERY_ROW,
     ];
-    for setting in settings.iter().chain(&super::place::STYLE) {
+    for setting in more {
         sql::run(setting, &[])?;
     }
     sql::run(&format!("SET application_name = {}", literal(name)), &[])?;

@@ -57,8 +57,6 @@ pub fn verify_locked(operation: &Operation) -> Step {
     let mut flow = Flow::open(operation)?;
     let (mut views, _) = views(operation)?;
     differ(operation, &mut flow, &mut views)?;
-    // What follows in this transaction writes bounds as before.
-    sql::run("SET LOCAL TimeZone TO DEFAULT; SET LOCAL lc_monetary TO DEFAULT", &[])?;
     // Their locks are in the way of the switch.
     let sessions = views.values_mut().filter_map(|view| view.session.as_mut());
     for session in sessions.chain(flow.targets.iter_mut().filter_map(|target| target.session.as_mut())) {

@@ -11,6 +11,7 @@ use crate::node::trash;
 use crate::pg::lock::{self, Single};
 use crate::pg::worker::Handle;
 use crate::pg::{sql, transaction, worker};
+use crate::settings;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
@@ -77,16 +78,7 @@ pub fn run() {
 
 /// First steps in the database; `false` when there is nothing to do here, or somebody does it already.
 fn settle_in() -> Result<bool> {
-    let settings = [
-        "SET search_path = pg_catalog, pg_temp",
-        "SET default_transaction_isolation = 'read committed'",
-        "SET default_transaction_read_only = off",
-        "SET lock_timeout = '2s'",
-        "SET idle_in_transaction_session_timeout = 0",
-    ];
-    for setting in settings {
-        sql::run(setting, &[])?;
-    }
+    settings::settle_worker()?;
     Ok(is_installed()? && become_single())
 }
 

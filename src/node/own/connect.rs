@@ -1,20 +1,23 @@
 //! Connecting: hosts one after the other, TLS as asked, and the kind of server that is wanted.
 
 use super::answer;
+use super::pin;
 use super::remote;
 use super::session::{Limits, Session};
-use super::stream::{Bytes, PasswordAsked, Stream, Watched};
+use super::stream::{Bytes, PasswordAsked, Stream, Watched, WaysIn};
 use super::target::{Attributes, Host, Secret, Target};
 use super::tls::{Mode, Tls};
+use super::wire::Wire;
 use crate::error::{Error, Result};
 use pgrx::PgSqlErrorCode as Code;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::Config;
-use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres::config::SslMode;
 
 /// One address of a host.
 #[derive(Debug, Clone)]
@@ -23,6 +26,7 @@ pub struct Address {
     pub port: u16,
     /// `None` for a Unix socket.
     socket: Option<SocketAddr>,
+    wire: Wire,
 }
 
 /// Tries the hosts in order, as libpq does: the next one when a host cannot be reached or is not of the wanted kind.
@@ -32,12 +36,12 @@ pub(super) async fn connect(target: &Target, limits: Limits) -> Result<Session> 
     }
     let mut failed = Vec::new();
     let mut second_choice = None;
-    for host in &target.hosts {
-        let addresses = resolve(host).unwrap_or_else(|error| {
+    for host in in_order(target.hosts.iter().collect(), target.any_order) {
+        let addresses = resolve(host, &target.wire).unwrap_or_else(|error| {
             failed.push(format!("{}:{}: {error}", host.name, host.port));
             Vec::new()
         });
-        for address in addresses {
+        for address in in_order(addresses, target.any_order) {
             let reason = match tokio::time::timeout(target.connect_timeout, attempt(target, &address, limits)).await {
                 Ok(Ok((session, kind))) => match kind.suits(target.attributes) {
                     Suits::Yes => return Ok(session),
@@ -60,6 +64,18 @@ pub(super) async fn connect(target: &Target, limits: Limits) -> Result<Session> 
     }
 }
 
+/// As they are listed, or in any order, each as likely as another.
+fn in_order<T>(mut list: Vec<T>, any: bool) -> Vec<T> {
+    if any {
+        let random = RandomState::new();
+        for last in (1..list.len()).rev() {
+            let place = random.hash_one(last) % (last as u64 + 1);
+            list.swap(last, place as usize);
+        }
+    }
+    list
+}
+
 enum Failure {
     Unreachable(String),
     Refused(Error),
@@ -67,14 +83,14 @@ enum Failure {
 
 async fn attempt(target: &Target, address: &Address, limits: Limits) -> std::result::Result<(Session, Kind), Failure> {
     let mut last = None;
-    for (place, mode) in attempts(target.mode, address.socket.is_none()).iter().enumerate() {
+    for (place, mode) in attempts(target.tls.mode, address.socket.is_none()).iter().enumerate() {
         match attempt_with(target, address, *mode, limits).await {
             Ok(session) => {
                 let mut session = session;
                 let kind = kind(&mut session, target.attributes).await.map_err(Failure::Refused)?;
                 return Ok((session, kind));
             }
-            Err(failure) if place == 0 && target.mode <= Mode::Prefer && may_differ_with_tls(&failure) => {
+            Err(failure) if place == 0 && target.tls.mode <= Mode::Prefer && may_differ_with_tls(&failure) => {
                 last = Some(failure)
             }
             Err(failure) => return Err(failure),
@@ -109,7 +125,7 @@ async fn attempt_with(
     mode: SslMode,
     limits: Limits,
 ) -> std::result::Result<Session, Failure> {
-    let stream = reach(address).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let stream = reach(address, target.ways_in).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
     let asked = stream.asked();
     let config = config(target, mode, limits);
     let session = match mode {
@@ -121,8 +137,7 @@ async fn attempt_with(
             Session::new(target, address, None, client, Box::pin(connection), limits)
         }
         _ => {
-            let tls = Tls::new(target.mode, &target.files)
-                .map_err(|detail| Failure::Refused(remote::tls(target, &detail).into()))?;
+            let tls = Tls::new(&target.tls).map_err(|detail| Failure::Refused(remote::tls(target, &detail).into()))?;
             let (client, connection) = config
                 .connect_raw(stream, tls.connector(&address.host))
                 .await
@@ -159,16 +174,9 @@ fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
     if let Some(Secret(password)) = &target.password {
         config.password(password);
     }
-    if target.bind_channel {
-        config.channel_binding(ChannelBinding::Require);
-    }
-    // Ours come last and win. A node that loses us without a word lets go of our locks and slots soon.
-    let own = format!(
-        "-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 \
-         -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
-        limits.statement.map_or(0, |limit| limit.as_millis()),
-        limits.lock.map_or(0, |limit| limit.as_millis()),
-    );
+    config.channel_binding(target.channel_binding);
+    // Ours come last and win.
+    let own = pin::at_start(limits);
     config.options(match &target.options {
         Some(options) => format!("{options} {own}"),
         None => own,
@@ -177,8 +185,8 @@ fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
 }
 
 /// The name is looked up on this thread: tokio would start a second one.
-fn resolve(host: &Host) -> io::Result<Vec<Address>> {
-    let address = |socket| Address { host: host.name.clone(), port: host.port, socket };
+fn resolve(host: &Host, wire: &Wire) -> io::Result<Vec<Address>> {
+    let address = |socket| Address { host: host.name.clone(), port: host.port, socket, wire: wire.clone() };
     if host.address.is_none() && host.name.starts_with('/') {
         return Ok(vec![address(None)]);
     }
@@ -186,7 +194,7 @@ fn resolve(host: &Host) -> io::Result<Vec<Address>> {
     Ok((name, host.port).to_socket_addrs()?.map(|socket| address(Some(socket))).collect())
 }
 
-pub(super) async fn reach(address: &Address) -> io::Result<Stream> {
+pub(super) async fn reach(address: &Address, ways: WaysIn) -> io::Result<Stream> {
     let bytes: Box<dyn Bytes> = match address.socket {
         None => {
             let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
@@ -195,10 +203,11 @@ pub(super) async fn reach(address: &Address) -> io::Result<Stream> {
         Some(socket) => {
             let stream = TcpStream::connect(socket).await?;
             stream.set_nodelay(true)?;
+            address.wire.apply(&stream)?;
             Box::new(stream)
         }
     };
-    Ok(Watched::new(bytes, PasswordAsked::default()))
+    Ok(Watched::new(bytes, PasswordAsked::default(), ways))
 }
 
 /// What kind of server answered; asked only where `target_session_attrs` cares.

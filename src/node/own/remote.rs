@@ -6,6 +6,7 @@ use super::target::Target;
 use crate::error::{Error, Report};
 use crate::guc;
 use crate::name::literal;
+use crate::node::pooler;
 use pgrx::PgSqlErrorCode as Code;
 use tokio_postgres::error::DbError;
 
@@ -36,6 +37,11 @@ pub(super) fn refused(target: &Target, address: &Address, error: tokio_postgres:
             Report::new(code, format!("node \"{}\" refuses the connection: {}", target.node, db.message())).hint(
                 "Raise there the CONNECTION LIMIT of the role or of the database, or max_connections, or end sessions that nobody needs.",
             )
+        }
+        // PgBouncer's words.
+        _ if db.message().starts_with("unsupported startup parameter") => {
+            Report::new(code, format!("node \"{}\" is behind a pooler that refuses start-up options", target.node))
+                .hint(pooler::SESSIONS)
         }
         _ => Report::new(code, format!("node \"{}\" refuses the connection: {}", target.node, db.message())),
     };

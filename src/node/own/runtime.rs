@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::CancelToken;
 
 use super::connect::{Address, reach};
+use super::stream::WaysIn;
 use super::tls::Tls;
 
 /// How often a wait looks for requests to end.
@@ -64,6 +65,35 @@ pub fn wait_until<T>(deadline: Instant, future: impl Future<Output = T>) -> Resu
     drive(Some(deadline), future)
 }
 
+/// Waits for `future`, of what commits on nodes by itself. Cancel and timeouts are passed on to the nodes, and then their
+/// answers are waited for all the same: an end taken here would say that nothing happened, when a node may just have
+/// committed. The caller sees by `interrupt::is_ending` that it was cancelled. `None` where the answers do not come within
+/// `patience` after that.
+pub fn wait_for_answers<T>(patience: Duration, future: impl Future<Output = T>) -> Result<Option<T>> {
+    with_runtime(|runtime| {
+        let mut future = pin!(future);
+        let mut end: Option<Instant> = None;
+        loop {
+            if let Ok(out) = runtime.block_on(async { tokio::time::timeout(TICK, &mut future).await }) {
+                return Ok(Some(out));
+            }
+            if interrupt::is_terminated() {
+                runtime.block_on(cancel_busy());
+                interrupt::check();
+            }
+            match end {
+                Some(end) if Instant::now() >= end => return Ok(None),
+                Some(_) => {}
+                None if interrupt::is_ending() => {
+                    runtime.block_on(cancel_busy());
+                    end = Some(Instant::now() + patience);
+                }
+                None => interrupt::check(),
+            }
+        }
+    })
+}
+
 fn drive<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<Option<T>> {
     with_runtime(|runtime| {
         let mut future = pin!(future);
@@ -89,7 +119,7 @@ fn drive<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Resul
 async fn cancel_busy() {
     let busy = BUSY.with_borrow_mut(std::mem::take);
     let requests = busy.into_iter().map(|(_, Canceller { address, tls, token })| async move {
-        let Ok(stream) = reach(&address).await else { return };
+        let Ok(stream) = reach(&address, WaysIn::default()).await else { return };
         let _ = match tls {
             Some(tls) => token.cancel_query_raw(stream, tls.connector(&address.host)).await,
             None => token.cancel_query_raw(stream, tokio_postgres::NoTls).await,

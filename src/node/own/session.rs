@@ -2,6 +2,7 @@
 
 use super::answer;
 use super::connect::{Address, connect};
+use super::pin;
 use super::remote;
 use super::runtime::{Busy, Canceller};
 use super::target::Target;
@@ -53,7 +54,20 @@ pub struct Session {
 impl Session {
     /// Errors: 08001 not reachable, 28P01 wrong password, and what else the node has against it.
     pub async fn open(target: &Target, limits: Limits) -> Result<Self> {
+        let mut session = connect(target, limits).await?;
+        session.pin().await?;
+        Ok(session)
+    }
+
+    /// As the role, the database and a pooler before the server have it: only to look whether there is such a pooler.
+    pub async fn open_as_it_comes(target: &Target, limits: Limits) -> Result<Self> {
         connect(target, limits).await
+    }
+
+    /// Sets all that our statements depend on.
+    async fn pin(&mut self) -> Result<()> {
+        let sql = pin::commands(self.limits);
+        self.run(&sql).await
     }
 
     pub(super) fn new(

@@ -17,43 +17,101 @@ pub type Stream = Watched<Box<dyn Bytes>>;
 /// let in every role of the coordinator: that must not be a way round the user mapping.
 pub type PasswordAsked = Arc<AtomicBool>;
 
+/// How a server may let us in: `require_auth`. By default, any way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaysIn(u8);
+
+/// By the number that a server asks with; the first is that of a server which asks for nothing.
+const WAYS: [(&str, u8); 6] =
+    [("none", 0), ("password", 3), ("md5", 5), ("gss", 7), ("sspi", 9), ("scram-sha-256", 10)];
+
+impl Default for WaysIn {
+    fn default() -> Self {
+        WaysIn(u8::MAX)
+    }
+}
+
+impl WaysIn {
+    /// A list of ways that are allowed, or of those that are not. The error is a sentence for DETAIL.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (mut allowed, mut excluded) = (0, 0);
+        for word in text.split(',').map(str::trim) {
+            let (list, name) = match word.strip_prefix('!') {
+                Some(name) => (&mut excluded, name),
+                None => (&mut allowed, word),
+            };
+            match WAYS.iter().position(|(known, _)| *known == name) {
+                Some(place) => *list |= 1 << place,
+                None => return Err(format!("require_auth {word} is unknown")),
+            }
+        }
+        match (allowed, excluded) {
+            (allowed, 0) => Ok(WaysIn(allowed)),
+            (0, excluded) => Ok(WaysIn(!excluded)),
+            _ => Err("require_auth allows and excludes at the same time".into()),
+        }
+    }
+
+    /// Before the answer is given: a password sent in clear text cannot be taken back.
+    fn check(self, asked: u8) -> io::Result<()> {
+        match WAYS.iter().enumerate().find(|(_, (_, number))| *number == asked) {
+            Some((place, (name, _))) if self.0 & (1 << place) == 0 => {
+                Err(io::Error::other(format!("the server's way to let us in is {name}, which require_auth excludes")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A stream that notes the first message of the server.
 pub struct Watched<S> {
     inner: S,
     head: Vec<u8>,
     asked: PasswordAsked,
+    ways: WaysIn,
 }
 
 /// Enough for the answer to an SSL request, and an authentication request with its kind.
 const HEAD: usize = 10;
 
 impl<S> Watched<S> {
-    pub fn new(inner: S, asked: PasswordAsked) -> Self {
-        Self { inner, head: Vec::with_capacity(HEAD), asked }
+    pub fn new(inner: S, asked: PasswordAsked, ways: WaysIn) -> Self {
+        Self { inner, head: Vec::with_capacity(HEAD), asked, ways }
     }
 
     pub fn asked(&self) -> PasswordAsked {
         Arc::clone(&self.asked)
     }
 
-    fn note(&mut self, read: &[u8]) {
-        if self.head.len() >= HEAD {
-            return;
+    pub fn ways(&self) -> WaysIn {
+        self.ways
+    }
+
+    fn note(&mut self, read: &[u8]) -> io::Result<()> {
+        let known = asked_for(&self.head).is_some();
+        if known || self.head.len() >= HEAD {
+            return Ok(());
         }
         self.head.extend(read.iter().take(HEAD - self.head.len()));
-        if is_password_request(&self.head) {
+        let Some(asked) = asked_for(&self.head) else { return Ok(()) };
+        if matches!(asked, 3 | 5 | 10) {
             self.asked.store(true, Ordering::Relaxed);
         }
+        self.ways.check(asked)
     }
 }
 
-/// `R`, length, kind: 3 clear text, 5 MD5, 10 SASL. A server without TLS has answered `N` to the SSL request before.
-fn is_password_request(head: &[u8]) -> bool {
+/// `R`, length, kind: 0 nothing more, 3 clear text, 5 MD5, 10 SASL. A server without TLS has answered `N` to the SSL
+/// request before.
+fn asked_for(head: &[u8]) -> Option<u8> {
     let message = match head {
         [b'N', rest @ ..] => rest,
         all => all,
     };
-    matches!(message, [b'R', _, _, _, _, 0, 0, 0, 3 | 5 | 10, ..])
+    match message {
+        [b'R', _, _, _, _, 0, 0, 0, kind, ..] => Some(*kind),
+        _ => None,
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -61,8 +119,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if polled.is_ready() {
-            this.note(&buf.filled()[before..]);
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            this.note(&buf.filled()[before..])?;
         }
         polled
     }

@@ -1,9 +1,12 @@
 //! Where a node is and who we are there: the options of its foreign server and of a user mapping, with libpq's defaults.
 
-use super::tls::{Files, Mode};
+use super::stream::WaysIn;
+use super::tls::{self, Mode};
+use super::wire::Wire;
 use crate::error::{Report, Result};
 use crate::name::literal;
 use crate::node::channel::unknown_node;
+use crate::node::options::why_not;
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -11,6 +14,7 @@ use shardkeeper_core::words::count;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+use tokio_postgres::config::ChannelBinding;
 
 pub type Options = BTreeMap<String, String>;
 
@@ -22,13 +26,16 @@ pub struct Target {
     pub dbname: String,
     pub user: String,
     pub password: Option<Secret>,
-    pub mode: Mode,
-    pub files: Files,
+    pub tls: tls::Settings,
+    pub wire: Wire,
+    /// `load_balance_hosts=random`: the order in which hosts are tried.
+    pub any_order: bool,
     pub connect_timeout: Duration,
     pub options: Option<String>,
     pub attributes: Attributes,
-    /// `channel_binding=require`.
-    pub bind_channel: bool,
+    pub channel_binding: ChannelBinding,
+    /// `require_auth`.
+    pub ways_in: WaysIn,
     /// A role that is no superuser must prove itself by a password: what the server's own operating system user may
     /// do is not the role's to use.
     pub must_use_password: bool,
@@ -97,6 +104,12 @@ impl Target {
             )
             .into();
         };
+        // One that was set by hand, past shard_add_node: postgres_fdw would do as it says, and we would not.
+        for (name, value) in &options {
+            if let Some(reason) = why_not(name, value) {
+                return wrong(node, format!("Option {name} = {value}: {reason}")).into();
+            }
+        }
         let timeout = number::<i32>(node, "connect_timeout", get("connect_timeout"))?.filter(|seconds| *seconds > 0);
         Ok(Self {
             node: node.to_string(),
@@ -104,19 +117,38 @@ impl Target {
             dbname: get("dbname").unwrap_or(user).to_string(),
             user: user.to_string(),
             password: get("password").map(|text| Secret(text.to_string())),
-            mode: mode(node, get("sslmode"))?,
-            files: Files {
-                root: get("sslrootcert").map(String::from),
-                certificate: get("sslcert").map(String::from),
-                key: get("sslkey").map(String::from),
+            tls: tls::Settings {
+                mode: mode(node, get("sslmode"))?,
+                root: path(get("sslrootcert")),
+                certificate: path(get("sslcert")),
+                key: path(get("sslkey")),
+                revoked: path(get("sslcrl")),
+                revoked_dir: path(get("sslcrldir")),
+                tell_name: get("sslsni") != Some("0"),
+                oldest: protocol(node, "ssl_min_protocol_version", get("ssl_min_protocol_version"))?,
+                newest: protocol(node, "ssl_max_protocol_version", get("ssl_max_protocol_version"))?,
             },
+            wire: Wire {
+                keepalives: number::<i32>(node, "keepalives", get("keepalives"))? != Some(0),
+                idle: seconds(node, "keepalives_idle", get("keepalives_idle"))?,
+                interval: seconds(node, "keepalives_interval", get("keepalives_interval"))?,
+                count: positive(node, "keepalives_count", get("keepalives_count"))?,
+                user_timeout: positive(node, "tcp_user_timeout", get("tcp_user_timeout"))?
+                    .map(|milliseconds| Duration::from_millis(milliseconds.into())),
+            },
+            any_order: get("load_balance_hosts") == Some("random"),
             // libpq takes no less than two seconds.
             connect_timeout: Duration::from_secs(
                 timeout.map_or(DEFAULT_TIMEOUT, |seconds| seconds.unsigned_abs().max(2).into()),
             ),
             options: get("options").map(String::from),
             attributes: attributes(node, get("target_session_attrs"))?,
-            bind_channel: get("channel_binding") == Some("require"),
+            channel_binding: match get("channel_binding") {
+                Some("require") => ChannelBinding::Require,
+                Some("disable") => ChannelBinding::Disable,
+                _ => ChannelBinding::Prefer,
+            },
+            ways_in: ways_in(node, get("require_auth"))?,
             must_use_password: false,
         })
     }
@@ -220,6 +252,44 @@ fn attributes(node: &str, text: Option<&str>) -> Result<Attributes> {
                 .into();
         }
     })
+}
+
+/// An empty path is as good as none.
+fn path(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).map(String::from)
+}
+
+fn protocol(node: &str, option: &str, text: Option<&str>) -> Result<Option<tls::Protocol>> {
+    match text.filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => match tls::Protocol::parse(text) {
+            Some(protocol) => Ok(Some(protocol)),
+            None => wrong(node, format!("{option} {text} is unknown"))
+                .hint("There are TLSv1, TLSv1.1, TLSv1.2 and TLSv1.3.")
+                .into(),
+        },
+    }
+}
+
+fn ways_in(node: &str, text: Option<&str>) -> Result<WaysIn> {
+    match text.filter(|text| !text.is_empty()) {
+        None => Ok(WaysIn::default()),
+        Some(text) => WaysIn::parse(text).or_else(|detail| {
+            wrong(node, detail)
+                .hint("There are password, md5, scram-sha-256 and none, with commas between, and each with ! before it for all others.")
+                .into()
+        }),
+    }
+}
+
+/// Zero or less stands for the system's default.
+fn positive(node: &str, option: &str, text: Option<&str>) -> Result<Option<u32>> {
+    let number = number::<i32>(node, option, text)?;
+    Ok(number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0))
+}
+
+fn seconds(node: &str, option: &str, text: Option<&str>) -> Result<Option<Duration>> {
+    Ok(positive(node, option, text)?.map(|seconds| Duration::from_secs(seconds.into())))
 }
 
 fn number<T: std::str::FromStr>(node: &str, option: &str, text: Option<&str>) -> Result<Option<T>> {

@@ -48,6 +48,8 @@ fn missing_packages(packaged: &[&Packaged]) -> Vec<&'static str> {
     need(has_libclang(), "libclang-dev");
     need(in_path("pkg-config").is_some(), "pkg-config");
     need(in_path("openssl").is_some(), "openssl");
+    // Debian puts it where only root looks.
+    need(Path::new("/usr/sbin/pgbouncer").exists(), "pgbouncer");
     if packaged.iter().any(|packaged| packaged.missing_clients().0) {
         need(in_path("python3").is_some(), "python3");
         need(succeeds(Command::new("python3").args(["-m", "pip", "--version"])), "python3-pip");
