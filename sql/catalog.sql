@@ -28,9 +28,12 @@ COMMENT ON TABLE shardkeeper.parents IS
 CREATE TABLE shardkeeper.partitions (
     partition regclass PRIMARY KEY,
     parent regclass NOT NULL,
-    label text NOT NULL
+    label text NOT NULL,
+    above regclass,
+    bounds text
 );
-COMMENT ON TABLE shardkeeper.partitions IS 'Partitions of managed parents at every level, with the label that finds their part of the specification';
+COMMENT ON TABLE shardkeeper.partitions IS
+    'Partitions of managed parents at every level, with the label that finds their part of the specification; above and bounds say where one was that is detached by hand';
 CREATE INDEX partitions_parent ON shardkeeper.partitions (parent);
 
 CREATE TABLE shardkeeper.mirrors (

@@ -56,7 +56,8 @@ END
 $$;
 COMMENT ON FUNCTION shardkeeper.after_grant() IS 'Follows GRANT and REVOKE on parents on their nodes';
 
--- DROP TABLE on a managed table takes only what is here: say so, and forget it.
+-- What commands do that users give on managed tables themselves is judged in the library, which knows its own. A managed
+-- table that may go takes only what is here: say so, and forget it.
 CREATE FUNCTION shardkeeper.after_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -70,6 +71,10 @@ BEGIN
     LOOP
         PERFORM shardkeeper.refuse_while_moving(gone.id, gone.name);
     END LOOP;
+    IF NOT EXISTS (SELECT FROM shardkeeper.parents) AND NOT EXISTS (SELECT FROM shardkeeper.nodes) THEN
+        RETURN;
+    END IF;
+    PERFORM shardkeeper.judge_drop();
     FOR gone IN
         SELECT o.objid, o.object_identity, array_agg(m.node ORDER BY m.node) FILTER (WHERE m.node IS NOT NULL) AS nodes
         FROM pg_event_trigger_dropped_objects() o
@@ -91,7 +96,7 @@ BEGIN
     WHERE partition IN (SELECT objid FROM pg_event_trigger_dropped_objects() WHERE classid = 'pg_class'::regclass AND objsubid = 0);
 END
 $$;
-COMMENT ON FUNCTION shardkeeper.after_drop() IS 'Forgets managed tables that were dropped with DROP TABLE';
+COMMENT ON FUNCTION shardkeeper.after_drop() IS 'Refuses to drop what would stay on nodes, and forgets managed tables that were dropped';
 
 -- While data of a parent moves, its tables stay as they are: what is made beforehand has to fit at the switch. In a worker
 -- of an operation these triggers are silent, as session_replication_role is replica there. An operation that is not
@@ -122,7 +127,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     used record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM shardkeeper.moving()) THEN
+    IF NOT EXISTS (SELECT FROM shardkeeper.parents) AND NOT EXISTS (SELECT FROM shardkeeper.moving()) THEN
         RETURN;
     END IF;
     FOR used IN
@@ -140,9 +145,11 @@ BEGIN
     LOOP
         PERFORM shardkeeper.refuse_while_moving(used.id, used.name);
     END LOOP;
+    PERFORM shardkeeper.judge_change();
 END
 $$;
-COMMENT ON FUNCTION shardkeeper.after_change() IS 'Refuses changes of tables whose data moves';
+COMMENT ON FUNCTION shardkeeper.after_change() IS
+    'Refuses changes of tables whose data moves, and those that would make servers disagree';
 
 -- What an index belonged to is not told after it is gone. But dropping it takes a lock on the table.
 CREATE FUNCTION shardkeeper.after_drop_index() RETURNS event_trigger
@@ -251,14 +258,20 @@ COMMENT ON FUNCTION shardkeeper.before_drop() IS 'Tells shardkeeper.refuse_if_ke
 CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE')
     EXECUTE FUNCTION shardkeeper.after_grant();
 COMMENT ON EVENT TRIGGER shardkeeper_grant IS 'shardkeeper: follows GRANT and REVOKE on parents on their nodes';
-CREATE EVENT TRIGGER shardkeeper_drop ON sql_drop WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED')
+-- Whatever the command was: CASCADE takes managed tables along with many kinds of objects.
+CREATE EVENT TRIGGER shardkeeper_drop ON sql_drop
     EXECUTE FUNCTION shardkeeper.after_drop();
-COMMENT ON EVENT TRIGGER shardkeeper_drop IS 'shardkeeper: forgets managed tables that were dropped';
+COMMENT ON EVENT TRIGGER shardkeeper_drop IS 'shardkeeper: refuses to drop what would stay on nodes, and forgets managed tables that were dropped';
+CREATE EVENT TRIGGER shardkeeper_before_alter ON ddl_command_start WHEN TAG IN ('ALTER TABLE')
+    EXECUTE FUNCTION shardkeeper.before_alter();
+COMMENT ON EVENT TRIGGER shardkeeper_before_alter IS 'shardkeeper: refuses DETACH PARTITION CONCURRENTLY of managed partitions';
 CREATE EVENT TRIGGER shardkeeper_change ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER POLICY', 'ALTER RULE', 'ALTER STATISTICS', 'ALTER TRIGGER',
+    WHEN TAG IN ('ALTER COLLATION', 'ALTER DOMAIN', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER POLICY', 'ALTER RULE', 'ALTER SCHEMA',
+                 'ALTER STATISTICS', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE',
                  'CREATE FOREIGN TABLE', 'CREATE INDEX', 'CREATE POLICY', 'CREATE RULE', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')
     EXECUTE FUNCTION shardkeeper.after_change();
-COMMENT ON EVENT TRIGGER shardkeeper_change IS 'shardkeeper: refuses changes of tables whose data moves';
+COMMENT ON EVENT TRIGGER shardkeeper_change IS
+    'shardkeeper: refuses changes of tables whose data moves, and those that would make servers disagree';
 CREATE EVENT TRIGGER shardkeeper_drop_index ON sql_drop WHEN TAG IN ('DROP INDEX')
     EXECUTE FUNCTION shardkeeper.after_drop_index();
 COMMENT ON EVENT TRIGGER shardkeeper_drop_index IS 'shardkeeper: refuses to drop indexes of parents whose data moves';

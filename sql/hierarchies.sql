@@ -31,9 +31,9 @@ GRANT SELECT ON shard_parents TO PUBLIC;
 
 -- Everybody may call these: what changes a hierarchy asks for the ownership of its parent, and acts on nodes with the
 -- caller's own user mappings.
-COMMENT ON FUNCTION shard_create_parent(regclass, jsonb, text) IS
+COMMENT ON FUNCTION shard_create_parent(regclass, jsonb, text, text[]) IS
     'Makes a table the root of the hierarchy in spec, on all servers: an empty one in this transaction, and returns NULL; a populated one online, and returns the operation id';
-COMMENT ON FUNCTION shard_create_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, text, jsonb, text, text, text) IS
+COMMENT ON FUNCTION shard_create_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, text, jsonb, text, text, text, text[]) IS
     'Makes a table a parent with one level, as the other form does; key is a column, several with commas between, or an expression';
 COMMENT ON FUNCTION shard_plan_parent(regclass, jsonb) IS
     'The commands that shard_create_parent would run, in order, with the node of each; changes nothing';
@@ -41,7 +41,7 @@ COMMENT ON FUNCTION shard_plan_parent(regclass, text, text, integer, text, jsonb
     'The commands that the one-level form of shard_create_parent would run with these arguments; changes nothing';
 COMMENT ON FUNCTION shard_adopt_parent(regclass) IS
     'Takes a partitioned table that was built by hand under management, with its partitions here and on nodes; no rows move';
-COMMENT ON FUNCTION shard_add_partition(regclass, jsonb, text) IS
+COMMENT ON FUNCTION shard_add_partition(regclass, jsonb, text, text[]) IS
     'Adds one partition with everything below it and returns it; bounds is {"from","to"}, {"in"}, {"modulus","remainder"} or {"default": true}';
 COMMENT ON FUNCTION shard_detach_partition(regclass) IS
     'Takes a partition out of its hierarchy; it stays, with its rows, as a table of its own';

@@ -157,19 +157,19 @@ COMMENT ON VIEW shard_progress IS
 GRANT SELECT ON shard_progress TO PUBLIC;
 
 -- Everybody may call these: they ask for the ownership of the parent.
-COMMENT ON FUNCTION shard_move_partition(regclass, text, text, interval) IS
+COMMENT ON FUNCTION shard_move_partition(regclass, text, text, interval, text[]) IS
     'Moves a leaf to another node online; returns the operation id';
-COMMENT ON FUNCTION shard_set_modulus(regclass, integer, text[], text, interval) IS
+COMMENT ON FUNCTION shard_set_modulus(regclass, integer, text[], text, interval, text[]) IS
     'Replaces the hash partitions of a table by as many as modulus says, online; returns the operation id';
-COMMENT ON FUNCTION shard_split(regclass, jsonb, text[], text, interval) IS
+COMMENT ON FUNCTION shard_split(regclass, jsonb, text[], text, interval, text[]) IS
     'Replaces a leaf by several online: a range at points, a list by labels, a default partition by new ones and the rest; returns the operation id';
-COMMENT ON FUNCTION shard_merge(regclass[], text, text, text, interval) IS
+COMMENT ON FUNCTION shard_merge(regclass[], text, text, text, interval, text[]) IS
     'Replaces adjacent ranges, or lists, of one table by one leaf online; returns the operation id';
-COMMENT ON FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval) IS
+COMMENT ON FUNCTION shard_move_values(regclass, regclass, jsonb, text, interval, text[]) IS
     'Moves values of a list leaf, with their rows, to another one of the same table online; returns the operation id';
-COMMENT ON FUNCTION shard_drain_node(text, text) IS
+COMMENT ON FUNCTION shard_drain_node(text, text, text[]) IS
     'Moves all leaves of a node to others online, so that it can be dropped; returns the id of a group of moves';
-COMMENT ON FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision) IS
+COMMENT ON FUNCTION shard_rebalance(regclass, text, text[], text, jsonb, double precision, text[]) IS
     'Moves leaves online until each node has its share of bytes, rows or count; returns the id of a group of moves';
 COMMENT ON FUNCTION shard_plan_move_partition(regclass, text, text) IS 'What shard_move_partition would do, step by step; nothing is changed';
 COMMENT ON FUNCTION shard_plan_set_modulus(regclass, integer, text[], text) IS 'What shard_set_modulus would do, step by step; nothing is changed';

@@ -15,6 +15,8 @@ static WORKER: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SWITCH_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(50);
 /// No limit: whoever moves data wants it moved, and knows when its readers and writers matter more.
 static COPY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Off: what reaches this server alone makes servers disagree, and is seldom meant so.
+static ALLOW_MANUAL_DDL: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 pub fn register() {
     GucRegistry::define_int_guc(
@@ -68,6 +70,14 @@ pub fn register() {
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_bool_guc(
+        c"shardkeeper.allow_manual_ddl",
+        c"Whether commands on managed tables are run that reach the coordinator only.",
+        c"For those who bring the nodes in step themselves.",
+        &ALLOW_MANUAL_DDL,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
         c"shardkeeper.worker",
         c"Whether background workers of shardkeeper do their work.",
         c"The kill switch: when off, they idle, and nothing heals or is cleaned up.",
@@ -83,6 +93,10 @@ pub fn connect_timeout_seconds() -> i32 {
 
 pub fn trash_keep_minutes() -> i32 {
     TRASH_KEEP.get()
+}
+
+pub fn allow_manual_ddl() -> bool {
+    ALLOW_MANUAL_DDL.get()
 }
 
 pub fn heal_interval() -> std::time::Duration {

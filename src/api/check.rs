@@ -1,7 +1,7 @@
 //! The doctor.
 
 use crate::hierarchy::drift::Drift;
-use crate::hierarchy::health;
+use crate::hierarchy::{gaps, health};
 use crate::node::doctor;
 use crate::pg::regclass::Regclass;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -32,6 +32,7 @@ pub(crate) fn shard_check(
     let (mut rows, answers) = doctor::check(parent, drift.questions())?;
     rows.extend(health::check(parent)?);
     rows.extend(drift.judge(&answers)?);
+    rows.extend(gaps::check(parent)?);
     Ok(TableIterator::new(rows.into_iter().map(|row| {
         let finding = row.finding;
         (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)

@@ -3,6 +3,7 @@
 use super::resharding;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::detach::{self, Fate};
+use crate::hierarchy::publications::Accept;
 use crate::hierarchy::trash::KeepTime;
 use crate::hierarchy::{self, adopt, create, grants, key, remove};
 use crate::pg::regclass::Regclass;
@@ -50,9 +51,10 @@ fn shard_create_parent(
     parent: Option<Regclass>,
     spec: Option<JsonB>,
     mode: default!(Option<&str>, "'online'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<Option<i64>, ErrorReport> {
     let (parent, spec, mode) = (given("parent", parent)?, given("spec", spec)?, resharding::mode(mode)?);
-    Ok(create_parent(parent.0, &spec::parse(&spec.0).map_err(Error::from)?, mode)?)
+    Ok(create_parent(parent.0, &spec::parse(&spec.0).map_err(Error::from)?, mode, Accept::parse(accept)?)?)
 }
 
 /// The one-level form. `key` is one column or expression, or several columns with commas between.
@@ -76,6 +78,7 @@ fn shard_create_parent_short(
     timezone: default!(Option<&str>, "NULL"),
     epoch: default!(Option<&str>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<Option<i64>, ErrorReport> {
     let mode = resharding::mode(mode)?;
     let parent = given("parent", parent)?.0;
@@ -96,7 +99,7 @@ fn shard_create_parent_short(
         timezone,
         epoch,
     )?;
-    Ok(create_parent(parent, &level, mode)?)
+    Ok(create_parent(parent, &level, mode, Accept::parse(accept)?)?)
 }
 
 /// What the arguments of a short form say.
@@ -139,11 +142,11 @@ fn one_level(
 }
 
 /// The rows of a populated table move in an operation; all else is done at once.
-fn create_parent(table: pg_sys::Oid, level: &Level, mode: Mode) -> Result<Option<i64>> {
+fn create_parent(table: pg_sys::Oid, level: &Level, mode: Mode, accept: Accept) -> Result<Option<i64>> {
     if create::is_populated(table)? {
-        return convert::start(table, level, mode).map(Some);
+        return convert::start(table, level, mode, accept).map(Some);
     }
-    create::create(table, level)?;
+    create::create(table, level, accept)?;
     Ok(None)
 }
 
@@ -202,8 +205,10 @@ fn shard_plan_parent_short(
 
 fn plan_rows(parent: pg_sys::Oid, level: &Level) -> Result<Vec<(i32, String, String)>> {
     let prepared = create::prepare(parent, level, create::Intent::Plan)?;
-    let rows = prepared.script.rows().zip(1..);
-    Ok(rows.map(|((node, command), step)| (step, node.to_string(), command.to_string())).collect())
+    let warning = prepared.publication_warning(parent)?.map(|text| ("local", format!("-- {text}")));
+    let commands = prepared.script.rows().map(|(node, command)| (node, command.to_string()));
+    let rows = commands.chain(warning).zip(1..);
+    Ok(rows.map(|((node, command), step)| (step, node.to_string(), command)).collect())
 }
 
 /// Takes a partitioned table that was built by hand under management, with partitions here and on nodes. No table is made anew.
@@ -229,9 +234,10 @@ fn shard_add_partition(
     parent: Option<Regclass>,
     bounds: Option<JsonB>,
     node: default!(Option<&str>, "NULL"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<Regclass, ErrorReport> {
     let (parent, bounds) = (given("parent", parent)?, given("bounds", bounds)?);
-    Ok(Regclass(hierarchy::add_partition(parent.0, &bounds.0, node)?))
+    Ok(Regclass(hierarchy::add_partition(parent.0, &bounds.0, node, Accept::parse(accept)?)?))
 }
 
 /// Takes a partition out of its hierarchy; it stays, with its rows, as a table of its own on the same server.

@@ -83,5 +83,13 @@ extension_sql_file!(
 extension_sql_file!(
     "../../sql/events.sql",
     name = "events",
-    requires = ["hierarchies", "operations", dropping::before_drop]
+    requires = [
+        "hierarchies",
+        "operations",
+        dropping::before_drop,
+        ddl::ddl_parts,
+        ddl::judge_change,
+        ddl::judge_drop,
+        ddl::before_alter
+    ]
 );

@@ -1,6 +1,7 @@
 //! SQL functions: parse, call, shape rows.
 
 mod check;
+mod ddl;
 mod hierarchies;
 mod look;
 mod movement;

@@ -90,7 +90,7 @@ fn shard_plan_drain_node(
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
     let mode = self::mode(mode)?;
-    Ok(TableIterator::new(plan::drain(given("name", name)?)?.preview(mode)))
+    Ok(TableIterator::new(plan::drain(given("name", name)?)?.preview(mode)?))
 }
 
 /// What `shard_rebalance` would do. Nothing is changed. Errors: those of `shard_rebalance`.
@@ -106,5 +106,5 @@ fn shard_plan_rebalance(
     minimum_gain: default!(Option<f64>, "0.05"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
     let mode = self::mode(mode)?;
-    Ok(TableIterator::new(balancing(parent, by, nodes, capacities, minimum_gain)?.preview(mode)))
+    Ok(TableIterator::new(balancing(parent, by, nodes, capacities, minimum_gain)?.preview(mode)?))
 }

@@ -2,6 +2,7 @@
 
 use super::hierarchies::{given, node_names};
 use crate::error::{Report, Result};
+use crate::hierarchy::publications::Accept;
 use crate::pg::regclass::Regclass;
 use crate::reshard::plan;
 use pgrx::JsonB;
@@ -72,9 +73,12 @@ fn shard_move_partition(
     node: Option<&str>,
     mode: default!(Option<&str>, "'online'"),
     keep: default!(Option<Interval>, "'1 day'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
-    Ok(plan::move_leaf(given("partition", partition)?.0, given("node", node)?)?.start(mode, &keep)?)
+    Ok(plan::move_leaf(given("partition", partition)?.0, given("node", node)?)?
+        .accepting(Accept::parse(accept)?)?
+        .start(mode, &keep)?)
 }
 
 /// Replaces the hash partitions of a table by `modulus` new ones, online. Returns the operation id. `nodes` are those that
@@ -90,9 +94,12 @@ fn shard_set_modulus(
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
     keep: default!(Option<Interval>, "'1 day'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
-    Ok(plan::set_modulus(given("parent", parent)?.0, given("modulus", modulus)?, named(nodes)?)?.start(mode, &keep)?)
+    Ok(plan::set_modulus(given("parent", parent)?.0, given("modulus", modulus)?, named(nodes)?)?
+        .accepting(Accept::parse(accept)?)?
+        .start(mode, &keep)?)
 }
 
 /// Replaces a leaf by several, online. Of a range `bounds` is the list of points at which it is split, of a list an object with
@@ -109,10 +116,11 @@ fn shard_split(
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
     keep: default!(Option<Interval>, "'1 day'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
     let (partition, bounds) = (given("partition", partition)?.0, given("bounds", bounds)?.0);
-    Ok(plan::split(partition, &bounds, named(nodes)?)?.start(mode, &keep)?)
+    Ok(plan::split(partition, &bounds, named(nodes)?)?.accepting(Accept::parse(accept)?)?.start(mode, &keep)?)
 }
 
 /// Replaces adjacent ranges, or lists, of one table by one leaf, online. Without `node` it goes where most of them are. Returns
@@ -127,9 +135,10 @@ fn shard_merge(
     node: default!(Option<&str>, "NULL"),
     mode: default!(Option<&str>, "'online'"),
     keep: default!(Option<Interval>, "'1 day'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
-    Ok(plan::merge(&listed(partitions)?, name, node)?.start(mode, &keep)?)
+    Ok(plan::merge(&listed(partitions)?, name, node)?.accepting(Accept::parse(accept)?)?.start(mode, &keep)?)
 }
 
 /// Moves values of one list partition, with their rows, to another one of the same table, online. Returns the operation id.
@@ -143,10 +152,11 @@ fn shard_move_values(
     values: Option<JsonB>,
     mode: default!(Option<&str>, "'online'"),
     keep: default!(Option<Interval>, "'1 day'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let (mode, keep) = (self::mode(mode)?, self::keep(keep)?);
     let (from, to, values) = (given("from", from)?.0, given("to", to)?.0, given("values", values)?.0);
-    Ok(plan::move_values(from, to, &values)?.start(mode, &keep)?)
+    Ok(plan::move_values(from, to, &values)?.accepting(Accept::parse(accept)?)?.start(mode, &keep)?)
 }
 
 /// Moves all leaves of a node to others, online; each old one is dropped as soon as it is moved. From the call on no spec
@@ -156,9 +166,13 @@ fn shard_move_values(
 /// another group of moves runs.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_drain_node(name: Option<&str>, mode: default!(Option<&str>, "'online'")) -> Result<i64, ErrorReport> {
+fn shard_drain_node(
+    name: Option<&str>,
+    mode: default!(Option<&str>, "'online'"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
+) -> Result<i64, ErrorReport> {
     let mode = self::mode(mode)?;
-    Ok(plan::drain(given("name", name)?)?.start(mode)?)
+    Ok(plan::drain(given("name", name)?)?.accepting(Accept::parse(accept)?)?.start(mode)?)
 }
 
 /// Moves leaves so that each node has its share of `bytes`, `rows` or `count`, online; each old one is dropped as soon as it is
@@ -176,7 +190,8 @@ fn shard_rebalance(
     mode: default!(Option<&str>, "'online'"),
     capacities: default!(Option<JsonB>, "NULL"),
     minimum_gain: default!(Option<f64>, "0.05"),
+    accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let mode = self::mode(mode)?;
-    Ok(balancing(parent, by, nodes, capacities, minimum_gain)?.start(mode)?)
+    Ok(balancing(parent, by, nodes, capacities, minimum_gain)?.accepting(Accept::parse(accept)?)?.start(mode)?)
 }

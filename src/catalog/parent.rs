@@ -125,6 +125,46 @@ pub fn forget_partitions(partitions: &[Oid]) -> Result<()> {
     Ok(())
 }
 
+/// Notes where a partition is that is about to be detached by hand.
+pub fn note_place(partition: Oid) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run(
+            "UPDATE shardkeeper.partitions k SET above = i.inhparent, bounds = pg_catalog.pg_get_expr(c.relpartbound, c.oid)
+             FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+             WHERE k.partition = $1 AND i.inhrelid = $1",
+            &[partition.into()],
+        )
+    })?;
+    Ok(())
+}
+
+/// Notes a partition that was attached or made by hand below a managed parent. One that was here before keeps its label.
+pub fn note_attached(partition: Oid) -> Result<()> {
+    role::as_extension_owner(|| {
+        sql::run(
+            "INSERT INTO shardkeeper.partitions (partition, parent, label)
+             SELECT c.oid, p.parent, coalesce((pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES WITH .*remainder (\\d+)'))[1], c.relname)
+             FROM pg_catalog.pg_class c JOIN shardkeeper.parents p ON p.parent IN (SELECT pg_catalog.pg_partition_ancestors(c.oid)) AND p.parent <> c.oid
+             WHERE c.oid = $1
+             ON CONFLICT (partition) DO UPDATE SET above = NULL, bounds = NULL",
+            &[partition.into()],
+        )
+    })?;
+    Ok(())
+}
+
+/// What leaves and mirrors to come will carry.
+pub fn set_keys(parent: Oid, keys: &[Key]) -> Result<()> {
+    let keys = serde_json::to_value(keys)?;
+    role::as_extension_owner(|| {
+        sql::run(
+            "UPDATE shardkeeper.parents SET keys = pg_catalog.jsonb_set(keys, '{keys}', $2) WHERE parent = $1 AND keys -> 'keys' <> $2",
+            &[parent.into(), JsonB(keys).into()],
+        )
+    })?;
+    Ok(())
+}
+
 pub fn mirrors(parent: Oid) -> Result<Vec<String>> {
     role::as_extension_owner(|| {
         sql::documents(

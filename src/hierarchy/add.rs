@@ -7,6 +7,7 @@ use super::build::{Blueprint, Joining, lives_on, remote_nodes};
 use super::create::{discard, fitted};
 use super::managed::Managed;
 use super::members::Member;
+use super::publications::{self, Accept};
 use super::rebuild::{create_key, index_marks, leaf_rights, owner_changes, publish};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 
 /// Adds a partition with these bounds to `relation`, a managed parent or a partitioned table below one. With `node`, all
 /// its leaves go there; else they are dealt as the spec says.
-pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Result<Oid> {
+pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>, accept: Accept) -> Result<Oid> {
     let (managed, labels) = Managed::open_to_change(relation)?;
     let above = managed.member(relation)?;
     let Some(site) = managed.level.at(&labels).filter(|_| !above.is_leaf()) else {
@@ -44,7 +45,7 @@ pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>) -> Resul
     };
     let new = plan::parse_bound(&site, bounds, &input)?;
     let (partition, dealt) = plan::expand_one(&site, &new, node, &input)?;
-    add_planned(&managed, relation, &labels, &partition, &new.place, &dealt)
+    add_planned(&managed, relation, &labels, &partition, &new.place, &dealt, accept)
 }
 
 /// Adds a partition that was planned already to `relation`, which `labels` lead to; its bound was written at `place`.
@@ -55,6 +56,7 @@ pub fn add_planned(
     partition: &Partition,
     place: &str,
     dealt: &BTreeMap<String, u64>,
+    accept: Accept,
 ) -> Result<Oid> {
     let above = managed.member(relation)?;
     let Some(site) = managed.level.at(labels) else { return parent::not_managed(relation) };
@@ -64,6 +66,7 @@ pub fn add_planned(
     let nodes = remote_nodes(leaves(partition));
     if !nodes.is_empty() {
         validate::fit_for_nodes(&managed.table)?;
+        publications::check(managed.root, managed.name(), &nodes, accept)?;
     }
     for node in &nodes {
         Channel::open(node)?;

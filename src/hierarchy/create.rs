@@ -6,6 +6,7 @@ use super::extend;
 use super::grants;
 use super::key::Keys;
 use super::mirror;
+use super::publications::{self, Accept};
 use super::rebuild::{self, SequenceState};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
@@ -30,15 +31,25 @@ pub struct Prepared {
 }
 
 /// Makes `table` the root of the hierarchy in `level`.
-pub fn create(table: Oid, level: &Level) -> Result<()> {
+pub fn create(table: Oid, level: &Level, accept: Accept) -> Result<()> {
     if let Some(found) = Description::load(table)?.filter(|found| found.kind == 'p' && found.has_children) {
         fit(table, &found)?;
-        return extend::extend(table, &found, level);
+        return extend::extend(table, &found, level, accept);
     }
     let prepared = prepare(table, level, Intent::Run)?;
+    publications::check(table, &prepared.table.name, &prepared.nodes, accept)?;
     prepared.script.run()?;
     prepared.record(level)?;
     crate::worker::ensure_running()
+}
+
+impl Prepared {
+    /// What subscribers would miss.
+    pub fn publication_warning(&self, table: Oid) -> Result<Option<String>> {
+        let publications = publications::of(table)?;
+        let is_left = !publications.is_empty() && !self.nodes.is_empty();
+        Ok(is_left.then(|| publications::warning(&publications, &self.nodes)))
+    }
 }
 
 /// Whether the commands will be run, so that the table must stay as it is found.

@@ -8,6 +8,7 @@ use super::description::Description;
 use super::key::Keys;
 use super::managed::Managed;
 use super::members;
+use super::publications::Accept;
 use super::validate;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
@@ -17,7 +18,7 @@ use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::Tree;
 use shardkeeper_core::spec::Level;
 
-pub fn extend(oid: Oid, table: &Description, level: &Level) -> Result<()> {
+pub fn extend(oid: Oid, table: &Description, level: &Level, accept: Accept) -> Result<()> {
     relation::lock_against_changes(oid);
     let existing = members::load(oid)?;
     if let Some(foreign) = existing.iter().find(|member| member.server.is_some()) {
@@ -52,7 +53,7 @@ pub fn extend(oid: Oid, table: &Description, level: &Level) -> Result<()> {
     parent::add_partitions(oid, &table.name.schema, &labels)?;
     for planned in &plan.tree.partitions {
         if !bounds.iter().any(|(_, bound)| bound.as_ref() == Some(&planned.bound)) {
-            add::add_planned(&Managed::read(oid)?, oid, &[], planned, &planned.path, &plan.dealt)?;
+            add::add_planned(&Managed::read(oid)?, oid, &[], planned, &planned.path, &plan.dealt, accept)?;
         }
     }
     Ok(())

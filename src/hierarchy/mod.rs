@@ -5,11 +5,13 @@
 //! calls that change, `locate`, `sizes`, `picture`, `health` and `drift` those that look.
 //! calls that change, `locate`, `sizes`, `picture` and `health` those that look, and
 //! `trash` is what becomes of what is dropped.
+//! calls that change, `locate`, `sizes`, `picture`, `health` and `gaps` those that look; `by_hand` judges what users change themselves.
 
 mod add;
 pub mod adopt;
 pub mod bound;
 pub mod build;
+pub mod by_hand;
 pub mod columns;
 pub mod create;
 mod defaults;
@@ -17,6 +19,7 @@ pub mod description;
 pub mod detach;
 pub mod drift;
 mod extend;
+pub mod gaps;
 pub mod grants;
 mod hashing;
 pub mod health;
@@ -28,6 +31,7 @@ pub mod mirror;
 pub mod needs;
 pub mod overlap;
 pub mod picture;
+pub mod publications;
 pub mod rebuild;
 pub mod remove;
 pub mod script;

@@ -154,12 +154,15 @@ fn valid_domains(table: &Description) -> Result<()> {
     .into()
 }
 
+pub const INSTEAD_OF_TRANSITION: &str =
+    "Use a trigger FOR EACH ROW, or one without REFERENCING; or keep all partitions on local.";
+
 /// With leaves on other servers, a few things have no meaning any more.
 pub fn fit_for_nodes(table: &Description) -> Result<()> {
     for trigger in &table.triggers {
-        let why = match (trigger.constraint, trigger.transition) {
-            (true, _) => "is a constraint trigger",
-            (_, true) => "uses a transition table",
+        let (why, instead) = match (trigger.constraint, trigger.transition) {
+            (true, _) => ("is a constraint trigger", "Drop the trigger, or keep all partitions on local."),
+            (_, true) => ("uses a transition table", INSTEAD_OF_TRANSITION),
             _ => continue,
         };
         return Report::new(
@@ -170,7 +173,7 @@ pub fn fit_for_nodes(table: &Description) -> Result<()> {
                 table.name
             ),
         )
-        .hint("Drop the trigger, or keep all partitions on local.")
+        .hint(instead)
         .into();
     }
     Ok(())

@@ -50,6 +50,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
         )
     })?;
     let local = Facts::local()?;
+    rows.extend(local.greedy_publications().map(|finding| Row::new("publication", None, Some("local"), finding)));
     let mut asked = Vec::new();
     for node in nodes {
         rows.extend(check_here(&node)?.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));

@@ -33,6 +33,8 @@ pub struct Facts {
     wal_senders: i32,
     may_replicate: bool,
     plpgsql: bool,
+    /// Publications that take whatever table comes: all, or those of a schema.
+    greedy: Vec<String>,
     clock: f64,
 }
 
@@ -59,6 +61,8 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
     'wal_senders', pg_catalog.current_setting('max_wal_senders')::int,
     'may_replicate', (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
     'plpgsql', EXISTS (SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'),
+    'greedy', (SELECT coalesce(pg_catalog.json_agg(p.pubname ORDER BY p.pubname), '[]') FROM pg_catalog.pg_publication p
+               WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid = p.oid)),
     'clock', extract(epoch FROM pg_catalog.clock_timestamp())::float8)::text
     FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
@@ -170,7 +174,21 @@ impl Facts {
         let mut found = self.unusable(local, node);
         found.extend(self.differences(local, clock_ahead));
         found.extend(self.missing_for_moves());
+        found.extend(self.greedy_publications());
         found
+    }
+
+    /// Publications that partitions, and the extension's own tables, get into by themselves.
+    pub fn greedy_publications(&self) -> Option<Finding> {
+        if self.greedy.is_empty() {
+            return None;
+        }
+        let text = format!(
+            "publication {} takes in every table that comes, those of shardkeeper and of its operations too, which no subscriber has",
+            crate::name::idents(&self.greedy)
+        );
+        let hint = "There, CREATE PUBLICATION … FOR TABLE … with the tables by name, change the subscription to it, and drop this one.";
+        Some(Finding::new(Severity::Warning, text, Some(hint)))
     }
 
     fn unusable(&self, local: &Facts, node: &str) -> Vec<Finding> {

@@ -1,7 +1,8 @@
-//! Queries on the coordinator, in the caller's transaction.
+//! Queries on the coordinator, in the caller's transaction. All commands of our own go through `run` and `change`, and
+//! event triggers know them by that.
 
 use crate::error::Result;
-use crate::pg::{latest, process};
+use crate::pg::{latest, ours, process};
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Spi, SpiClient, SpiTupleTable};
 use pgrx::{FromDatum, IntoDatum};
@@ -9,11 +10,13 @@ use serde::de::DeserializeOwned;
 
 /// Runs one statement, or several without parameters, and returns the number of rows.
 pub fn run(sql: &str, args: &[DatumWithOid<'_>]) -> Result<usize> {
+    let _ours = ours::enter();
     Spi::connect_mut(|client| Ok(client.update(sql, None, args)?.len()))
 }
 
 /// Runs one statement that changes rows, and returns how many.
 pub fn change(sql: &str, args: &[DatumWithOid<'_>]) -> Result<u64> {
+    let _ours = ours::enter();
     Spi::connect_mut(|client| {
         client.update(sql, None, args)?;
         Ok(latest::processed())

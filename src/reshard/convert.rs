@@ -15,6 +15,7 @@ use crate::error::{Report, Result};
 use crate::hierarchy::build::{lives_on, remote_nodes};
 use crate::hierarchy::create::{self, Checked, Intent, extras, local_leaves};
 use crate::hierarchy::description::{Description, Statistics};
+use crate::hierarchy::publications::{self, Accept};
 use crate::hierarchy::rebuild;
 use crate::hierarchy::script::Script;
 use crate::hierarchy::survey::Survey;
@@ -36,19 +37,20 @@ const KEEP: &str = "1 day";
 ///
 /// Errors: those of `shard_create_parent` on an empty table; 42501 the owner may not create tables in its schema; 55000 no
 /// replica identity, or `wal_level` is not logical; 55006 another operation runs on the table.
-pub fn start(oid: Oid, level: &Level, mode: Mode) -> Result<i64> {
+pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64> {
     relation::lock_against_changes(oid);
     let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
     create::fit(oid, &table)?;
     let owner = plans::owner(oid)?;
     // Its worker will act as the owner.
-    let (Checked { table, plan, .. }, shape) = role::acting_as(owner, || {
+    let (Checked { table, plan, nodes, .. }, shape) = role::acting_as(owner, || {
         let checked = create::check(oid, table, level, Intent::Run)?;
         checked.survey()?;
         validate::all_valid(&checked.table)?;
         may_create(&checked.table)?;
         Ok((checked, Description::shape(oid)?))
     })?;
+    publications::check(oid, &table.name, &nodes, accept)?;
     if mode == Mode::Online {
         plans::check_encoding()?;
         let departs = !remote_nodes(plan.tree.leaves()).is_empty();

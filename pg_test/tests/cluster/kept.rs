@@ -24,7 +24,7 @@ const LOCAL: &str = r#"SELECT shard_create_parent('plant.readings', '{
 
 const MIXED: &str = r#"SELECT shard_create_parent('plant.readings', '{
     "method": "range", "key": "taken", "interval": "1 year", "start": "2024-01-01", "end": "2026-01-01", "name": "{parent}__{label}",
-    "partitions": {"method": "list", "key": "region", "nodes": ["local", "n1"], "values": {"n": ["north"], "s": ["south"]}}}')"#;
+    "partitions": {"method": "list", "key": "region", "nodes": ["local", "n1"], "values": {"n": ["north"], "s": ["south"]}}}', accept => '{publication}')"#;
 
 const LEAVES: [&str; 4] =
     ["plant.readings__2024_n", "plant.readings__2024_s", "plant.readings__2025_n", "plant.readings__2025_s"];

@@ -138,14 +138,14 @@ fn the_doctor_tells_of_a_lock_that_the_switch_waits_for() -> Result<()> {
     reader.batch_execute("COMMIT")?;
     client.query_one("SELECT shard_wait(1, '60 s')", &[])?;
     assert_eq!(state(&mut client)?, "switched");
-    client.batch_execute("CREATE INDEX after ON t (note)")?;
+    client.batch_execute("SET shardkeeper.allow_manual_ddl = on; CREATE INDEX after ON t (note)")?;
     Ok(())
 }
 
 #[test]
 fn tables_stay_as_they_are_while_their_data_moves() -> Result<()> {
     let (_cluster, mut client) = cluster(&[])?;
-    client.batch_execute("CREATE INDEX notes ON t (note)")?;
+    client.batch_execute("SET shardkeeper.allow_manual_ddl = on; CREATE INDEX notes ON t (note)")?;
     // As if a worker had stopped in the middle.
     client.batch_execute(
         "BEGIN; SELECT shard_move_partition('t_0', 'n2'); SELECT shard_pause(1);

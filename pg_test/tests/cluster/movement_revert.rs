@@ -174,7 +174,9 @@ fn a_way_back_that_is_lost_says_why() -> Result<()> {
     ends(&cluster, first, LIMIT)?;
 
     // The table is not what it was.
-    client.batch_execute("ALTER TABLE t ADD CONSTRAINT later CHECK (version > -1)")?;
+    client.batch_execute(
+        "SET shardkeeper.allow_manual_ddl = on; ALTER TABLE t ADD CONSTRAINT later CHECK (version > -1)",
+    )?;
     client.execute("SELECT shard_revert($1)", &[&second])?;
     let error = refused(&mut client, &format!("SELECT shard_wait({second}, '60 s')"))?;
     ensure!(error.message().contains("was not reverted"), "{error:?}");
@@ -232,7 +234,9 @@ fn a_plain_table_has_everything_again() -> Result<()> {
     )?;
     let before = objects(&cluster)?;
     for nodes in ["local", "n1", "n1,local"] {
-        let call = format!("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{{{nodes}}}')");
+        let call = format!(
+            "SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{{{nodes}}}', accept => '{{publication}}')"
+        );
         let id: i64 = client.query_one(&call, &[])?.get(0);
         reaches(&cluster, id, "switched", LIMIT)?;
         client.batch_execute("INSERT INTO t (a, b, c) VALUES (0, 7, 'since'); DELETE FROM t WHERE id = 3")?;

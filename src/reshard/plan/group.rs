@@ -7,6 +7,7 @@ use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::Member;
+use crate::hierarchy::publications::{self, Accept};
 use crate::hierarchy::sizes::{self, LeafSize};
 use crate::name::{QualifiedName, ident};
 use crate::node::channel::unknown_node;
@@ -33,6 +34,33 @@ pub struct Group {
 }
 
 impl Group {
+    /// Errors: 55000 rows would leave publications; 0A000 a trigger of a parent cannot work with partitions on nodes.
+    pub fn accepting(self, accept: Accept) -> Result<Self> {
+        for (parent, nodes) in self.leaving_for()? {
+            let managed = Managed::read(parent)?;
+            publications::check(parent, managed.name(), &nodes, accept)?;
+        }
+        Ok(self)
+    }
+
+    /// Parents with rows that would go from the coordinator to nodes, and these.
+    fn leaving_for(&self) -> Result<Vec<(Oid, Vec<String>)>> {
+        let mut found: Vec<(&QualifiedName, Vec<String>)> = Vec::new();
+        for step in self.plan.moves.iter().filter(|step| step.from == LOCAL && step.to != LOCAL) {
+            match found.iter_mut().find(|(parent, _)| **parent == step.parent) {
+                Some((_, nodes)) if nodes.contains(&step.to) => {}
+                Some((_, nodes)) => nodes.push(step.to.clone()),
+                None => found.push((&step.parent, vec![step.to.clone()])),
+            }
+        }
+        let mut parents = Vec::new();
+        for (name, nodes) in found {
+            let query = "SELECT pg_catalog.to_regclass($1)::oid";
+            parents.extend(sql::one::<Oid>(query, &[name.to_string().into()])?.map(|oid| (oid, nodes)));
+        }
+        Ok(parents)
+    }
+
     /// Records the group; a worker takes it up once the caller's transaction has committed.
     ///
     /// Errors: 55006 another group is under way.
@@ -65,7 +93,7 @@ impl Group {
     }
 
     /// What would be moved.
-    pub fn preview(&self, mode: Mode) -> Vec<Row> {
+    pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
         let how = if mode == Mode::BlockWrites { ", writers of its parent wait meanwhile" } else { "" };
         let tell = |(step, amount): (&Move, &String)| {
             let number = i32::try_from(step.step).unwrap_or(i32::MAX).saturating_add(1);
@@ -75,7 +103,15 @@ impl Group {
                 format!("move partition {} to {}, {amount}{how}", step.partition, ident(&step.to)),
             )
         };
-        self.plan.moves.iter().zip(&self.amounts).map(tell).collect()
+        let mut rows: Vec<Row> = self.plan.moves.iter().zip(&self.amounts).map(tell).collect();
+        let last = rows.last().map_or(1, |(step, _, _)| step + 1);
+        for (parent, nodes) in self.leaving_for()? {
+            let publications = publications::of(parent)?;
+            if !publications.is_empty() {
+                rows.push((last, LOCAL.to_string(), publications::warning(&publications, &nodes)));
+            }
+        }
+        Ok(rows)
     }
 }
 

@@ -5,11 +5,12 @@
 //! are replaced at once.
 
 use super::preview::{Row, preview};
-use super::{Decided, known_node, obstacles, owner, source};
+use super::{Decided, known_node, may_leave, obstacles, owner, source};
 use crate::catalog::operation::{self, NewModulus, NewOperation, Plan, Source};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::Member;
+use crate::hierarchy::publications::Accept;
 use crate::name::QualifiedName;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -83,6 +84,12 @@ pub fn next_part(table: Oid, wanted: &NewModulus) -> Result<Option<Decided>> {
 }
 
 impl Modulus {
+    /// Errors: 55000 rows would leave publications; 0A000 a trigger of the parent cannot work with partitions on nodes.
+    pub fn accepting(self, accept: Accept) -> Result<Self> {
+        self.parts.iter().try_for_each(|part| may_leave(&self.managed, part, accept))?;
+        Ok(self)
+    }
+
     /// Records the operation; a worker takes it up once the caller's transaction has committed.
     pub fn start(mut self, mode: Mode, keep: &str) -> Result<i64> {
         if self.parts.len() == 1 {

@@ -20,6 +20,7 @@ use crate::error::{Report, Result};
 use crate::hierarchy::grants;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::members::{self, Member};
+use crate::hierarchy::publications::{self, Accept};
 use crate::name::literal;
 use crate::node::channel::Channel;
 use crate::pg::sql;
@@ -37,6 +38,12 @@ pub struct Decided {
 }
 
 impl Decided {
+    /// Errors: 55000 rows would leave publications; 0A000 a trigger of the parent cannot work with partitions on nodes.
+    pub fn accepting(self, accept: Accept) -> Result<Self> {
+        may_leave(&self.managed, &self.plan, accept)?;
+        Ok(self)
+    }
+
     /// Records the operation; a worker takes it up once the caller's transaction has committed.
     pub fn start(&self, mode: Mode, keep: &str) -> Result<i64> {
         let id = self.record(mode, keep, None)?;
@@ -70,6 +77,19 @@ impl Decided {
             part_of,
         })
     }
+}
+
+/// Nodes that rows of the coordinator would go to.
+fn leaving_for(plan: &Plan) -> Vec<String> {
+    match plan.source_nodes().iter().any(|node| node == LOCAL) {
+        true => plan.target_nodes().into_iter().filter(|node| node != LOCAL).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// What a plan does to triggers and publications is possible and accepted.
+fn may_leave(managed: &Managed, plan: &Plan, accept: Accept) -> Result<()> {
+    publications::check(managed.root, managed.name(), &leaving_for(plan), accept)
 }
 
 /// A leaf and the table above it.

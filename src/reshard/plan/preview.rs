@@ -1,10 +1,11 @@
 //! What a decided operation will do, told before it does it.
 
-use super::{Decided, obstacles};
+use super::{Decided, leaving_for, obstacles};
 use crate::catalog::operation::Plan;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed::Managed;
+use crate::hierarchy::publications;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
 use crate::reshard::shared;
@@ -78,6 +79,11 @@ pub fn preview(managed: &Managed, plan: &Plan, mode: Mode) -> Result<Vec<Row>> {
     let away =
         |node: String| (node, "drop the old partitions, when keep is over or shard_finish is called".to_string());
     told.push(plan.source_nodes().into_iter().map(away).collect());
+    let nodes = leaving_for(plan);
+    let publications = if nodes.is_empty() { Vec::new() } else { publications::of(managed.root)? };
+    if !publications.is_empty() {
+        told.push(vec![(LOCAL.to_string(), publications::warning(&publications, &nodes))]);
+    }
     let numbered = told.into_iter().zip(1..);
     Ok(numbered.flat_map(|(rows, step)| rows.into_iter().map(move |(node, what)| (step, node, what))).collect())
 }

@@ -1,0 +1,129 @@
+//! Partitions, nodes and parents that users drop or detach themselves: refused with the call that does it right; and with
+//! `shardkeeper.allow_manual_ddl` the doctor names what is missing and how it comes back.
+use anyhow::{Context, Result, ensure};
+use pg_test::movement;
+use pg_test::sql::{column, refused};
+use postgres::Client;
+
+fn count(client: &mut Client, table: &str) -> Result<i64> {
+    Ok(client.query_one(&format!("SELECT count(*) FROM {table}"), &[])?.get(0))
+}
+
+/// Findings about hierarchies, with their hint.
+fn findings(client: &mut Client) -> Result<Vec<String>> {
+    column(
+        client,
+        "SELECT concat_ws(' | ', object, severity, finding, hint) FROM shard_check() WHERE area = 'hierarchy' AND severity <> 'ok' ORDER BY 1",
+    )
+}
+
+const TABLES: &str = r#"
+    CREATE TABLE v (id bigint PRIMARY KEY);
+    SELECT shard_create_parent('v', 'hash', 'id', modulus => 4, nodes => '{local, n1}');
+    INSERT INTO v SELECT generate_series(1, 1000);
+    CREATE SCHEMA shop; CREATE TABLE shop.r (id bigint, region text, PRIMARY KEY (id, region));
+    SELECT shard_create_parent('shop.r', '{"method": "list", "key": "region", "values": {"us": {"in": ["US"], "nodes": ["local"]},
+        "eu": {"in": ["EU"], "nodes": ["n1", "local"], "partitions": {"method": "hash", "key": "id", "modulus": 2}}}}');
+    INSERT INTO shop.r SELECT i, CASE i % 2 WHEN 0 THEN 'US' ELSE 'EU' END FROM generate_series(1, 100) AS i;
+    CREATE TABLE flat (id bigint PRIMARY KEY);
+    SELECT shard_create_parent('flat', 'hash', 'id', modulus => 2);
+    CREATE TABLE part (id bigint) PARTITION BY LIST (id)"#;
+
+#[test]
+fn what_belongs_to_a_hierarchy_is_not_dropped_by_hand() -> Result<()> {
+    let cluster = movement::joined(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(TABLES)?;
+    let cases = [
+        ("DROP TABLE v_0", "SELECT shard_drop_partition('public.v_0')"),
+        ("DROP FOREIGN TABLE v_1", "SELECT shard_drop_partition('public.v_1')"),
+        ("ALTER TABLE v DETACH PARTITION v_2", "SELECT shard_detach_partition('public.v_2')"),
+        ("ALTER TABLE v DETACH PARTITION v_1", "SELECT shard_detach_partition('public.v_1')"),
+        ("ALTER TABLE v DETACH PARTITION v_2 CONCURRENTLY", "SELECT shard_detach_partition('public.v_2')"),
+        ("ALTER TABLE shop.r_eu DETACH PARTITION shop.r_eu_1", "SELECT shard_detach_partition('shop.r_eu_1')"),
+        ("DROP TABLE shop.r_eu", "SELECT shard_drop_partition('shop.r_eu')"),
+        ("DROP TABLE v_0, flat", "SELECT shard_drop_partition('public.v_0')"),
+        ("DROP TABLE flat_0", "SELECT shard_drop_partition('public.flat_0')"),
+        ("ALTER TABLE flat DETACH PARTITION flat_1 CONCURRENTLY", "SELECT shard_detach_partition('public.flat_1')"),
+        ("DROP TABLE v", "SELECT shard_drop_parent('public.v')"),
+        ("DROP TABLE v CASCADE", "SELECT shard_drop_parent('public.v')"),
+        ("DROP SCHEMA shop CASCADE", "SELECT shard_drop_parent('shop.r')"),
+        ("DROP SERVER n1 CASCADE", "SELECT shard_drop_partition('public.v_1')"),
+        ("DROP SERVER n2 CASCADE", "SELECT shard_drop_node('n2')"),
+        ("DROP SCHEMA shardkeeper_nodes CASCADE", "SELECT shard_drop_node('n1')"),
+        ("DROP USER MAPPING FOR postgres SERVER n1", "SELECT shard_grant_node('n1', 'postgres'"),
+    ];
+    let mut wrong = Vec::new();
+    for (command, hint) in cases {
+        match client.batch_execute(command) {
+            Ok(()) => wrong.push(format!("{command} was accepted")),
+            Err(error) => {
+                let told = error.as_db_error().with_context(|| command.to_owned())?;
+                let said = format!("{} {}", told.message(), told.hint().unwrap_or_default());
+                if !said.contains(hint) || told.code().code() != "2BP01" {
+                    wrong.push(format!("{command}: {told:?}"));
+                }
+            }
+        }
+        ensure!(count(&mut client, "v")? == 1000 && count(&mut client, "shop.r")? == 100, "{command}");
+    }
+    // The same by the owner of all of it.
+    client.batch_execute("CREATE ROLE keeper; GRANT CREATE ON SCHEMA public TO keeper; CREATE TABLE other (id int); ALTER TABLE other OWNER TO keeper")?;
+    client.batch_execute(
+        "SET shardkeeper.allow_manual_ddl = on; ALTER TABLE v_0 OWNER TO keeper; RESET shardkeeper.allow_manual_ddl",
+    )?;
+    let error = refused(&mut client, "DROP OWNED BY keeper")?;
+    ensure!(error.hint().unwrap_or_default().contains("shard_drop_partition('public.v_0')"), "{error:?}");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(findings(&mut client)?, Vec::<String>::new());
+
+    // Whole hierarchies that are here alone go as any table, and calls of ours go on.
+    client.batch_execute("DROP TABLE flat, part; DROP TABLE other")?;
+    client.batch_execute("SELECT shard_drop_partition('shop.r_us'); SELECT shard_detach_partition('shop.r_eu'); SELECT shard_drop_parent('v')")?;
+    client.batch_execute("DROP TABLE shop.r_eu; SELECT shard_drop_parent('shop.r')")?;
+    assert_eq!(column(&mut client, "SELECT parent FROM shard_parents")?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn what_was_dropped_by_hand_is_told_and_comes_back() -> Result<()> {
+    let cluster = movement::joined(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(TABLES)?;
+    client.batch_execute(
+        "SET shardkeeper.allow_manual_ddl = on; DROP FOREIGN TABLE v_1; ALTER TABLE v DETACH PARTITION v_2; DROP TABLE v_0;
+         ALTER TABLE shop.r DETACH PARTITION shop.r_us; ALTER TABLE shop.r_eu DETACH PARTITION shop.r_eu_0; RESET shardkeeper.allow_manual_ddl",
+    )?;
+    let found = findings(&mut client)?;
+    let told = |words: &str| -> Result<String> {
+        let finding =
+            found.iter().find(|finding| finding.contains(words)).with_context(|| format!("{words} in {found:#?}"))?;
+        let (_, command) = finding.split_once("Run ").with_context(|| finding.clone())?;
+        Ok(command.trim_end_matches(" it comes back empty.").to_owned())
+    };
+    let commands = [
+        told("public.v | error | has no partition for remainder 0 of 4")?,
+        told("public.v | error | has no partition for remainder 1 of 4")?,
+        told("public.v_2 | error | was detached by hand")?,
+        told("shop.r_us | error | was detached by hand")?,
+        told("shop.r_eu_0 | error | was detached by hand")?,
+    ];
+    ensure!(found.iter().filter(|finding| finding.contains("remainder 2")).count() == 1, "{found:#?}");
+    for command in commands {
+        client.batch_execute(&format!("{command}; RESET shardkeeper.allow_manual_ddl")).context(command)?;
+    }
+    assert_eq!(findings(&mut client)?, Vec::<String>::new());
+    let left = count(&mut client, "v")?;
+    ensure!((700..800).contains(&left), "{left}: all rows but those of the dropped table");
+    assert_eq!(count(&mut client, "shop.r")?, 100);
+    // They are partitions as before.
+    client.batch_execute("INSERT INTO v SELECT generate_series(2001, 2100)")?;
+    for (at, leaf) in ["v_0", "v_1", "v_2", "shop.r_us", "shop.r_eu_0"].into_iter().enumerate() {
+        let id: i64 = client.query_one(&format!("SELECT shard_move_partition('{leaf}', 'n2')"), &[])?.get(0);
+        client.query_one("SELECT shard_wait($1)", &[&id]).with_context(|| format!("{at} {leaf}"))?;
+        client.query_one("SELECT shard_finish($1)", &[&id])?;
+    }
+    assert_eq!(count(&mut client, "v")?, left + 100);
+    assert_eq!(count(&mut client, "shop.r")?, 100);
+    Ok(())
+}
