@@ -48,7 +48,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex'
 SET lc_monetary = 'C' SET xmloption = 'content' SET array_nulls = on SET transform_null_equals = off
 SET standard_conforming_strings = on SET quote_all_identifiers = off SET row_security = on
-SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
+SET default_tablespace = '' SET default_table_access_method = 'heap' SET jit = off AS $$
 BEGIN
     -- The coordinator may take its time between two commands, or between this one and its commit.
     IF current_setting('idle_in_transaction_session_timeout') <> '0' THEN

@@ -1,7 +1,8 @@
 -- Definitions and bounds travel between servers as text, and SQL in functions is read by the settings of whoever calls them:
 -- none of ours may do it in the style of its caller's session, where 01/02/2024 is a day in January or in February, and
 -- 1234567.1234567891 a shorter number. The list is that of src/settings.rs. shard_locate only reads a key, as its caller
--- writes it, and has to be fast.
+-- writes it, and has to be fast. What they ask of the catalogs is planned as costly and answered in a moment: compiling it takes
+-- longer than running it.
 DO $$
 DECLARE
     found regprocedure;
@@ -18,7 +19,8 @@ BEGIN
             'ALTER FUNCTION %s SET TimeZone = ''UTC'' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' SET extra_float_digits = 3
                  SET bytea_output = ''hex'' SET lc_monetary = ''C'' SET xmloption = ''content'' SET array_nulls = on
                  SET transform_null_equals = off SET standard_conforming_strings = on SET quote_all_identifiers = off
-                 SET row_security = on SET default_tablespace = '''' SET default_table_access_method = ''heap''',
+                 SET row_security = on SET default_tablespace = '''' SET default_table_access_method = ''heap''
+                 SET jit = off',
             found);
     END LOOP;
 END

@@ -29,7 +29,7 @@ pub const TEXT: [(&str, &str); 14] = [
 
 /// How transactions run, and what would end them. Where a setting is unknown (`transaction_timeout` before 17) there is
 /// nothing to set.
-pub const TRANSACTIONS: [(&str, &str); 7] = [
+pub const TRANSACTIONS: [(&str, &str); 8] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
     ("exit_on_error", "off"),
@@ -37,6 +37,8 @@ pub const TRANSACTIONS: [(&str, &str); 7] = [
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
     ("client_min_messages", "warning"),
+    // Questions about catalogs look costly to the planner: compiling them takes longer than running them.
+    ("jit", "off"),
 ];
 
 /// For a background worker, as its first command. It never asks whether it may write: that is what it is there for.

@@ -82,9 +82,11 @@ impl Cluster {
             Some(major) => Install::of(major)?,
             None => Install::chosen()?,
         };
-        let node_install = match options.node_version.or_else(Install::guest) {
-            Some(major) => Install::of(major)?,
-            None => install.clone(),
+        let node_install = match (options.node_version, Install::guest()) {
+            (Some(major), _) => Install::of(major)?,
+            // Some packaged versions are built without TLS.
+            (None, Some(major)) if !options.tls || Install::of(major)?.has_tls()? => Install::of(major)?,
+            (None, _) => install.clone(),
         };
         let home = Home::create(!options.durable)?;
         let tls = if options.tls {
@@ -246,6 +248,8 @@ const COMMON: &[(&str, &str)] = &[
     ("max_replication_slots", "20"),
     ("max_wal_senders", "20"),
     ("shared_buffers", "32MB"),
+    // Of small tables every plan is run in a moment, and compiled for longer.
+    ("jit", "off"),
     // Files in the data directory: a killed server leaves nothing in /dev/shm.
     ("dynamic_shared_memory_type", "mmap"),
     ("log_line_prefix", "%m [%p] %a "),

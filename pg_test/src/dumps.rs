@@ -46,6 +46,10 @@ fn custom(server: &Server, database: &str, options: &[&str]) -> Result<()> {
     let file = server.data_dir().with_extension("dump");
     without_errors(command(server, "pg_dump").args(["-Fc", "-f"]).arg(&file).arg(DATABASE))?;
     let mut restore = command(server, "pg_restore");
+    if !options.is_empty() {
+        // It drops managed tables one by one.
+        restore.env("PGOPTIONS", "-c shardkeeper.allow_manual_ddl=on");
+    }
     let output = restore.args(["-j", "4", "-d", database]).args(options).arg(&file).output()?;
     std::fs::remove_file(&file)?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -84,7 +84,12 @@ fn own_rows(server: &Server) -> Result<Vec<[String; 2]>> {
     let own =
         "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace('shardkeeper')";
     for table in column(&mut client, own)? {
-        let rows = column(&mut client, &format!("SELECT t::text FROM {table} AS t"))?;
+        // What is noted of a mirror goes some moments after it.
+        let there = match table.as_str() {
+            "shardkeeper.roots" => "WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = t.root)",
+            _ => "",
+        };
+        let rows = column(&mut client, &format!("SELECT t::text FROM {table} AS t {there}"))?;
         found.extend(rows.into_iter().map(|row| [table.clone(), row]));
     }
     Ok(found)

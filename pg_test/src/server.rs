@@ -134,6 +134,13 @@ impl Server {
         Ok(answer?)
     }
 
+    /// Ends the session that is kept for questions: nothing of ours is in the database then.
+    pub fn hang_up(&self) {
+        if let Ok(mut asking) = self.asking.try_lock() {
+            *asking = None;
+        }
+    }
+
     fn keep(&self, client: Client) {
         if let Ok(mut asking) = self.asking.try_lock() {
             *asking = Some(client);

@@ -106,10 +106,11 @@ SELECT json_build_object(
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
     'checks', (
         SELECT coalesce(json_agg(json_build_object('name', k.conname,
-            'definition', CASE WHEN k.connoinherit THEN replace(pg_get_constraintdef(k.oid), ' NO INHERIT', '')
-                               ELSE pg_get_constraintdef(k.oid) END,
+            'definition', CASE WHEN k.connoinherit THEN replace(d.words, ' NO INHERIT', '') ELSE d.words END,
             'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.oid), '[]')
-        FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'),
+        -- Definitions are told as of now, and are gone with what was dropped since the snapshot.
+        FROM pg_constraint k CROSS JOIN LATERAL (SELECT pg_get_constraintdef(k.oid) AS words OFFSET 0) AS d
+        WHERE k.conrelid = c.oid AND k.contype = 'c' AND d.words IS NOT NULL),
     'exclusions', (SELECT coalesce(json_agg(conname), '[]') FROM pg_constraint WHERE conrelid = c.oid AND contype = 'x'),
     'keys', (
         SELECT coalesce(json_agg(json_build_object(
@@ -120,7 +121,7 @@ SELECT json_build_object(
                                           FROM pg_options_to_table(i.reloptions) AS o) || ')', '') || late.words,
             'primary', x.indisprimary,
             'unique', x.indisunique,
-            'definition', substr(pg_get_indexdef(i.oid), 1 + length(
+            'definition', substr(d.words, 1 + length(
                 'CREATE ' || CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || 'INDEX ' || quote_ident(i.relname) || ' ON '
                 || CASE WHEN i.relkind = 'I' THEN 'ONLY ' ELSE '' END || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || ' USING ')),
             'columns', (
@@ -141,18 +142,21 @@ SELECT json_build_object(
         LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u')
         CROSS JOIN LATERAL (SELECT CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END
             || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END AS words) AS late
-        WHERE x.indrelid = c.oid
+        CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.oid) AS words OFFSET 0) AS d
+        WHERE x.indrelid = c.oid AND d.words IS NOT NULL
           AND NOT EXISTS (SELECT FROM pg_constraint e WHERE e.conindid = i.oid AND e.conrelid = c.oid AND e.contype = 'x')),
     'statistics', (
         SELECT coalesce(json_agg(json_build_object(
             'name', json_build_object('schema', sn.nspname, 'name', s.stxname),
             'definition', left(
-                substr(pg_get_statisticsobjdef(s.oid), 1 + length(
+                substr(d.words, 1 + length(
                     'CREATE STATISTICS ' || quote_ident(sn.nspname) || '.' || quote_ident(s.stxname))),
                 -length(' FROM ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname))),
             'target', CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget END,
             'comment', obj_description(s.oid, 'pg_statistic_ext')) ORDER BY s.oid), '[]')
-        FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace WHERE s.stxrelid = c.oid),
+        FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
+        CROSS JOIN LATERAL (SELECT pg_get_statisticsobjdef(s.oid) AS words OFFSET 0) AS d
+        WHERE s.stxrelid = c.oid AND d.words IS NOT NULL),
     'policies', (
         SELECT coalesce(json_agg(json_build_object(
             'name', p.polname, 'permissive', p.polpermissive,
@@ -163,10 +167,11 @@ SELECT json_build_object(
         FROM pg_policy p WHERE p.polrelid = c.oid),
     'triggers', (
         SELECT coalesce(json_agg(json_build_object(
-            'name', t.tgname, 'definition', pg_get_triggerdef(t.oid), 'enabled', t.tgenabled,
+            'name', t.tgname, 'definition', d.words, 'enabled', t.tgenabled,
             'constraint', t.tgconstraint <> 0, 'transition', t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL,
             'comment', obj_description(t.oid, 'pg_trigger')) ORDER BY t.tgname), '[]')
-        FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal),
+        FROM pg_trigger t CROSS JOIN LATERAL (SELECT pg_get_triggerdef(t.oid) AS words OFFSET 0) AS d
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND d.words IS NOT NULL),
     'publications', (
         SELECT coalesce(json_agg(json_build_object(
             'name', p.pubname, 'via_root', p.pubviaroot, 'where', pg_get_expr(r.prqual, c.oid),

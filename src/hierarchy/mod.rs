@@ -6,6 +6,8 @@
 //! calls that change, `locate`, `sizes`, `picture` and `health` those that look, and
 //! `trash` is what becomes of what is dropped.
 //! calls that change, `locate`, `sizes`, `picture`, `health` and `gaps` those that look; `by_hand` judges what users change themselves.
+//! calls that change, `locate`, `sizes`, `picture` and `health` those that look, and
+//! `trash` is what becomes of what is dropped.
 
 mod add;
 pub mod adopt;

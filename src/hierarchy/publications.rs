@@ -36,7 +36,7 @@ impl Accept {
 /// managed table was in. Our own are none.
 const NAMES: &str = "
     SELECT p.pubname::text FROM pg_catalog.pg_publication p
-    WHERE p.pubname !~ '^shardkeeper_(op|old)_' AND (p.puballtables
+    WHERE p.pubname !~ '^shardkeeper_(op|old|back)_' AND (p.puballtables
         OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
                    AND (r.prrelid = $1 OR r.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))))
         OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.pnnspid

@@ -77,7 +77,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
         )
         .detail(format!("The one of {} would get its name.", table.name))
         .hint(format!("There, run ALTER STATISTICS {name} RENAME TO …; or DROP STATISTICS {name};"))
-            .into();
+        .into();
     }
     if !survey.may_create {
         return Report::new(

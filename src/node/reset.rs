@@ -90,7 +90,8 @@ const HERE: &str = "SELECT pg_catalog.json_build_object('own', shardkeeper.coord
     'system', (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
     'databases', (SELECT pg_catalog.json_agg(oid::bigint) FROM pg_catalog.pg_database),
     'mirrors', coalesce((SELECT pg_catalog.json_agg(parent::text) FROM shardkeeper.mirrors WHERE node = $1), '[]'),
-    'stages', coalesce((SELECT pg_catalog.json_agg(stage) FROM shardkeeper.operations WHERE ended_at IS NULL), '[]'))::text";
+    'stages', coalesce((SELECT pg_catalog.json_agg(used) FROM (
+        SELECT stage FROM shardkeeper.operations WHERE ended_at IS NULL UNION SELECT stream FROM shardkeeper.ways_back) AS known (used)), '[]'))::text";
 
 /// `$1` is the names of parents, `$2` those of leaves on this node that a foreign table stands for: both are in use.
 fn question(mirrors: &[String], leaves: &[String]) -> String {
@@ -125,7 +126,7 @@ fn question(mirrors: &[String], leaves: &[String]) -> String {
 }
 
 /// What operations name things by: the end tells coordinators apart.
-const NAMES: &str = "^shardkeeper_(op|old)_[0-9]+_[0-9a-f]{6}$";
+const NAMES: &str = "^shardkeeper_((op|old)_[0-9]+|back_[0-9a-z]+)_[0-9a-f]{6}$";
 
 /// Everything of ours on the node that is not in use, in the order in which it goes; what stays comes first.
 ///

@@ -59,6 +59,10 @@ pub fn parts(command: &Internal) -> Vec<Part> {
                 .filter(|part| (*part.parsetree).type_ == pg_sys::NodeTag::T_AlterTableCmd)
                 .filter_map(|part| {
                     let (words, concern) = of_action((*part.parsetree.cast::<pg_sys::AlterTableCmd>()).subtype)?;
+                    // Indexes are attached by a restore, one by one.
+                    if concern == Concern::Attach && is_index(command.d.alterTable.objectId) {
+                        return None;
+                    }
                     Some(Part { partition: part.address.objectId, before: None, words, concern })
                 })
                 .collect()
@@ -77,6 +81,12 @@ pub fn parts(command: &Internal) -> Vec<Part> {
         },
         _ => Vec::new(),
     }
+}
+
+fn is_index(relation: pg_sys::Oid) -> bool {
+    // SAFETY: any number may be asked for.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    [pg_sys::RELKIND_INDEX, pg_sys::RELKIND_PARTITIONED_INDEX].contains(&kind)
 }
 
 /// An action of `ALTER TABLE`; `None` for one that servers need not agree on.

@@ -51,7 +51,7 @@ const TARGET: [Spot; 5] = [
     at("copying", Side::Target, "FROM STDIN (FORMAT binary)"),
     at("catching_up", Side::Target, "stream of local"),
     at("verifying", Side::Target, "hashtextextended"),
-    at("switching", Side::Target, "SET SCHEMA"),
+    at("switching", Side::Target, "shardkeeper.relocate"),
 ];
 
 const CONSTRAINTS_GO: Spot = at("switched", Side::Target, "ALTER TABLE IF EXISTS");
@@ -74,7 +74,7 @@ impl Shape {
                 SOURCE.into_iter().chain([slot_goes]).collect()
             }
             Shape::Conversion => {
-                let after = Some("SET SCHEMA");
+                let after = Some("shardkeeper.relocate");
                 let stage_goes = Spot { after, ..at("switched", Side::Target, "DROP SCHEMA IF EXISTS") };
                 TARGET.into_iter().chain([stage_goes]).collect()
             }

@@ -257,6 +257,12 @@ impl Walk {
                         self.world.take(&step);
                     }
                 }
+                // A COMMIT that was sent to another node may still be on its way.
+                let busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shardkeeper coordinator' AND state <> 'idle'";
+                for looker in self.lookers.iter_mut().skip(1) {
+                    eventually("the node has ended it", PATIENCE, || Ok(number(looker, busy)? == 0))?;
+                }
+                eventually("all servers agree", PATIENCE, || Ok(self.agree().is_ok()))?;
                 self.settled()?;
             }
         }

@@ -210,7 +210,7 @@ fn call(nodes: &str) -> String {
     format!(
         r#"SELECT shard_create_parent('plant.readings', '{{
         "method": "range", "key": "taken", "interval": "1 year", "start": "2024-01-01", "end": "2026-01-01", "name": "{{parent}}__{{label}}",
-        "partitions": {{"method": "list", "key": "region", "nodes": {nodes}, "values": {{"n": ["north"], "s": ["south"]}}}}}}')"#
+        "partitions": {{"method": "list", "key": "region", "nodes": {nodes}, "values": {{"n": ["north"], "s": ["south"]}}}}}}', accept => '{{publication}}')"#
     )
 }
 

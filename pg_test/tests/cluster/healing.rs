@@ -272,6 +272,9 @@ fn a_promoted_standby_carries_on_with_what_its_predecessor_left() -> Result<()> 
     assert!(made_on(&cluster, 1)?, "a standby must not settle anything");
     cluster.coordinator.run("SELECT pg_promote()")?;
     agrees_that_nothing_happened(&cluster)?;
+    eventually("it is logged", PATIENCE, || {
+        Ok(cluster.coordinator.log().contains("node \"n1\": undid 1 transaction"))
+    })?;
     let log = cluster.coordinator.log();
     let at = |text: &str| log.find(text).with_context(|| format!("not in the log: {text}"));
     assert!(at("archive recovery complete")? < at("node \"n1\": undid 1 transaction")?, "{log}");

@@ -36,7 +36,8 @@ fn cluster(nodes: usize) -> Result<(Cluster, Client)> {
     client.batch_execute("SET allow_in_place_tablespaces = on")?;
     client.batch_execute("CREATE TABLESPACE fast LOCATION ''")?;
     client.batch_execute(READINGS).context("readings.sql")?;
-    if cluster.coordinator.install.major >= 18 {
+    // Older nodes could not store it.
+    if cluster.servers().all(|server| server.install.major >= 18) {
         client.batch_execute(READINGS_18)?;
     }
     for node in cluster.nodes() {
@@ -196,8 +197,10 @@ fn leaves_of_a_mirror_store_and_enforce_what_the_table_did() -> Result<()> {
     for leaf in [LEAVES[0], LEAVES[2]] {
         assert_eq!(physical(&mut client, leaf)?, before, "{leaf}");
     }
+    // What no row is ever asked for stays on the coordinator: older nodes do not know it.
+    let asked: Vec<_> = before.into_iter().filter(|line| !line.contains("NOT ENFORCED")).collect();
     for leaf in [LEAVES[1], LEAVES[3]] {
-        assert_eq!(physical(&mut node, leaf)?, before, "{leaf}");
+        assert_eq!(physical(&mut node, leaf)?, asked, "{leaf}");
         // The node has no such disks.
         assert!(tablespaces(&mut node, leaf)?.iter().all(|row| row[1] == "the default"), "{leaf}");
     }

@@ -2,7 +2,7 @@
 //! nothing, the others work, and servers go on agreeing.
 use anyhow::{Context, Result, ensure};
 use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, movement};
+use pg_test::{Cluster, PATIENCE, eventually, movement};
 use postgres::Client;
 
 /// On each server: types that tables use.
@@ -31,7 +31,7 @@ const TABLES: &str = "
 
 /// What a command is, and the words of its refusal's hint.
 const NODES_FIRST: &str = "shard_run_on_nodes";
-const LOCAL_FIRST: &str = "shard_rebalance('shop.x', nodes => '{local}')";
+const LOCAL_FIRST: &str = r#"shard_rebalance('shop.x', nodes => '{local}', capacities => '{"n1":0,"n2":0}')"#;
 
 const REFUSED: &[(&str, &str)] = &[
     // Columns.
@@ -310,15 +310,15 @@ fn what_a_refusal_names_works() -> Result<()> {
     }
     scene.client.batch_execute("INSERT INTO x (id, b, m) SELECT i, 'b', 'calm' FROM generate_series(101, 120) AS i")?;
     // The new index goes with a leaf, the dropped one does not.
-    scene
-        .client
-        .batch_execute("SELECT shard_move_partition('x_0', 'n2'); SELECT shard_wait(1); SELECT shard_finish(1)")?;
+    finish(&mut scene.client, "shard_move_partition('x_0', 'n2')")?;
     scene.agree()?;
 
     // All partitions here, a new name, and out again.
     let error = refused(&mut scene.client, "ALTER TABLE x RENAME TO y")?;
     ensure!(error.hint().unwrap_or_default().contains(LOCAL_FIRST), "{error:?}");
-    finish(&mut scene.client, "shard_rebalance('shop.x', nodes => '{local}')")?;
+    finish(&mut scene.client, LOCAL_FIRST)?;
+    let told = "SELECT count(*) = 0 FROM shardkeeper.mirrors WHERE parent = 'shop.x'::regclass";
+    eventually("its mirrors are gone", PATIENCE, || scene.cluster.coordinator.value(told))?;
     scene.client.batch_execute("ALTER TABLE x RENAME TO y; ALTER TABLE y RENAME COLUMN b TO bb")?;
     finish(&mut scene.client, "shard_move_partition('x_1', 'n1')")?;
     assert_eq!(column(&mut scene.client, "SELECT count(*) FROM y")?, ["110"]);

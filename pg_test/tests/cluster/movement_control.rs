@@ -320,7 +320,9 @@ fn a_parent_is_not_dropped_amid_its_operation_which_ends_when_it_is_gone_all_the
     for call in ["SELECT shard_drop_parent('t')", "SELECT shard_release_parent('t')", "DROP TABLE t"] {
         assert_eq!(refused(&mut client, call)?.code().code(), "55006", "{call}");
     }
-    client.batch_execute("DELETE FROM shardkeeper.parents WHERE parent = 't'::regclass")?;
+    for table in ["partitions", "mirrors", "parents"] {
+        client.batch_execute(&format!("DELETE FROM shardkeeper.{table} WHERE parent = 't'::regclass"))?;
+    }
     client.batch_execute(&format!("SELECT shard_resume({id})"))?;
     ends(&cluster, id, LIMIT)?;
     ensure!(field(&cluster, id, "state")? == "failed", "{}", told(&cluster));

@@ -175,13 +175,10 @@ fn calls_that_hints_name_are_accepted_in_that_state() -> Result<()> {
     reaches(&cluster, 1, "switched", LIMIT)?;
     eventually("it is tidied up", LIMIT, || cluster.coordinator.value("SELECT tidy FROM shardkeeper.operations"))?;
 
-    // The same when it has switched.
+    // The same when it has switched, and is to go back.
     let error = refused(&mut client, "SELECT shard_cancel(1)")?;
     are_accepted(&mut client, error.hint().unwrap_or_default(), &["shard_revert"])?;
     node.run(limited)?;
-    client.batch_execute("SELECT shard_resume(1); UPDATE shardkeeper.operations SET retry_at = NULL")?;
-    let said = eventually_says(&mut client, &["warning | operation 1 is switched; ", "too many connections for role"])?;
-    are_accepted(&mut client, &said, &[])?;
     client.batch_execute("SELECT shard_revert(1)")?;
     let said = eventually_says(&mut client, &["operation 1 is reverting; ", "too many connections for role"])?;
     are_accepted(&mut client, &said, &[])?;

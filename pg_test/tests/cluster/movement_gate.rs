@@ -20,7 +20,7 @@ fn scene() -> Result<(Cluster, Client)> {
 /// Calls for an operation that brings a partition to the node `to`, which commits the switch; the other one gets no COMMIT.
 fn split(cluster: &Cluster, client: &mut Client, call: &str, to: usize) -> Result<i64> {
     // The last command before the commit: n2 is the last node of the switch.
-    let swap = cluster.proxy(2).stall_on(b"SET SCHEMA");
+    let swap = cluster.proxy(2).stall_on(b"shardkeeper.relocate");
     let id = match call.strip_suffix("(id)") {
         None => client.query_one(&format!("SELECT {call}"), &[])?.get(0),
         Some(function) => {
@@ -117,7 +117,7 @@ fn a_coordinator_that_dies_in_a_split_switch_loses_no_direct_write() -> Result<(
 fn a_coordinator_that_dies_before_it_brings_the_news_brings_them_after_its_restart() -> Result<()> {
     let (cluster, _client) = scene()?;
     // The switch brings the same words with it, to be undone by.
-    let swap = cluster.proxy(2).stall_on(b"SET SCHEMA");
+    let swap = cluster.proxy(2).stall_on(b"shardkeeper.relocate");
     let id: i64 = cluster.coordinator.value("SELECT shard_move_partition('t_0', 'n2')")?;
     swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
     let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);

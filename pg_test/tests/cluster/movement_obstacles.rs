@@ -55,8 +55,18 @@ fn nothing_switched(cluster: &Cluster) -> Result<()> {
 fn disk_for_tables(cluster: &Cluster, megabytes: u32) -> Result<Option<Disk>> {
     let node = cluster.node(2);
     let Some(disk) = Disk::mount(&node.socket_dir().join("disk"), megabytes)? else { return Ok(None) };
-    node.run(&format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display()))?;
-    node.run("GRANT CREATE ON TABLESPACE small TO app; ALTER DATABASE app SET default_tablespace = 'small'")?;
+    // All of the database is there: what a role or a database says of tablespaces does not count.
+    let mut outside = node.client_in("postgres")?;
+    let path = disk.path().display();
+    for command in [
+        format!("CREATE TABLESPACE small LOCATION '{path}'"),
+        "ALTER DATABASE app ALLOW_CONNECTIONS false".into(),
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = 'app'".into(),
+        "ALTER DATABASE app SET TABLESPACE small".into(),
+        "ALTER DATABASE app ALLOW_CONNECTIONS true".into(),
+    ] {
+        outside.batch_execute(&command).with_context(|| command.clone())?;
+    }
     Ok(Some(disk))
 }
 
@@ -66,7 +76,7 @@ fn a_target_whose_disk_is_full_in_the_copy_is_waited_for() -> Result<()> {
         return Ok(());
     }
     let (cluster, _) = scene(60_000)?;
-    let Some(disk) = disk_for_tables(&cluster, 6)? else { return Ok(()) };
+    let Some(disk) = disk_for_tables(&cluster, 18)? else { return Ok(()) };
     let ledger = clients(&cluster, Workload::default())?;
     let id = begin(&cluster)?;
     let hint = complains(&cluster, id, "No space left on device (on node \"n2\")", LIMIT)?;

@@ -135,7 +135,9 @@ fn null_keys_and_collations_find_their_places() -> Result<()> {
     }
     let cluster = joined(2)?;
     let has_icu = "SELECT count(*) > 0 FROM pg_collation WHERE collname = 'de-x-icu'";
-    let collation = if cluster.coordinator.value(has_icu)? { "\"de-x-icu\"" } else { "\"C\"" };
+    // Each server was built with it or without.
+    let everywhere = cluster.servers().try_fold(true, |all, server| anyhow::Ok(all && server.value(has_icu)?))?;
+    let collation = if everywhere { "\"de-x-icu\"" } else { "\"C\"" };
     println!("collation {collation}");
     let mut twin = Twin::new(
         cluster,

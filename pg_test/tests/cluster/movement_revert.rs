@@ -91,7 +91,7 @@ fn a_revert_does_not_wait_until_the_switch_is_tidied_up() -> Result<()> {
     let (cluster, mut client) = filled(joined_by_proxy(2)?, Keys::Bigint, TWO, 1_000)?;
     let rows = cluster.coordinator.count("t")?;
     // Between the switch and the first step after it, somebody begins to read the new partition on its node.
-    let swap = cluster.proxy(2).stall_on(b"SET SCHEMA");
+    let swap = cluster.proxy(2).stall_on(b"shardkeeper.relocate");
     let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2')", &[])?.get(0);
     swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
     let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);

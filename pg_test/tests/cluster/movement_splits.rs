@@ -39,7 +39,7 @@ fn a_switch_that_only_some_servers_have_made_is_undone_and_made_again() -> Resul
 fn split_commit(scene: &mut Scene, split: Split) -> Result<()> {
     let target = scene.target();
     let proxy = scene.cluster.proxy(target);
-    let swaps = proxy.stall_on(b"SET SCHEMA");
+    let swaps = proxy.stall_on(b"shardkeeper.relocate");
     let id = scene.begin()?;
     swaps.wait_until_hit(PATIENCE).with_context(|| told(&scene.cluster))?;
     // The parent is locked: no client commits now.

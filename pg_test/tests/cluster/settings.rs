@@ -195,7 +195,8 @@ fn functions_channel_and_sessions_pin_the_same() -> Result<()> {
              WHERE oid = {function} AND s NOT LIKE 'search_path=%' ORDER BY 1"
         )
     };
-    let here = column(&mut client, &config("'shard_move_partition(regclass, text, text, interval)'::regprocedure"))?;
+    let here =
+        column(&mut client, &config("'shard_move_partition(regclass, text, text, interval, text[])'::regprocedure"))?;
     assert!(here.len() > 10, "{here:?}");
     let channel = column(&mut cluster.node(1).client()?, &config("'shardkeeper.execute()'::regprocedure"))?;
     assert_eq!(channel, here);

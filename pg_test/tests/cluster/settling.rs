@@ -68,7 +68,7 @@ fn what_was_committed_stays_when_a_user_mapping_comes_back() -> Result<()> {
     })?;
     let mut other = cluster.coordinator.client_as("other", "other", DATABASE)?;
     other.batch_execute(PARENT)?;
-    client.batch_execute("DROP USER MAPPING FOR other SERVER n1; DROP USER MAPPING FOR other SERVER n2")?;
+    client.batch_execute("SET shardkeeper.allow_manual_ddl = on; DROP USER MAPPING FOR other SERVER n1; DROP USER MAPPING FOR other SERVER n2")?;
     worker("RESET shardkeeper.worker")?;
     eventually("the coordinator has forgotten", PATIENCE, || {
         Ok(cluster.coordinator.count("shardkeeper.transactions")? == 0)

@@ -47,12 +47,14 @@ fn every_database_with_the_extension_has_one_worker_and_no_other_has() -> Result
 #[test]
 fn a_database_can_be_dropped_and_copied_while_its_worker_runs() -> Result<()> {
     let cluster = with_worker(Options::default())?;
+    cluster.coordinator.hang_up();
     cluster.coordinator.client_in("postgres")?.batch_execute("CREATE DATABASE copied TEMPLATE app")?;
     eventually("the worker is back", PATIENCE, || Ok(workers(&cluster, "app")? == 1))?;
     eventually("the copy has one too", PATIENCE, || Ok(workers(&cluster, "copied")? == 1))?;
     launcher_has_looked(&cluster, "second_look")?;
     let mut client = cluster.coordinator.client_in("postgres")?;
     let dropped: u32 = client.query_one("SELECT oid FROM pg_database WHERE datname = 'app'", &[])?.get(0);
+    cluster.coordinator.hang_up();
     client.batch_execute("DROP DATABASE app")?;
     // The launcher is no earlier with another worker that ended after that of the dropped database.
     client.batch_execute(&format!("SELECT pg_terminate_backend(pid, 3000) FROM ({WORKERS}) w"))?;

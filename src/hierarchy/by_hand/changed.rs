@@ -170,9 +170,13 @@ fn moved(change: &Change) -> Result<()> {
 }
 
 fn to_local(change: &Change) -> String {
+    // Leaves may stay where they are for all that `nodes` says; a node without capacity gives them away.
+    let none: serde_json::Map<String, serde_json::Value> =
+        change.nodes.iter().map(|node| (node.clone(), 0.into())).collect();
     format!(
-        "Bring its partitions here first, with SELECT shard_rebalance({}, nodes => '{{local}}'); and share them out again afterwards.",
-        literal(&change.root.to_string())
+        "Bring its partitions here first, with SELECT shard_rebalance({}, nodes => '{{local}}', capacities => {}); and share them out again afterwards.",
+        literal(&change.root.to_string()),
+        literal(&serde_json::Value::Object(none).to_string())
     )
 }
 

@@ -171,10 +171,10 @@ impl Single<'_> {
             let name = ident(&column.name);
             let set = |what: String| format!("ALTER COLUMN {name} SET {what}");
             match &column.default {
-                Some(default) if column.generated.is_empty() && column.default != common.default => {
-                    if !column.default_is_local {
-                        actions.push(set(format!("DEFAULT {default}")));
-                    }
+                Some(default)
+                    if column.generated.is_empty() && column.default != common.default && !column.default_is_local =>
+                {
+                    actions.push(set(format!("DEFAULT {default}")));
                 }
                 _ => {}
             }

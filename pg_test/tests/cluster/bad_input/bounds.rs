@@ -181,13 +181,13 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
             "SELECT shard_add_partition('l', '{\"in\": [\"c\"]}')",
             "23514",
             "default partition public.l_default holds rows that belong in the new partition",
-            "insert them again",
+            "shard_split",
         ),
         (
             "SELECT shard_add_partition('l', '{\"in\": [\"c\"]}', 'local')",
             "23514",
             "default partition public.l_default holds rows that belong in the new partition",
-            "insert them again",
+            "shard_split",
         ),
     ])?;
     assert_eq!(pg_test::sql::column(&mut scene.client, "SELECT count(*) FROM l")?, ["3"]);
