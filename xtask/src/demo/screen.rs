@@ -13,6 +13,8 @@ pub struct Screen {
     colours: bool,
     /// The line that changes is the last one on the terminal.
     live: Cell<bool>,
+    /// A picture of the hierarchy was shown.
+    pictured: Cell<bool>,
 }
 
 const BOLD: &str = "1";
@@ -23,7 +25,14 @@ impl Screen {
     pub fn new() -> Screen {
         let terminal = std::io::stdout().is_terminal();
         let colours = terminal && std::env::var_os("NO_COLOR").is_none();
-        Screen { steps: 0, start: Instant::now(), terminal, colours, live: Cell::new(false) }
+        Screen {
+            steps: 0,
+            start: Instant::now(),
+            terminal,
+            colours,
+            live: Cell::new(false),
+            pictured: Cell::new(false),
+        }
     }
 
     pub fn step<T>(&mut self, title: &str, work: impl FnOnce(&Screen) -> Result<T>) -> Result<T> {
@@ -75,6 +84,16 @@ impl Screen {
         self.lines(text, |line| self.paint(BOLD, line));
     }
 
+    /// A hierarchy as it stands. The first one tells how long a newcomer waited for it.
+    pub fn picture(&self, tree: &str) {
+        self.say(tree);
+        if !self.pictured.replace(true)
+            && let Some(age) = process_age()
+        {
+            self.note(&format!("(the first picture: {} after the command was typed)", seconds(age)));
+        }
+    }
+
     fn lines(&self, text: &str, paint: impl Fn(&str) -> String) {
         self.clear();
         for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
@@ -91,6 +110,18 @@ impl Screen {
     pub fn end(&self) {
         println!("\n{}", self.paint(BOLD, &format!("{} steps in {}.", self.steps, seconds(self.start.elapsed()))));
     }
+}
+
+/// Since the command was typed, with the building of this program: `cargo run` becomes the program that it runs, so the
+/// process is as old as cargo.
+fn process_age() -> Option<Duration> {
+    /// What the kernel counts in, for every program: USER_HZ.
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name, which is in parentheses and may contain anything; the start is the 22nd field of all.
+    let start: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(uptime - start / TICKS_A_SECOND).ok()
 }
 
 pub fn seconds(time: Duration) -> String {

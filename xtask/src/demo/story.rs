@@ -160,7 +160,7 @@ impl Tale<'_> {
         ends(self.cluster, id, operation::LIMIT)?;
         screen.command("SELECT shard_tree('orders');");
         let tree: String = self.client.query_one("SELECT shard_tree('orders')", &[])?.get(0);
-        screen.say(&tree);
+        screen.picture(&tree);
         Ok(())
     }
 
