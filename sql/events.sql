@@ -127,7 +127,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     used record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM shardkeeper.parents) AND NOT EXISTS (SELECT FROM shardkeeper.moving()) THEN
+    IF NOT EXISTS (SELECT FROM shardkeeper.parents) AND NOT EXISTS (SELECT FROM shardkeeper.nodes)
+       AND NOT EXISTS (SELECT FROM shardkeeper.moving()) THEN
         RETURN;
     END IF;
     FOR used IN
@@ -266,8 +267,8 @@ CREATE EVENT TRIGGER shardkeeper_before_alter ON ddl_command_start WHEN TAG IN (
     EXECUTE FUNCTION shardkeeper.before_alter();
 COMMENT ON EVENT TRIGGER shardkeeper_before_alter IS 'shardkeeper: refuses DETACH PARTITION CONCURRENTLY of managed partitions';
 CREATE EVENT TRIGGER shardkeeper_change ON ddl_command_end
-    WHEN TAG IN ('ALTER COLLATION', 'ALTER DOMAIN', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER POLICY', 'ALTER RULE', 'ALTER SCHEMA',
-                 'ALTER STATISTICS', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE',
+    WHEN TAG IN ('ALTER COLLATION', 'ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER MATERIALIZED VIEW', 'ALTER POLICY',
+                 'ALTER RULE', 'ALTER SCHEMA', 'ALTER SERVER', 'ALTER STATISTICS', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE', 'ALTER VIEW',
                  'CREATE FOREIGN TABLE', 'CREATE INDEX', 'CREATE POLICY', 'CREATE RULE', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')
     EXECUTE FUNCTION shardkeeper.after_change();
 COMMENT ON EVENT TRIGGER shardkeeper_change IS

@@ -208,15 +208,42 @@ impl Drop for Cluster {
         }
         // A failed test may want them, and its servers are gone.
         let _ = self.keep_logs();
+        let alarms = self.alarms();
         self.proxies.clear();
         self.home.close();
         for server in self.servers() {
             server.reap();
         }
+        // Whatever the test was about, and however well everything went on afterwards.
+        assert!(
+            alarms.is_empty() || std::thread::panicking(),
+            "the servers' logs tell of bugs:\n{}",
+            alarms.join("\n")
+        );
     }
 }
 
+/// What only a crash or a bug writes into a server's log.
+const ALARMS: [&str; 6] = [
+    "PANIC:",
+    "panicked at",
+    "fatal runtime error",
+    "terminated by signal 6",
+    "terminated by signal 11",
+    "cache lookup failed",
+];
+
 impl Cluster {
+    /// Lines of the servers' logs that tell of a crash or a bug.
+    pub fn alarms(&self) -> Vec<String> {
+        let logs = self.servers().map(|server| (server, server.log()));
+        logs.flat_map(|(server, log)| {
+            let found = log.lines().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)));
+            found.map(|line| format!("{}: {line}", server.name)).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
     /// In `target/logs/<version>/<test>/<server>.log`.
     fn keep_logs(&self) -> Result<()> {
         let thread = std::thread::current();

@@ -287,7 +287,8 @@ fn shard_drop_parent(parent: Option<Regclass>, keep: default!(Option<Interval>, 
 /// Errors: 42P01 not managed. What a node refuses is a warning.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_sync_grants(parent: Regclass) -> Result<(), ErrorReport> {
+fn shard_sync_grants(parent: Option<Regclass>) -> Result<(), ErrorReport> {
+    let parent = given("parent", parent)?;
     crate::catalog::parent::require(parent.0)?;
     Ok(grants::follow(parent.0, None)?)
 }

@@ -3,6 +3,7 @@
 use super::hierarchies::given;
 use crate::hierarchy::{locate, picture, sizes};
 use crate::pg::regclass::Regclass;
+use crate::pg::subtransaction::steady;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -40,7 +41,8 @@ fn shard_locate(
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_tree(parent: Option<Regclass>, format: default!(Option<&str>, "'text'")) -> Result<String, ErrorReport> {
-    Ok(picture::draw(given("parent", parent)?.0, given("format", format)?)?)
+    let (parent, format) = (given("parent", parent)?.0, given("format", format)?);
+    Ok(steady(|| picture::draw(parent, format))?)
 }
 
 /// Live sizes of the leaves of one parent, or of all: `estimated_rows` is what the server believes, `bytes` with indexes and TOAST.
@@ -54,7 +56,8 @@ fn shard_partition_sizes(
     TableIterator<'static, (name!(partition, Regclass), name!(estimated_rows, Option<i64>), name!(bytes, Option<i64>))>,
     ErrorReport,
 > {
-    let sizes = sizes::of_leaves(parent.map(|parent| parent.0))?;
+    let parent = parent.map(|parent| parent.0);
+    let sizes = steady(|| sizes::of_leaves(parent))?;
     Ok(TableIterator::new(sizes.into_iter().map(|leaf| (Regclass(leaf.oid()), leaf.rows, leaf.bytes))))
 }
 

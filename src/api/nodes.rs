@@ -23,19 +23,20 @@ fn rows(found: Vec<Finding>) -> impl Iterator<Item = (String, String, Option<Str
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
 fn shard_add_node(
-    name: &str,
-    host: &str,
-    port: default!(i32, 5432),
+    name: Option<&str>,
+    host: Option<&str>,
+    port: default!(Option<i32>, 5432),
     dbname: default!(Option<&str>, "NULL"),
     username: default!(Option<&str>, "NULL"),
     password: default!(Option<&str>, "NULL"),
     region: default!(Option<&str>, "NULL"),
-    options: default!(JsonB, "'{}'"),
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> Result<
     TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>,
     ErrorReport,
 > {
-    let options = &options.0;
+    let (name, host, port) = (given("name", name)?, given("host", host)?, given("port", port)?);
+    let options = &given("options", options)?.0;
     let new = NewNode { name, host, port, dbname, username, password, region, options };
     Ok(TableIterator::new(rows(secret::hiding(password, || register::add(&new))?)))
 }
@@ -45,7 +46,7 @@ fn shard_add_node(
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
 fn shard_alter_node(
-    name: &str,
+    name: Option<&str>,
     host: default!(Option<&str>, "NULL"),
     port: default!(Option<i32>, "NULL"),
     dbname: default!(Option<&str>, "NULL"),
@@ -57,6 +58,7 @@ fn shard_alter_node(
     TableIterator<'static, (name!(severity, String), name!(finding, String), name!(hint, Option<String>))>,
     ErrorReport,
 > {
+    let name = given("name", name)?;
     let options = options.as_ref().map(|json| &json.0);
     let changes = Changes { host, port, dbname, username, password, region, options };
     Ok(TableIterator::new(rows(secret::hiding(password, || change::alter(name, &changes))?)))
@@ -65,20 +67,21 @@ fn shard_alter_node(
 /// Forgets a node that stores nothing.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn shard_drop_node(name: &str) -> Result<(), ErrorReport> {
-    Ok(change::drop(name)?)
+fn shard_drop_node(name: Option<&str>) -> Result<(), ErrorReport> {
+    Ok(change::drop(given("name", name)?)?)
 }
 
 /// Gives another role its way to a node.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_grant_node(
-    name: &str,
-    role: Regrole,
+    name: Option<&str>,
+    role: Option<Regrole>,
     username: default!(Option<&str>, "NULL"),
     password: default!(Option<&str>, "NULL"),
 ) -> Result<(), ErrorReport> {
-    Ok(secret::hiding(password, || change::grant(name, role.0, username, password))?)
+    let (name, role) = (given("name", name)?, given("role", role)?.0);
+    Ok(secret::hiding(password, || change::grant(name, role, username, password))?)
 }
 
 /// Runs statements on each node, in parallel or as part of the transaction; what fails is a row too.
@@ -86,7 +89,7 @@ fn shard_grant_node(
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity)]
 fn shard_run_on_nodes(
-    sql: &str,
+    sql: Option<&str>,
     nodes: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<
     TableIterator<
@@ -106,7 +109,7 @@ fn shard_run_on_nodes(
         Err(error) => (answer.node, false, None, None, Some(Report::from(error).one_line())),
     };
     let nodes = nodes.map(|nodes| node_names("nodes", nodes)).transpose()?;
-    Ok(TableIterator::new(fanout::run(sql, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
+    Ok(TableIterator::new(fanout::run(given("sql", sql)?, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
 }
 
 /// Settles what a transaction left in the journal of a node, where the worker cannot know how it ended: `keep` or `undo`.
@@ -141,10 +144,11 @@ fn decision(word: &str) -> Outcome<Decision> {
 #[search_path(pg_catalog, pg_temp)]
 fn shard_reset_node(
     name: Option<&str>,
-    including_data: default!(bool, "false"),
+    including_data: default!(Option<bool>, "false"),
     coordinator: default!(Option<&str>, "NULL"),
 ) -> Result<i64, ErrorReport> {
-    Ok(reset::reset(&Request { node: given("name", name)?, including_data, coordinator })?)
+    let (node, including_data) = (given("name", name)?, given("including_data", including_data)?);
+    Ok(reset::reset(&Request { node, including_data, coordinator })?)
 }
 
 /// What `shard_reset_node` would do. Nothing is changed. Errors: those of `shard_reset_node`.
@@ -153,7 +157,7 @@ fn shard_reset_node(
 #[allow(clippy::type_complexity)]
 fn shard_plan_reset_node(
     name: Option<&str>,
-    including_data: default!(bool, "false"),
+    including_data: default!(Option<bool>, "false"),
     coordinator: default!(Option<&str>, "NULL"),
 ) -> Result<
     TableIterator<
@@ -162,7 +166,8 @@ fn shard_plan_reset_node(
     >,
     ErrorReport,
 > {
-    let items = reset::plan(&Request { node: given("name", name)?, including_data, coordinator })?;
+    let (node, including_data) = (given("name", name)?, given("including_data", including_data)?);
+    let items = reset::plan(&Request { node, including_data, coordinator })?;
     Ok(TableIterator::new((1..).zip(items).map(|(step, item)| (step, item.object, item.action, item.command))))
 }
 

@@ -6,6 +6,7 @@
 mod changed;
 mod dropped;
 mod follow;
+mod ways;
 
 pub use follow::before_detach;
 
@@ -30,9 +31,10 @@ pub fn hand() -> Hand {
     }
 }
 
-/// At the end of a command. Errors: 0A000 it would make servers disagree; 2BP01 it took a partition out of its hierarchy.
+/// At the end of a command. Errors: 0A000 it would make servers disagree, or hide a node; 2BP01 it took a partition out of its hierarchy.
 pub fn after_change() -> Result<()> {
     if hand() == Hand::User {
+        ways::judge_all()?;
         changed::judge_all()?;
     }
     follow::keep_up(After::Change)

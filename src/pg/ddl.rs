@@ -71,6 +71,11 @@ pub fn parts(command: &Internal) -> Vec<Part> {
         pg_sys::CollectedCommandType::SCT_Simple => unsafe {
             let Some((words, concern)) = statement(command.parsetree) else { return Vec::new() };
             let object = command.d.simple.address.objectId;
+            // ALTER INDEX renames tables, too.
+            let (words, concern) = match words {
+                RENAME_INDEX if !is_index(object) => ("RENAME TO", Concern::Name),
+                _ => (words, concern),
+            };
             let partition = if concern == Concern::Attach { object } else { pg_sys::InvalidOid };
             let before = match concern {
                 Concern::Schema => name(pg_sys::get_namespace_name(command.d.simple.secondaryObject.objectId)),
@@ -176,6 +181,8 @@ fn partition_of(made: &pg_sys::CreateStmt, words: &'static str) -> Option<(&'sta
     (!made.partbound.is_null()).then_some((words, Concern::Attach))
 }
 
+const RENAME_INDEX: &str = "ALTER INDEX … RENAME";
+
 fn of_rename(object: pg_sys::ObjectType::Type) -> Option<(&'static str, Concern)> {
     use pg_sys::ObjectType::*;
     match object {
@@ -183,7 +190,8 @@ fn of_rename(object: pg_sys::ObjectType::Type) -> Option<(&'static str, Concern)
         OBJECT_TABLE | OBJECT_FOREIGN_TABLE => Some(("RENAME TO", Concern::Name)),
         OBJECT_SCHEMA => Some(("ALTER SCHEMA", Concern::Name)),
         OBJECT_TABCONSTRAINT => Some(("RENAME CONSTRAINT", Concern::Shape)),
-        OBJECT_INDEX => Some(("ALTER INDEX … RENAME", Concern::Shape)),
+        OBJECT_INDEX => Some((RENAME_INDEX, Concern::Shape)),
+        OBJECT_FOREIGN_SERVER => Some(("ALTER SERVER … RENAME", Concern::Name)),
         OBJECT_TYPE | OBJECT_DOMAIN => Some(("RENAME TO", Concern::Shape)),
         OBJECT_ATTRIBUTE => Some(("RENAME ATTRIBUTE", Concern::Shape)),
         OBJECT_DOMCONSTRAINT => Some(("RENAME CONSTRAINT", Concern::Shape)),
@@ -199,6 +207,7 @@ unsafe fn old_name(renaming: &pg_sys::RenameStmt) -> Option<String> {
     unsafe {
         match renaming.renameType {
             pg_sys::ObjectType::OBJECT_SCHEMA => name(renaming.subname),
+            pg_sys::ObjectType::OBJECT_FOREIGN_SERVER => name(renaming.object.cast::<pg_sys::String>().as_ref()?.sval),
             _ => name(renaming.relation.as_ref()?.relname),
         }
     }

@@ -39,6 +39,31 @@ pub fn attempt<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Re
     outcome
 }
 
+/// How often what changes while it is read is read again.
+const LOOKS: usize = 5;
+
+/// Reads what others may change meanwhile: a table that was named by a catalog may be gone when it is opened. Then everything
+/// is read again.
+pub fn steady<T>(look: impl Fn() -> Result<T>) -> Result<T> {
+    let has_gone = |code| {
+        matches!(
+            code,
+            Code::ERRCODE_INTERNAL_ERROR
+                | Code::ERRCODE_UNDEFINED_TABLE
+                | Code::ERRCODE_UNDEFINED_OBJECT
+                | Code::ERRCODE_UNDEFINED_COLUMN
+        )
+    };
+    for _ in 1..LOOKS {
+        match attempt(&look) {
+            Ok(seen) => return Ok(seen),
+            Err(report) if has_gone(report.code) => {}
+            Err(report) => return report.into(),
+        }
+    }
+    look()
+}
+
 pub(super) fn report(error: CaughtError) -> Report {
     match error {
         CaughtError::PostgresError(found)

@@ -113,7 +113,7 @@ fn take_up(id: i64) -> Result<bool> {
     if operation.state == State::Reverting {
         let _ = switch::undo_halves(&operation);
     }
-    if operation.state == State::Copying && operation.mode == Mode::BlockWrites {
+    if operation.state == State::Copying && operation.mode == Mode::BlockWrites && !operation.is_group() {
         // Of its one transaction nothing is left here, but there may be on nodes.
         transaction::run(|| operation::go_back(id, State::Preparing))?;
     }

@@ -392,3 +392,39 @@ fn progress_is_seen_from_outside() -> Result<()> {
     println!("{:?}", told_rows.try_iter().last());
     finish(&cluster, id)
 }
+
+#[test]
+fn a_group_whose_worker_ends_amid_its_parts_goes_on() -> Result<()> {
+    let cluster = cluster(2)?;
+    cluster.add_nodes()?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY);
+         SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}');
+         INSERT INTO t SELECT generate_series(1, 1000)",
+    )?;
+    for (call, end) in [
+        ("shard_set_modulus('t', 4, nodes => '{n1, local}', mode => 'block_writes')", "switched"),
+        ("shard_drain_node('n1', mode => 'block_writes')", "finished"),
+    ] {
+        // No part gets further than its lock.
+        let mut reader = cluster.coordinator.client()?;
+        reader.batch_execute("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")?;
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[])?.get(0);
+        let amid = format!("SELECT count(*) > 0 FROM shard_operations WHERE part_of = {id}");
+        eventually("a part is under way", LIMIT, || cluster.coordinator.value(&amid))?;
+        let worker = format!("SELECT pid FROM pg_stat_activity WHERE application_name = 'shardkeeper operation {id}'");
+        let first: i32 = cluster.coordinator.value(&worker)?;
+        ensure!(cluster.coordinator.value::<bool>(&format!("SELECT pg_terminate_backend({first}, 10000)"))?);
+        let successor = format!("SELECT EXISTS ({worker} AND pid <> {first})");
+        eventually("another worker has taken it up", LIMIT, || cluster.coordinator.value(&successor))?;
+        reader.batch_execute("ROLLBACK")?;
+        reaches(&cluster, id, end, LIMIT).context(call)?;
+        if end == "switched" {
+            client.execute("SELECT shard_finish($1)", &[&id])?;
+            ends(&cluster, id, LIMIT)?;
+        }
+        assert_eq!(cluster.coordinator.count("t")?, 1000);
+    }
+    nothing_is_left(&cluster)
+}

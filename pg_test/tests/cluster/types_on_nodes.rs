@@ -118,7 +118,14 @@ fn missing_types_come_with_the_first_leaf_and_differing_ones_are_refused() -> Re
     let content = column(&mut client, read)?;
     cluster.node(1).run("SELECT (p).n, s FROM t WHERE (p).m::kinds.mood = 'happy'")?;
 
-    // So do they with what is moved to a node that had nothing of the table, and when rows become a parent.
+    // So do they with what is moved to a node that had nothing of the table, which its plan tells, and when rows become a parent.
+    for plan in ["shard_plan_move_partition('t_1', 'n3')", "shard_plan_rebalance('t', 'count', nodes => '{n3}')"] {
+        let told = column(&mut client, &format!("SELECT action FROM {plan} WHERE node = 'n3'"))?;
+        for made in ["schema kinds", "type kinds.mood", "domain kinds.good", "collation kinds.plain", "table public.t"]
+        {
+            ensure!(told.iter().filter(|action| action.contains(made)).count() == 1, "{plan}: {made}: {told:#?}");
+        }
+    }
     let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n3')", &[])?.get(0);
     reaches(&cluster, id, "switched", Duration::from_secs(60))?;
     ensure!(column(&mut client, read)? == content);

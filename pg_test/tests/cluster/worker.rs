@@ -1,7 +1,8 @@
 //! The background workers are good neighbours: one per database, in nobody's way, and back after every crash.
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use pg_test::movement::{joined, reaches};
 use pg_test::{Cluster, Options, PATIENCE, eventually};
 
 const WORKERS: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker'";
@@ -103,5 +104,37 @@ fn a_terminated_worker_ends_at_once_and_another_takes_its_place() -> Result<()> 
     let start = std::time::Instant::now();
     cluster.coordinator.stop()?;
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    Ok(())
+}
+
+/// A process that was connected to nodes ends like any other, whatever it was doing there.
+#[test]
+fn processes_with_sessions_on_nodes_end_without_harm_to_the_server() -> Result<()> {
+    let cluster = joined(2)?;
+    let mut witness = cluster.coordinator.client()?;
+    witness.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY);
+         SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}');
+         INSERT INTO t SELECT generate_series(1, 1000)",
+    )?;
+    let ours = "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) FROM pg_stat_activity WHERE backend_type LIKE 'shardkeeper%'";
+    for (node, keep) in [("n2", "1 day"), ("local", "0"), ("n1", "1 day"), ("n2", "0")] {
+        let call = format!("SELECT shard_move_partition('t_0', '{node}', keep => '{keep}')");
+        let id: i64 = witness.query_one(&call, &[])?.get(0);
+        // Amid it, right after its end, and while it is kept.
+        ensure!(witness.query_one(ours, &[])?.get::<_, bool>(0));
+        reaches(&cluster, id, if keep == "0" { "finished" } else { "switched" }, Duration::from_secs(60))?;
+        ensure!(witness.query_one(ours, &[])?.get::<_, bool>(0));
+        let mut user = cluster.coordinator.client()?;
+        user.batch_execute("SELECT count(*) FROM shard_check(); SELECT count(*) FROM shard_run_on_nodes('SELECT 1')")?;
+        let pid: i32 = user.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        ensure!(witness.query_one("SELECT pg_terminate_backend($1, 10000)", &[&pid])?.get::<_, bool>(0));
+        if keep != "0" {
+            witness.execute("SELECT shard_finish($1)", &[&id])?;
+            reaches(&cluster, id, "finished", Duration::from_secs(60))?;
+        }
+    }
+    // A crash of one process would have taken this session along.
+    ensure!(witness.query_one("SELECT count(*) FROM t", &[])?.get::<_, i64>(0) == 1000);
     Ok(())
 }

@@ -38,7 +38,7 @@ enum Concern {
     Transition,
 }
 
-/// Each changed object leads to its tables: a type or collation to those that use it in a column, whatever lies between, a
+/// Each changed object leads to its tables: a type, or an extension by its types, or a collation to those that use it in a column, whatever lies between, a
 /// schema to the parents in it. A restored dump's mirrors are another coordinator's: nothing there is changed from here.
 const CHANGES: &str = "
     WITH RECURSIVE said AS (
@@ -49,8 +49,10 @@ const CHANGES: &str = "
         WHERE NOT d.in_extension
     ),
     types (of, type) AS (
-        SELECT DISTINCT objid, CASE classid WHEN 'pg_type'::regclass THEN objid ELSE (SELECT reltype FROM pg_class WHERE oid = objid AND relkind = 'c') END
-        FROM said WHERE classid IN ('pg_type'::regclass, 'pg_class'::regclass)
+        (SELECT objid, CASE classid WHEN 'pg_type'::regclass THEN objid ELSE (SELECT reltype FROM pg_class WHERE oid = objid AND relkind = 'c') END
+         FROM said WHERE classid IN ('pg_type'::regclass, 'pg_class'::regclass)
+         UNION SELECT said.objid, d.objid FROM said JOIN pg_depend d ON d.refclassid = said.classid AND d.refobjid = said.objid AND d.deptype = 'e'
+         WHERE said.classid = 'pg_extension'::regclass AND d.classid = 'pg_type'::regclass)
         UNION
         SELECT types.of, above.type FROM types CROSS JOIN LATERAL (
             SELECT oid FROM pg_type t WHERE (typbasetype = types.type OR typelem = types.type) AND types.type <> 0

@@ -17,6 +17,8 @@ pub struct Preparation {
     pub inverse: Vec<String>,
     /// Schemas that are made.
     pub schemas: Vec<String>,
+    /// All that is made, in order, each as a person calls it: `domain kinds.good`.
+    pub made: Vec<String>,
 }
 
 impl Preparation {
@@ -66,6 +68,7 @@ pub fn prepare(node: &str, table: Oid, schema: &str, has_schema: bool) -> Result
                     made.commands.push(lock("types"));
                 }
                 made.commands.push(command);
+                made.made.push(format!("{} {}", object.kind.word(), object.name));
                 inverse.push(drop(object));
             }
         }
@@ -79,6 +82,7 @@ impl Preparation {
     fn schema(&mut self, schema: &str) {
         self.commands.extend(create_schema(schema));
         self.schemas.push(schema.to_string());
+        self.made.push(format!("schema {}", ident(schema)));
     }
 }
 

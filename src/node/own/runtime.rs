@@ -20,7 +20,9 @@ const TICK: Duration = Duration::from_millis(100);
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static RUNTIME: OnceCell<Runtime> = const { OnceCell::new() };
+    /// Never dropped: when the process ends, what tokio keeps for its threads may be gone before, and its panic then would
+    /// abort the process and with it the server.
+    static RUNTIME: OnceCell<&'static Runtime> = const { OnceCell::new() };
     /// The statements that run on nodes now: what to cancel when the wait is interrupted.
     static BUSY: RefCell<Vec<(u64, Canceller)>> = const { RefCell::new(Vec::new()) };
     static NEXT: Cell<u64> = const { Cell::new(0) };
@@ -137,7 +139,7 @@ fn with_runtime<T>(work: impl FnOnce(&Runtime) -> Result<T>) -> Result<T> {
                         .detail(error.to_string()),
                 )
             })?;
-            let _ = cell.set(runtime);
+            let _ = cell.set(Box::leak(Box::new(runtime)));
         }
         match cell.get() {
             Some(runtime) => work(runtime),

@@ -1,5 +1,6 @@
 //! Many moves: a node that is emptied, or leaves that are shared out anew.
 
+use super::arrival::{self, Arrival};
 use super::preview::{Row, amount};
 use super::{known_node, moves, obstacles};
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
@@ -31,6 +32,8 @@ pub struct Group {
     plan: Plan,
     /// The size of what each move moves.
     amounts: Vec<String>,
+    /// What nodes get before.
+    arrivals: Vec<Arrival>,
 }
 
 impl Group {
@@ -103,7 +106,8 @@ impl Group {
                 format!("move partition {} to {}, {amount}{how}", step.partition, ident(&step.to)),
             )
         };
-        let mut rows: Vec<Row> = self.plan.moves.iter().zip(&self.amounts).map(tell).collect();
+        let arrivals = self.arrivals.iter().cloned().map(|(node, what)| (1, node, what));
+        let mut rows: Vec<Row> = arrivals.chain(self.plan.moves.iter().zip(&self.amounts).map(tell)).collect();
         let last = rows.last().map_or(1, |(step, _, _)| step + 1);
         for (parent, nodes) in self.leaving_for()? {
             let publications = publications::of(parent)?;
@@ -211,6 +215,8 @@ pub fn rebalance(parent: Option<Oid>, shares: &Shares<'_>) -> Result<Group> {
         }
     }
     if let Some(nodes) = nodes {
+        // What is elsewhere leaves, whether or not somebody gains by it.
+        stock.nodes.iter_mut().filter(|node| !nodes.contains(&node.name)).for_each(|node| node.capacity = Some(0.0));
         stock.leaves.iter_mut().for_each(|leaf| leaf.nodes = Some(nodes.to_vec()));
     }
     let goal = Goal { by: measure, minimum_gain: shares.minimum_gain, ..Goal::default() };
@@ -314,7 +320,7 @@ impl Stock {
         let planned = balance::plan(&self.nodes, &self.leaves, goal).map_err(refused)?;
         let sizes: HashMap<u32, &LeafSize> = known.iter().map(|size| (size.oid().to_u32(), size)).collect();
         let mut moves = Vec::new();
-        let mut amounts = Vec::new();
+        let (mut amounts, mut arrivals) = (Vec::new(), Vec::new());
         for step in planned.moves {
             let (root, member) = &self.members[&step.leaf];
             let size = sizes.get(&step.leaf);
@@ -322,12 +328,13 @@ impl Stock {
             // What refuses this move would stop the group amid the others.
             let leaf = moves::move_leaf(member.oid(), &step.to)?;
             obstacles::check(&leaf.managed, &leaf.plan)?;
+            arrival::add(&mut arrivals, arrival::told(&leaf.managed, &leaf.plan)?);
             let (parent, partition) = (root.clone(), member.name.clone());
             moves.push(Move { parent, partition, from: step.from, to: step.to, step: step.step });
         }
         let count = shardkeeper_core::words::count(moves.len(), "move", "moves");
         let plan = Plan { moves, leaving: leaving.map(str::to_string), ..Plan::default() };
-        Ok(Group { kind, name: name.to_string(), subject: format!("{name}: {count}"), plan, amounts })
+        Ok(Group { kind, name: name.to_string(), subject: format!("{name}: {count}"), plan, amounts, arrivals })
     }
 }
 

@@ -127,11 +127,13 @@ impl Modulus {
 
     /// What would be done, part after part.
     pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
-        let mut rows: Vec<Row> = Vec::new();
+        let (mut rows, mut arrived) = (Vec::<Row>::new(), Vec::new());
         for part in &self.parts {
             let before = rows.last().map_or(0, |row| row.0);
             rows.extend(
-                preview(&self.managed, part, mode)?.into_iter().map(|(step, n, what)| (before + step, n, what)),
+                preview(&self.managed, part, mode, &mut arrived)?
+                    .into_iter()
+                    .map(|(step, n, what)| (before + step, n, what)),
             );
         }
         Ok(rows)

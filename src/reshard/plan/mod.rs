@@ -1,5 +1,6 @@
 //! What an operation will replace, decided when it is called for: which partitions go, and which come instead.
 
+mod arrival;
 mod before;
 mod group;
 mod hash;

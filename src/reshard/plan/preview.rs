@@ -1,5 +1,6 @@
 //! What a decided operation will do, told before it does it.
 
+use super::arrival::{self, Arrival};
 use super::{Decided, leaving_for, obstacles};
 use crate::catalog::operation::Plan;
 use crate::error::Result;
@@ -18,13 +19,16 @@ pub type Row = (i32, String, String);
 impl Decided {
     /// Nothing is changed, on no server.
     pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
-        preview(&self.managed, &self.plan, mode)
+        preview(&self.managed, &self.plan, mode, &mut Vec::new())
     }
 }
 
-pub fn preview(managed: &Managed, plan: &Plan, mode: Mode) -> Result<Vec<Row>> {
+/// `arrived` is what the parts before have made on nodes, and then this one too.
+pub fn preview(managed: &Managed, plan: &Plan, mode: Mode, arrived: &mut Vec<Arrival>) -> Result<Vec<Row>> {
     let own = obstacles::check(managed, plan)?;
-    let mut rows = Vec::new();
+    let before = arrived.len();
+    arrival::add(arrived, arrival::told(managed, plan)?);
+    let mut rows = arrived[before..].to_vec();
     let tree = plan.target_tree();
     for leaf in tree.leaves() {
         let node = leaf.node.clone().unwrap_or_else(|| LOCAL.to_string());

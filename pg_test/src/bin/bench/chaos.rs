@@ -29,7 +29,7 @@ const MINUTES: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What clients write to, and how it begins.
-const TABLES: [(&str, Keys, &str); 3] = [
+const TABLES: [(&str, Keys, &str); 5] = [
     ("a", Keys::Bigint, "SELECT shard_create_parent('a', 'hash', 'id', modulus => 3, nodes => '{local, n1, n2}')"),
     (
         "b",
@@ -39,6 +39,18 @@ const TABLES: [(&str, Keys, &str); 3] = [
                "partitions": {"method": "hash", "key": "id", "modulus": 2, "nodes": ["n3", "local", "n4"]}}')"#,
     ),
     ("c", Keys::Text, "SELECT shard_create_parent('c', 'hash', 'id', modulus => 2, nodes => '{local}')"),
+    (
+        "d",
+        Keys::Bigint,
+        r#"SELECT shard_create_parent('d', '{"method": "range", "key": "id", "nodes": ["n2", "local"],
+               "bounds": ["MINVALUE", 500, 1000, 1500], "default": {"nodes": ["n1"]}}')"#,
+    ),
+    (
+        "e",
+        Keys::TwoColumns,
+        r#"SELECT shard_create_parent('e', '{"method": "list", "key": "region", "nodes": ["n4", "local"],
+               "values": {"west": ["us", "eu"], "east": ["cn", "jp"]}}')"#,
+    ),
 ];
 
 pub fn run(report: &Report) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Calls on a hierarchy that is there: one more partition, one less, looking, and the end of it.
-use anyhow::Result;
-use pg_test::sql::refused;
+use anyhow::{Context, Result, ensure};
+use pg_test::sql::{refused, rows};
 
 use super::Scene;
 
@@ -247,5 +247,49 @@ fn a_missing_document_is_refused() -> Result<()> {
     ] {
         assert_eq!(refused(&mut scene.client, call)?.code().code(), "22004", "{call}");
     }
+    Ok(())
+}
+
+/// Whichever argument is NULL: never an internal error, and no success where there was nothing to do.
+#[test]
+fn null_is_an_answer_to_no_argument() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute(
+        "CREATE TABLE l (id int); SELECT shard_create_parent('l', 'list', 'id', lists => '{\"a\": [1]}');
+         CREATE FUNCTION pg_temp.one(type text) RETURNS text LANGUAGE sql AS $$
+             SELECT quote_literal(CASE type WHEN 'text' THEN 'n1' WHEN 'regclass' THEN 'l_a' WHEN 'regclass[]' THEN '{l_a}' WHEN 'jsonb' THEN '{}'
+                 WHEN 'interval' THEN '1 day' WHEN 'text[]' THEN '{n1}' WHEN 'boolean' THEN 'false' WHEN 'regrole' THEN 'app'
+                 WHEN 'uuid' THEN gen_random_uuid()::text ELSE '1' END) || '::' || type $$",
+    )?;
+    let calls = rows(
+        &mut scene.client,
+        "WITH f AS (SELECT oid, proname, pronargs, proargtypes::oid[] AS types FROM pg_proc WHERE proname LIKE 'shard\\_%' AND pronargs > 0)
+         SELECT at, format('SELECT * FROM %I(%s)', proname, (
+             SELECT string_agg(CASE WHEN at IN (0, n) THEN 'NULL::' || format_type(t, NULL) ELSE pg_temp.one(format_type(t, NULL)) END, ', ' ORDER BY n)
+             FROM unnest(types) WITH ORDINALITY AS a (t, n)))
+         FROM f, generate_series(0, pronargs) AS at ORDER BY proname, oid, at",
+    )?;
+    ensure!(calls.len() > 100, "{}", calls.len());
+    let mut wrong = Vec::new();
+    for row in calls {
+        let (all_are_null, call) = (row[0] == "0", &row[1]);
+        scene.client.batch_execute("BEGIN")?;
+        let answer = scene.client.batch_execute(call);
+        scene.client.batch_execute("ROLLBACK")?;
+        // Without a parent, these are about all.
+        let may = ["shard_check(", "shard_partition_sizes("].iter().any(|name| call.contains(name));
+        match answer {
+            Ok(()) if all_are_null && !may => wrong.push(format!("{call}: done")),
+            Ok(()) => {}
+            Err(error) => {
+                let told = error.as_db_error().with_context(|| call.clone())?;
+                let code = told.code().code();
+                if code.starts_with("XX") || all_are_null && code != "22004" {
+                    wrong.push(format!("{call}: {code} {}", told.message()));
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

@@ -34,6 +34,17 @@ const ALLOWED: [&str; 8] = [
     "ANALYZE {}",
 ];
 
+/// What people and their monitoring ask meanwhile.
+const LOOKING: [&str; 7] = [
+    "SELECT count(*) FROM shard_check()",
+    "SELECT count(*) FROM shard_check('{}')",
+    "SELECT shard_tree('{}')",
+    "SELECT count(*) FROM shard_progress",
+    "SELECT count(*) FROM shard_partition_sizes('{}')",
+    "SELECT count(*) FROM shard_plan_rebalance('{}')",
+    "SELECT count(*) FROM shard_trash",
+];
+
 static SIDE_TABLES: AtomicUsize = AtomicUsize::new(1);
 
 pub struct Caller<'a> {
@@ -109,7 +120,10 @@ impl<'a> Caller<'a> {
 
     fn choose(&mut self) -> (&'static str, Option<String>) {
         let table = self.dice.pick(&TABLES).0;
-        match self.dice.roll(20) {
+        match self.dice.roll(26) {
+            20..=22 => self.recut(),
+            23 => ("shard_release_parent and shard_adopt_parent", self.adopt_again()),
+            24..=25 => ("looking", Some(self.dice.pick(&LOOKING).replace("{}", table))),
             0..=4 => ("shard_set_modulus", self.modulus(table)),
             5..=7 => ("shard_move_partition", self.move_leaf(table)),
             8 => ("shard_rebalance", Some(format!("SELECT shard_rebalance('{table}', by => 'count')"))),
@@ -178,6 +192,93 @@ impl<'a> Caller<'a> {
         (what, id.map(|id| format!("SELECT {what}({id})")))
     }
 
+    /// Ranges and lists cut anew: leaves that stand at this moment, which may be others when the call arrives.
+    fn recut(&mut self) -> (&'static str, Option<String>) {
+        let how = self.how();
+        match self.dice.roll(5) {
+            0 => ("shard_split of a range", self.split_range(&how)),
+            1 => {
+                let bounds = "regexp_match(bounds, 'FROM [(](.*)[)] TO [(](.*)[)]')";
+                let pair = self.ask(&format!(
+                    "WITH leaves AS (SELECT partition, {bounds} AS ends FROM shard_partitions
+                                     WHERE parent = 'd'::regclass AND bounds LIKE 'FOR VALUES%')
+                     SELECT '{{' || a.partition || ',' || b.partition || '}}' FROM leaves a, leaves b
+                     WHERE a.ends[2] = b.ends[1] ORDER BY random() LIMIT 1"
+                ));
+                let node = server_name(self.dice.roll(NODES + 1));
+                (
+                    "shard_merge of ranges",
+                    pair.map(|pair| format!("SELECT shard_merge('{pair}', node => '{node}'{how})")),
+                )
+            }
+            2 => {
+                // A list of one value has none to give.
+                let leaf = self.ask(
+                    "SELECT partition::text FROM shard_partitions
+                     WHERE parent = 'e'::regclass AND is_leaf AND bounds LIKE '%,%' ORDER BY random() LIMIT 1",
+                );
+                ("shard_split of a list", leaf.and_then(|leaf| self.split_list(&leaf, &how)))
+            }
+            3 => {
+                let pair = self.ask(
+                    "SELECT '{' || string_agg(partition::text, ',') || '}' FROM (SELECT partition FROM shard_partitions
+                     WHERE parent = 'e'::regclass AND is_leaf ORDER BY random() LIMIT 2) AS two",
+                );
+                let number = SIDE_TABLES.fetch_add(1, Ordering::Relaxed);
+                let call = |pair| format!("SELECT shard_merge('{pair}', name => 'e_merged_{number}'{how})");
+                ("shard_merge of lists", pair.map(call))
+            }
+            _ => {
+                let call = self.ask(&format!(
+                    "SELECT format('SELECT shard_move_values(%L, %L, %L{how})', a.partition, b.partition,
+                                jsonb_build_array(substring(a.bounds FROM '''([a-z]+)''')))
+                     FROM shard_partitions a, shard_partitions b
+                     WHERE a.parent = 'e'::regclass AND b.parent = a.parent AND a.partition <> b.partition AND a.is_leaf
+                           AND b.is_leaf AND a.bounds LIKE '%,%' ORDER BY random() LIMIT 1",
+                    how = how.replace('\'', "''")
+                ));
+                ("shard_move_values", call)
+            }
+        }
+    }
+
+    /// Near its middle; of the default partition, a piece that may be there already.
+    fn split_range(&mut self, how: &str) -> Option<String> {
+        let row = self.ask(
+            "SELECT concat_ws(' ', partition, coalesce(substring(bounds FROM 'FROM [(]''?(-?[0-9]+)'), '-1000'),
+                    coalesce(substring(bounds FROM 'TO [(]''?(-?[0-9]+)'), '1000000'), bounds = 'DEFAULT')
+             FROM shard_partitions WHERE parent = 'd'::regclass AND is_leaf ORDER BY random() LIMIT 1",
+        )?;
+        let mut words = row.split(' ');
+        let (leaf, from, to) = (words.next()?, words.next()?.parse::<i64>().ok()?, words.next()?.parse::<i64>().ok()?);
+        if words.next() == Some("t") {
+            let from = 1500 + self.dice.roll(20) as i64 * 500;
+            return Some(format!(r#"SELECT shard_split('{leaf}', '{{"from": {from}, "to": {}}}'{how})"#, from + 500));
+        }
+        let (middle, nodes) = (from + (to - from) / 2, self.nodes());
+        (from < middle).then(|| format!("SELECT shard_split('{leaf}', '[{middle}]', nodes => {nodes}{how})"))
+    }
+
+    /// Its first value for itself, and the others.
+    fn split_list(&mut self, leaf: &str, how: &str) -> Option<String> {
+        let number = SIDE_TABLES.fetch_add(1, Ordering::Relaxed);
+        self.ask(&format!(
+            "SELECT format('SELECT shard_split(%L, %L{how})', partition, jsonb_build_object(
+                        'first_{number}', to_jsonb(values[1:1]), 'rest_{number}', to_jsonb(values[2:])))
+             FROM shard_partitions, regexp_split_to_array(substring(bounds FROM '[(](.*)[)]'), ', ') AS quoted,
+                  LATERAL (SELECT array_agg(btrim(value, '''')) AS values FROM unnest(quoted) AS value) AS plain
+             WHERE partition = '{leaf}'::regclass",
+            how = how.replace('\'', "''")
+        ))
+    }
+
+    /// In two transactions: somebody may come between them.
+    fn adopt_again(&mut self) -> Option<String> {
+        let table = self.side()?;
+        self.session()?.batch_execute(&format!("SELECT shard_release_parent('{table}')")).ok()?;
+        Some(format!("SELECT shard_adopt_parent('{table}')"))
+    }
+
     /// A plain table with rows becomes a parent.
     fn convert(&mut self) -> String {
         let (number, modulus, nodes) =
@@ -202,9 +303,12 @@ impl<'a> Caller<'a> {
     }
 
     fn drop_side(&mut self) -> Option<String> {
-        let table = self
-            .ask("SELECT parent::text FROM shard_parents WHERE parent::text LIKE 'side%' ORDER BY random() LIMIT 1")?;
-        Some(format!("SELECT shard_drop_parent('{table}')"))
+        Some(format!("SELECT shard_drop_parent('{}')", self.side()?))
+    }
+
+    /// One of the tables made by the way.
+    fn side(&mut self) -> Option<String> {
+        self.ask("SELECT parent::text FROM shard_parents WHERE parent::text LIKE 'side%' ORDER BY random() LIMIT 1")
     }
 }
 

@@ -11,9 +11,6 @@ use super::calls::SIDE_ROWS;
 
 /// Operations that were amid something end by themselves.
 const LIMIT: Duration = Duration::from_secs(300);
-/// What only a crash or a bug writes into a server's log.
-const ALARMS: [&str; 5] =
-    ["PANIC", "panicked", "terminated by signal 11", "terminated by signal 6", "cache lookup failed"];
 
 /// Lets every operation go on, and waits until all are at their ends and nothing has to be settled.
 pub fn settle(cluster: &Cluster) -> Result<()> {
@@ -56,10 +53,7 @@ pub fn check(cluster: &Cluster) -> Result<()> {
     eventually("shard_check is content", LIMIT, || Ok(found(&mut client)?.is_empty()))
         .with_context(|| format!("{:#?}", cluster.coordinator.client().map(|mut client| rows(&mut client, wrong))))?;
     nothing_is_left(cluster)?;
-    for server in cluster.servers() {
-        let log = server.log();
-        let alarm = log.lines().find(|line| ALARMS.iter().any(|alarm| line.contains(alarm)));
-        ensure!(alarm.is_none(), "the log of {} has: {}", server.name, alarm.unwrap_or_default());
-    }
+    let alarms = cluster.alarms();
+    ensure!(alarms.is_empty(), "the servers' logs tell of bugs:\n{}", alarms.join("\n"));
     Ok(())
 }
