@@ -36,6 +36,12 @@ DECLARE
     -- By names, and not by numbers: these are others in a restored dump.
     top CONSTANT name := shardkeeper.trash_name(c.relname, c.oid) FROM pg_class c WHERE c.oid = root;
 BEGIN
+    -- The tree is as it is now, the catalog as it was when the transaction began: what came since would stay behind.
+    IF EXISTS (SELECT FROM unnest(tables) AS t WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = t)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+            MESSAGE = format('table %s got partitions since this transaction first used the server', root),
+            HINT = 'Run the transaction again.';
+    END IF;
     FOR item IN
         SELECT 0 AS turn, b.* FROM shardkeeper.named_beside(tables) AS b
         UNION ALL

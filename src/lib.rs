@@ -29,6 +29,7 @@ extension_sql_file!("../sql/settings.sql", name = "settings", finalize);
 pub extern "C-unwind" fn _PG_init() {
     pg::process::no_backtraces();
     guc::register();
+    pg::guc::reserve(c"shardkeeper");
     pg::drop_hook::register(reshard::leave::object);
     pg::worker::register_launcher();
 }

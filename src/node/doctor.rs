@@ -173,6 +173,10 @@ async fn check_there(target: &Target, local: &Facts, signature: &str, question: 
     let mut there = There { findings: facts.judge(local, &target.node, clock_ahead), ..There::default() };
     there.findings.extend(pooler::check_options(&mut session).await?);
     let again = format!("Run SELECT shard_alter_node({}).", literal(&target.node));
+    if facts.lacks_pin(target.options.as_deref().unwrap_or_default()) {
+        let text = "default_transaction_read_only is on there for the role or the database, and writes through foreign tables fail";
+        there.findings.push(Finding::new(Severity::Error, text, Some(&again)));
+    }
     match bootstrap::version(&mut session).await {
         Ok(None) => {
             there.findings.push(Finding::new(Severity::Error, "the schema shardkeeper is missing there", Some(&again)));

@@ -1,6 +1,6 @@
 //! What a server says about itself, and whether it can be a node of ours.
 
-use super::options::{NO_END, Setting, WRITES};
+use super::options::{self, NO_END, Setting, WRITES};
 use super::own::Session;
 use crate::error::{Report, Result};
 use crate::name::literal;
@@ -150,6 +150,11 @@ impl Facts {
     pub fn settings(&self) -> Vec<Setting> {
         let writes = Some(WRITES).filter(|_| self.read_only_by_default);
         writes.into_iter().chain(Some(NO_END).filter(|_| self.version_num >= 170_000)).collect()
+    }
+
+    /// The role or the database became read-only by default after the node was added: sessions with these options do not write.
+    pub fn lacks_pin(&self, options: &str) -> bool {
+        self.read_only_by_default && !options.contains(&options::written(WRITES))
     }
 
     /// The database, as long as it is not restored or initialised anew.

@@ -146,7 +146,7 @@ pub fn pin(server: &mut Options, more: Option<&[Setting]>) {
     server.insert("options".into(), all.join(" "));
 }
 
-fn written((name, value): Setting) -> String {
+pub fn written((name, value): Setting) -> String {
     format!("-c {name}={value}")
 }
 

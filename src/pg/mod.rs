@@ -13,6 +13,7 @@ mod dropping;
 mod expression;
 pub mod fdw;
 pub mod foreign;
+pub mod guc;
 pub mod interrupt;
 pub mod latest;
 pub mod lock;

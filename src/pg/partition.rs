@@ -176,7 +176,7 @@ impl Partitioned {
             }
         }
         Report::new(Code::ERRCODE_CHECK_VIOLATION, format!("no partition of {} accepts the key", self.table.name()))
-            .hint("Add one with SELECT shard_add_partition(…).")
+            .hint("A partition for it, or a default one, is made by SELECT shard_add_partition(…), or by the spec.")
             .into()
     }
 }

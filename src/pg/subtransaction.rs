@@ -17,15 +17,20 @@ pub fn attempt<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Re
         pg_sys::MemoryContextSwitchTo(saved.0);
         saved
     };
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| work().map_err(Report::from)))
-        .catch_others(|error| Err(report(error)))
-        .catch_rust_panic(|error| Err(report(error)))
-        .execute();
-    // SAFETY: ends exactly the subtransaction begun above.
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let done = work().map_err(Report::from)?;
+        // SAFETY: ends exactly the subtransaction begun above. It can raise, as servers are told of the end and may be gone:
+        // then the subtransaction still stands, and is rolled back below.
+        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        Ok(done)
+    }))
+    .catch_others(|error| Err(report(error)))
+    .catch_rust_panic(|error| Err(report(error)))
+    .execute();
+    // SAFETY: ends the subtransaction begun above where it still stands.
     unsafe {
-        match &outcome {
-            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
-            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        if outcome.is_err() {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;

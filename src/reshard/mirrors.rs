@@ -3,9 +3,9 @@
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::Result;
-use crate::hierarchy::create::discard;
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::script::Script;
+use crate::hierarchy::trash::KeepTime;
 use crate::name::literal;
 use crate::pg::{role, sql, transaction};
 use pgrx::pg_sys::Oid;
@@ -45,7 +45,8 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     let name = managed.name();
     let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
     let mut script = Script::default();
-    script.on_node(node, vec![discard(name)], restore);
+    // There is no row in it that anybody could want back.
+    script.on_node(node, vec![KeepTime::of(Some("0")).discard(name)], restore);
     script.run()?;
     parent::forget_mirror(managed.root, node)
 }

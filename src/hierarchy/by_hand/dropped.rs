@@ -116,7 +116,7 @@ fn judge(gone: &Gone) -> Result<()> {
             used(format!("cannot drop {table} because it belongs to managed table {root}"))
                 .detail(format!("It is a partition with rows of its own, here or on a node.{more}"))
                 .hint(format!(
-                    "Run SELECT shard_drop_partition({}); or SELECT shard_drop_parent({}); for all of them.",
+                    "Run SELECT shard_drop_partition({}); or SELECT shard_drop_parent({}); for all of them, as partitions by hash go together.",
                     literal(table),
                     literal(root)
                 ))

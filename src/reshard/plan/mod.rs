@@ -97,6 +97,18 @@ fn may_leave(managed: &Managed, plan: &Plan, accept: Accept) -> Result<()> {
 ///
 /// Errors: 42809 it is partitioned itself, or it is the parent.
 fn leaf_of(managed: &Managed, leaf: Oid) -> Result<(&Member, &Member)> {
+    let parent = managed.member(leaf)?;
+    if parent.parent().is_none() {
+        let all = literal(&parent.name.to_string());
+        return Report::new(
+            Code::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is a parent, not a partition", parent.name),
+        )
+        .hint(format!(
+            "Name one of its partitions, see the view shard_partitions; all go at once with SELECT shard_rebalance({all}, nodes => …);"
+        ))
+        .into();
+    }
     let (member, above) = managed.partition(leaf)?;
     if member.is_leaf() {
         return Ok((member, above));
