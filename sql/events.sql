@@ -38,6 +38,15 @@ $$;
 COMMENT ON FUNCTION shardkeeper.coordinator() IS
     'How this database signs what it does on nodes: the same after a restart or a promotion, another one in a restored dump';
 
+-- CREATE DATABASE with this one as TEMPLATE copies the rows of operations too. What they have on servers is the original's,
+-- which goes on with them.
+CREATE FUNCTION shardkeeper.is_own(stage name) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT right(stage::text, 6) = left(md5(shardkeeper.coordinator()), 6)
+$$;
+COMMENT ON FUNCTION shardkeeper.is_own(name) IS
+    'Whether the operation with this stage was begun in this database, and not in one that it is a copy of';
+
 CREATE FUNCTION shardkeeper.after_grant() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -108,6 +117,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM shardkeeper.operations o LEFT JOIN shardkeeper.operations g ON g.id = o.part_of AND g.plan ? 'modulus'
     WHERE o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
       AND NOT (o.state = 'planned' OR o.state = 'preparing' AND o.error IS NOT NULL) AND NOT o.plan ? 'modulus'
+      AND shardkeeper.is_own(o.stage)
 $$;
 COMMENT ON FUNCTION shardkeeper.moving() IS 'Operations that need the tables of their parents as they are';
 
@@ -256,7 +266,7 @@ $$;
 COMMENT ON FUNCTION shardkeeper.after_cascade() IS 'Refuses to drop parts of tables that are kept for a while';
 COMMENT ON FUNCTION shardkeeper.before_drop() IS 'Tells shardkeeper.refuse_if_kept what is about to be dropped';
 
-CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE')
+CREATE EVENT TRIGGER shardkeeper_grant ON ddl_command_end WHEN TAG IN ('GRANT', 'REVOKE', 'CREATE SCHEMA', 'DROP OWNED')
     EXECUTE FUNCTION shardkeeper.after_grant();
 COMMENT ON EVENT TRIGGER shardkeeper_grant IS 'shardkeeper: follows GRANT and REVOKE on parents on their nodes';
 -- Whatever the command was: CASCADE takes managed tables along with many kinds of objects.
@@ -269,7 +279,7 @@ COMMENT ON EVENT TRIGGER shardkeeper_before_alter IS 'shardkeeper: refuses DETAC
 CREATE EVENT TRIGGER shardkeeper_change ON ddl_command_end
     WHEN TAG IN ('ALTER COLLATION', 'ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER MATERIALIZED VIEW', 'ALTER POLICY',
                  'ALTER RULE', 'ALTER SCHEMA', 'ALTER SERVER', 'ALTER STATISTICS', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE', 'ALTER VIEW',
-                 'CREATE FOREIGN TABLE', 'CREATE INDEX', 'CREATE POLICY', 'CREATE RULE', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')
+                 'CREATE FOREIGN TABLE', 'CREATE INDEX', 'CREATE POLICY', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')
     EXECUTE FUNCTION shardkeeper.after_change();
 COMMENT ON EVENT TRIGGER shardkeeper_change IS
     'shardkeeper: refuses changes of tables whose data moves, and those that would make servers disagree';

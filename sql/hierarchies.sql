@@ -33,11 +33,11 @@ GRANT SELECT ON shard_parents TO PUBLIC;
 -- caller's own user mappings.
 COMMENT ON FUNCTION shard_create_parent(regclass, jsonb, text, text[]) IS
     'Makes a table the root of the hierarchy in spec, on all servers: an empty one in this transaction, and returns NULL; a populated one online, and returns the operation id';
-COMMENT ON FUNCTION shard_create_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, text, jsonb, text, text, text, text[]) IS
+COMMENT ON FUNCTION shard_create_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, numeric, jsonb, text, text, text, text[]) IS
     'Makes a table a parent with one level, as the other form does; key is a column, several with commas between, or an expression';
 COMMENT ON FUNCTION shard_plan_parent(regclass, jsonb) IS
     'The commands that shard_create_parent would run, in order, with the node of each; changes nothing';
-COMMENT ON FUNCTION shard_plan_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, text, jsonb, text, text) IS
+COMMENT ON FUNCTION shard_plan_parent(regclass, text, text, integer, text, jsonb, text[], integer, boolean, text, text, numeric, jsonb, text, text) IS
     'The commands that the one-level form of shard_create_parent would run with these arguments; changes nothing';
 COMMENT ON FUNCTION shard_adopt_parent(regclass) IS
     'Takes a partitioned table that was built by hand under management, with its partitions here and on nodes; no rows move';

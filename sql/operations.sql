@@ -43,8 +43,9 @@ CREATE TABLE shardkeeper.operations (
 COMMENT ON TABLE shardkeeper.operations IS
     'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (wish), and what went wrong last (error)';
 GRANT SELECT ON shardkeeper.operations TO PUBLIC;
--- A group that changes one parent leaf by leaf has the same parent as its operations.
-CREATE UNIQUE INDEX operations_running ON shardkeeper.operations (parent)
+-- A group that changes one parent leaf by leaf has the same parent as its operations. The stage's name ends in what tells
+-- databases apart: an operation of the database that this one is a copy of is in nobody's way.
+CREATE UNIQUE INDEX operations_running ON shardkeeper.operations (parent, pg_catalog.right(stage::text, 6))
     WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted') AND NOT plan ? 'modulus';
 
 CREATE TABLE shardkeeper.operation_servers (

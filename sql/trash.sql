@@ -34,7 +34,7 @@ DECLARE
     item record;
     kept name;
     -- By names, and not by numbers: these are others in a restored dump.
-    top CONSTANT name := shardkeeper.trash_name(c.relname, c.oid) FROM pg_class c WHERE c.oid = root;
+    top CONSTANT name := (SELECT shardkeeper.trash_name(c.relname, c.oid) FROM pg_class c WHERE c.oid = root LIMIT 1);
 BEGIN
     -- The tree is as it is now, the catalog as it was when the transaction began: what came since would stay behind.
     IF EXISTS (SELECT FROM unnest(tables) AS t WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = t)) THEN

@@ -8,7 +8,7 @@ mod wish;
 pub use backoff::Backoff;
 pub use cure::may_pass;
 pub use progress::remaining;
-pub use wish::{Refusal, Wish, allowed, shown};
+pub use wish::{Refusal, Wish, allowed, allowed_after, shown};
 
 /// A word that is none of an enum's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

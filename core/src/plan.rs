@@ -21,6 +21,7 @@ pub use crate::spec::Method;
 
 pub use add::{NewPartition, expand_one, parse_bound};
 pub use derive::{Derived, derive};
+pub use overlap::EMPTY_RANGE;
 pub use replace::{Labelled, replaced};
 
 /// Where leaves live that no declaration of nodes governs: the coordinator itself.

@@ -84,6 +84,11 @@ fn mixed_moduli_and_bare_tables_are_refused() {
         (error.path.as_str(), error.message.as_str()),
         ("$.values.x.partitions.bounds", "table t_x has no partitions")
     );
+
+    let mut rest = tree(json!({"method": "list", "key": "region", "values": {"x": ["x"]}}));
+    rest.partitions[0].bound = Bound::Default;
+    let error = derive(&rest, "t").unwrap_err();
+    assert_eq!((error.path.as_str(), error.message.as_str()), ("$.values", "table t has a default partition only"));
 }
 
 fn nodes() -> impl Strategy<Value = Value> {

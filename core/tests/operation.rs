@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shardkeeper_core::operation::State::*;
-use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, allowed, may_pass, remaining, shown};
+use shardkeeper_core::operation::{
+    Backoff, Kind, Mode, Refusal, State, Wish, allowed, allowed_after, may_pass, remaining, shown,
+};
 
 /// What may follow each state.
 const FOLLOW: [(State, &[State]); 13] = [
@@ -82,6 +84,21 @@ fn every_wish_in_every_state() {
                 _ => Err(Refusal::Reverting { wish }),
             };
             assert_eq!(allowed(state, wish), wanted, "{wish} when {state}");
+        }
+    }
+}
+
+#[test]
+fn a_cancel_takes_back_a_revert_that_has_not_begun() {
+    for before in Wish::ALL {
+        for state in State::ALL {
+            for wish in Wish::ALL {
+                let wanted = match (before, state, wish) {
+                    (Wish::Revert, Switched, Wish::Cancel) => Ok(()),
+                    _ => allowed(*state, *wish),
+                };
+                assert_eq!(allowed_after(*before, *state, *wish), wanted, "{wish} after {before} when {state}");
+            }
         }
     }
 }

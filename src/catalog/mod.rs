@@ -1,5 +1,6 @@
 //! Typed rows in and out of the extension's own tables.
 
+pub mod copied;
 pub mod leaving;
 pub mod operation;
 pub mod parent;

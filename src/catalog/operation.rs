@@ -23,6 +23,8 @@ pub struct Operation {
     role: u32,
     /// The schema of the targets until the switch, on every server; also the name of publications and slots.
     pub stage: String,
+    /// Not of the database that this one is a copy of.
+    pub is_own: bool,
     pub plan: Plan,
     pub state: State,
     pub wish: Wish,
@@ -204,7 +206,7 @@ fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
     sql::document::<i64>(
         "SELECT id::text FROM shardkeeper.operations
          WHERE parent = coalesce($1, 0::oid) AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
-           AND id IS DISTINCT FROM $2
+           AND id IS DISTINCT FROM $2 AND shardkeeper.is_own(stage)
          ORDER BY part_of IS NOT NULL LIMIT 1",
         &[parent.into(), group.into()],
     )
@@ -212,7 +214,8 @@ fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
 
 const OPERATION: &str =
     "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
-        'role', role::bigint, 'stage', stage, 'plan', plan, 'state', state, 'wish', wish, 'failures', failures,
+        'role', role::bigint, 'stage', stage, 'is_own', shardkeeper.is_own(stage), 'plan', plan,
+        'state', state, 'wish', wish, 'failures', failures,
         'rests', coalesce(retry_at > pg_catalog.clock_timestamp(), false),
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()), 'keeps', keep > '0',
         'swept', swept, 'tidy', tidy, 'way_back', way_back,
@@ -247,6 +250,7 @@ pub fn wanting() -> Result<Vec<i64>> {
            AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT tidy)
            AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp())
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
+           AND shardkeeper.is_own(stage)
          ORDER BY id",
         &[],
     )
@@ -306,6 +310,12 @@ pub fn set_wish(id: i64, wish: Wish) -> Result<()> {
     Ok(())
 }
 
+/// An operation that has switched has nothing to cancel any more: the cancel came too late, or took back the wish to revert.
+pub fn forget_cancel(id: i64) -> Result<()> {
+    sql::run("UPDATE shardkeeper.operations SET wish = 'run' WHERE id = $1 AND wish = 'cancel'", &[id.into()])?;
+    Ok(())
+}
+
 /// What the view `shard_progress` shows.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct Progress {
@@ -330,7 +340,7 @@ pub fn set_progress(id: i64, progress: Progress) -> Result<()> {
 pub fn end(id: i64) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations SET ended_at = pg_catalog.clock_timestamp(), retry_at = NULL, waits = NULL, waits_since = NULL,
-             error = CASE WHEN state = 'failed' THEN error - 'left' END
+             error = CASE WHEN state = 'failed' OR error ? 'stays' THEN error - 'left' END
          WHERE id = $1",
         &[id.into()],
     )?;
@@ -386,6 +396,21 @@ pub fn keeping(node: &str) -> Result<Option<(i64, State)>> {
                  AND n.nspname = pg_catalog.replace(o.stage, 'shardkeeper_op_', 'shardkeeper_old_')
              WHERE s.srvname = $1 AND n.nspname <> $2",
             &[node.into(), SCHEMA.into()],
+        )
+    })
+}
+
+/// An operation that has not ended and needs one of the mirrors on the node. A part of a change of the modulus is steered by
+/// its group.
+pub fn needing_mirror(node: &str) -> Result<Option<(i64, State)>> {
+    role::as_extension_owner(|| {
+        sql::document(
+            "SELECT pg_catalog.json_build_array(coalesce(g.id, o.id), coalesce(g.state, o.state))::text
+             FROM shardkeeper.mirrors m JOIN shardkeeper.operations o ON o.parent = m.parent AND o.ended_at IS NULL
+             JOIN shardkeeper.operation_servers s ON s.operation = o.id AND s.node = m.node
+             LEFT JOIN shardkeeper.operations g ON g.id = o.part_of AND g.plan ? 'modulus' AND g.ended_at IS NULL
+             WHERE m.node = $1 ORDER BY coalesce(g.id, o.id), o.id LIMIT 1",
+            &[node.into()],
         )
     })
 }

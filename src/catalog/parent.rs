@@ -138,13 +138,24 @@ pub fn note_place(partition: Oid) -> Result<()> {
     Ok(())
 }
 
-/// Notes a partition that was attached or made by hand below a managed parent. One that was here before keeps its label.
+/// Notes a partition that was attached or made by hand below a managed parent. One that was here before keeps its label; another
+/// one gets what its name says, as partitions are named.
 pub fn note_attached(partition: Oid) -> Result<()> {
     role::as_extension_owner(|| {
         sql::run(
             "INSERT INTO shardkeeper.partitions (partition, parent, label)
-             SELECT c.oid, p.parent, coalesce((pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES WITH .*remainder (\\d+)'))[1], c.relname)
-             FROM pg_catalog.pg_class c JOIN shardkeeper.parents p ON p.parent IN (SELECT pg_catalog.pg_partition_ancestors(c.oid)) AND p.parent <> c.oid
+             SELECT c.oid, p.parent, coalesce(
+                 CASE b.bound WHEN 'DEFAULT' THEN 'default' END,
+                 (pg_catalog.regexp_match(b.bound, '^FOR VALUES WITH .*remainder (\\d+)'))[1],
+                 (SELECT s.label FROM (SELECT pg_catalog.substr(c.relname::text, pg_catalog.length(a.relname::text) + 2) AS label) AS s
+                  WHERE pg_catalog.starts_with(c.relname::text, a.relname::text || '_') AND s.label NOT IN ('', 'default')
+                    AND NOT EXISTS (SELECT FROM shardkeeper.partitions k JOIN pg_catalog.pg_inherits o ON o.inhrelid = k.partition
+                                    WHERE o.inhparent = a.oid AND k.partition <> c.oid AND k.label = s.label)),
+                 c.relname::text)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
+             JOIN pg_catalog.pg_class a ON a.oid = i.inhparent
+             CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound) AS b
+             JOIN shardkeeper.parents p ON p.parent IN (SELECT pg_catalog.pg_partition_ancestors(c.oid)) AND p.parent <> c.oid
              WHERE c.oid = $1
              ON CONFLICT (partition) DO UPDATE SET above = NULL, bounds = NULL",
             &[partition.into()],

@@ -11,18 +11,27 @@ fn document(report: Report) -> Value {
 }
 
 /// Notes what went wrong. With `retry` the worker tries again after so many seconds; without, a person has to act. Why an
-/// operation failed stays told while what it made cannot be removed.
+/// operation failed, or what of it stays, is told still while what it made cannot be removed.
 pub fn failed(id: i64, error: Error, retry: Option<f64>, waits: Option<&str>) -> Result<()> {
     let error = document(error.into());
     sql::run(
         "UPDATE shardkeeper.operations
-         SET error = CASE WHEN state = 'failed' AND error IS NOT NULL
+         SET error = CASE WHEN state = 'failed' AND error IS NOT NULL OR error ? 'stays'
                      THEN error || pg_catalog.jsonb_build_object('left', $2 ->> 'message') ELSE $2 END,
              failures = failures + 1, halted = $3 IS NULL,
              retry_at = pg_catalog.clock_timestamp() + $3 * '1 second'::interval,
              waits = $4, waits_since = CASE WHEN $4 IS NOT NULL THEN coalesce(waits_since, pg_catalog.clock_timestamp()) END
          WHERE id = $1",
         &[id.into(), JsonB(error).into(), retry.into(), waits.into()],
+    )?;
+    Ok(())
+}
+
+/// A group was given up, and not all that its operations did could be taken back. That stays told.
+pub fn stays(id: i64, report: Report) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operations SET error = $2 || pg_catalog.jsonb_build_object('stays', true) WHERE id = $1",
+        &[id.into(), JsonB(document(report)).into()],
     )?;
     Ok(())
 }

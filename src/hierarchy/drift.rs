@@ -2,6 +2,7 @@
 //! it should be becomes a finding.
 
 mod compare;
+mod strays;
 
 use super::managed::Managed;
 use super::members::{self, Member};
@@ -70,6 +71,7 @@ struct Answer {
     version: i32,
     tables: Vec<Table>,
     objects: Vec<Object>,
+    strays: Vec<strays::Stray>,
 }
 
 /// What is here of the parents that have mirrors, and what the nodes are asked about them.
@@ -140,6 +142,7 @@ impl Drift {
             for parent in self.parents.iter().filter(|parent| parent.nodes.contains(node)) {
                 let mut found = compare::Comparison { node, exact, there: &there }.parent(parent)?;
                 found.extend(parent.objects.iter().filter_map(|object| object_row(object, &answer.objects, node)));
+                found.extend(strays::rows(parent, &answer.strays, node)?);
                 if !found.is_empty() && parent.is_unchanged()? {
                     rows.extend(found);
                 }
@@ -207,8 +210,9 @@ fn question(parents: &[Parent], node: &str) -> Result<String> {
     }
     let objects = if objects.is_empty() { literal("[]") } else { format!("({})", needs::question(&objects)) };
     Ok(format!(
-        "SELECT json_build_object('version', current_setting('server_version_num')::int, 'tables', ({})::json, 'objects', {objects}::json)::text",
-        with(&names)
+        "SELECT json_build_object('version', current_setting('server_version_num')::int, 'tables', ({})::json, 'strays', ({})::json, 'objects', {objects}::json)::text",
+        with(&names),
+        strays::question(&names.join(", "))
     ))
 }
 

@@ -1,6 +1,8 @@
 //! The doctor's findings about what users did to hierarchies by hand: partitions that are missing, rows that publications
 //! miss, and triggers that cannot work.
 
+use super::come_back::{self, Lost};
+use super::description::Description;
 use super::publications;
 use super::validate::INSTEAD_OF_TRANSITION;
 use crate::error::Result;
@@ -140,12 +142,11 @@ fn row(gap: &Gap) -> Result<Option<Row>> {
 fn bring_back(root: &QualifiedName, above: &QualifiedName, modulus: i64, remainder: i64) -> Result<String> {
     for node in mirrors(root)? {
         if let Some(found) = on_node(&node, above, modulus, remainder)? {
-            return Ok(format!(
-                "Run SET shardkeeper.allow_manual_ddl = on; CREATE FOREIGN TABLE {found} PARTITION OF {above} FOR VALUES WITH (MODULUS {modulus}, REMAINDER {remainder}) SERVER {} OPTIONS (schema_name {}, table_name {});",
-                ident(&node),
-                literal(&found.schema),
-                literal(&found.name)
-            ));
+            let bound = format!("FOR VALUES WITH (MODULUS {modulus}, REMAINDER {remainder})");
+            let lost = Lost { name: &found, above, bound: &bound, key: None };
+            if let Some(root) = described(root)? {
+                return Ok(format!("Run {}", come_back::commands(&root, &[lost], &node)?));
+            }
         }
     }
     let bounds = format!("{{\"modulus\": {modulus}, \"remainder\": {remainder}}}");
@@ -154,6 +155,11 @@ fn bring_back(root: &QualifiedName, above: &QualifiedName, modulus: i64, remaind
         literal(&above.to_string()),
         literal(&bounds)
     ))
+}
+
+fn described(root: &QualifiedName) -> Result<Option<Description>> {
+    let oid = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])?;
+    oid.map_or(Ok(None), Description::load)
 }
 
 fn mirrors(root: &QualifiedName) -> Result<Vec<String>> {

@@ -15,6 +15,7 @@ pub mod bound;
 pub mod build;
 pub mod by_hand;
 pub mod columns;
+mod come_back;
 pub mod create;
 mod defaults;
 pub mod description;

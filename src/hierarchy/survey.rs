@@ -17,6 +17,8 @@ pub struct Survey {
     pub may_create: bool,
     pub owns_schema: bool,
     pub existing: Vec<String>,
+    /// Those of `existing` that are partitions of the parent's mirror.
+    mirrored: Vec<String>,
     /// Names of statistics objects that are taken.
     pub statistics: Vec<String>,
     pub tablespaces: Vec<String>,
@@ -52,7 +54,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
     let is_whole = new_tables.contains(&table.name.name);
     let statistics = table.statistics.iter().filter(|s| is_whole && s.name.schema == table.name.schema);
     let statistics: Vec<&str> = statistics.map(|s| s.name.name.as_str()).collect();
-    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &statistics);
+    let query = question(&table.name, new_tables.iter().map(String::as_str), &statistics);
     let Some(mut survey) = Channel::open(node)?.document::<Survey>(&query)? else {
         return Report::new(Code::ERRCODE_FDW_ERROR, format!("node {} did not answer", ident(node))).into();
     };
@@ -61,6 +63,18 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node {node} runs a server older than 15"))
             .detail(format!("Its server_version_num is {}.", survey.version))
             .into();
+    }
+    if let Some(name) = survey.mirrored.first().filter(|_| !is_whole) {
+        return Report::new(
+            Code::ERRCODE_DUPLICATE_TABLE,
+            format!("relation {} already exists on node {node}", table.name.sibling(name.clone())),
+        )
+        .detail(format!("It is a partition of {} there, and may have rows; here it was dropped by hand.", table.name))
+        .hint(format!(
+            "Leave it there: SELECT * FROM shard_check({}) says how it comes back. If it comes from a call that failed seconds ago, it goes away by itself.",
+            literal(&table.name.to_string())
+        ))
+        .into();
     }
     if let Some(name) = survey.existing.first() {
         let name = QualifiedName::new(table.name.schema.clone(), name.clone());
@@ -106,7 +120,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
 
 /// The same for the coordinator, where names are only checked for those that the rebuilt table does not free itself.
 pub fn check_local(table: &Description, new_tables: &[String], load: Load, mixed: bool) -> Result<()> {
-    let query = question(&table.name.schema, new_tables.iter().map(String::as_str), &[]);
+    let query = question(&table.name, new_tables.iter().map(String::as_str), &[]);
     let Some(survey) = sql::document::<Survey>(&query, &[])? else { return Ok(()) };
     if let Some(name) = survey.existing.first() {
         return Report::new(
@@ -134,10 +148,10 @@ fn room(server: &str, room: i64, setting: i64, needed: i64) -> Result<()> {
     .into()
 }
 
-fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>, statistics: &[&str]) -> String {
+fn question<'a>(root: &QualifiedName, names: impl Iterator<Item = &'a str>, statistics: &[&str]) -> String {
     let names = names.map(literal).collect::<Vec<_>>().join(", ");
     let statistics = statistics.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
-    let schema = literal(schema);
+    let (schema, root) = (literal(&root.schema), literal(&root.to_string()));
     format!(
         "SELECT json_build_object(
             'version', current_setting('server_version_num')::int,
@@ -147,6 +161,9 @@ fn question<'a>(schema: &str, names: impl Iterator<Item = &'a str>, statistics: 
             'owns_schema', coalesce(pg_has_role(n.nspowner, 'USAGE'), true),
             'existing', (SELECT coalesce(json_agg(relname), '[]') FROM pg_class
                          WHERE relnamespace = n.oid AND relname = ANY (ARRAY[{names}]::name[])),
+            'mirrored', (SELECT coalesce(json_agg(relname ORDER BY relname), '[]') FROM pg_class
+                         WHERE relnamespace = n.oid AND relname = ANY (ARRAY[{names}]::name[]) AND relispartition
+                           AND to_regclass({root}) IN (SELECT pg_partition_ancestors(oid))),
             'statistics', (SELECT coalesce(json_agg(stxname), '[]') FROM pg_statistic_ext
                            WHERE stxnamespace = n.oid AND stxname = ANY (ARRAY[{statistics}]::name[])),
             'tablespaces', (SELECT json_agg(spcname) FROM pg_tablespace),

@@ -104,12 +104,18 @@ pub fn unique_keys(table: &Description, keys: &Keys) -> Result<()> {
             .collect();
         if !missing.is_empty() {
             let names = missing.join(", ");
+            let hint = match keys.columns().any(|column| column.is_err()) {
+                true => format!(
+                    "An expression as partition key allows no {what}: partition by columns of the {what}, where need be by a new one in it that stores the value; or drop it, and call again."
+                ),
+                false => format!("Add {names} to the {what}, or drop it, and call again."),
+            };
             return Report::new(
                 Code::ERRCODE_INVALID_TABLE_DEFINITION,
                 format!("{what} {} of {} lacks the partition key {names}", ident(&key.name), table.name),
             )
             .detail("A unique key of a partitioned table must contain all columns of its partition keys, and no partition key may be an expression.")
-            .hint(format!("Add {names} to the {what}, or drop it, and call again."))
+            .hint(hint)
             .into();
         }
     }

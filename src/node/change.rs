@@ -18,6 +18,7 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
 use shardkeeper_core::operation::State;
+use shardkeeper_core::plan::LOCAL;
 use shardkeeper_core::words::count;
 
 /// What `shard_alter_node` is told; what is absent stays as it is.
@@ -33,6 +34,7 @@ pub struct Changes<'a> {
 
 /// The new way is tried before anything changes; where leaves live on the node, they must be found there too.
 pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
+    not_the_coordinator(node, "changed")?;
     let Some(before) = known_server(node)? else { return unknown_node(node).into() };
     check_owner(node)?;
     let mut server = changed_server(&before, changes)?;
@@ -85,6 +87,7 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
 
 /// Refuses while anything of ours lives there. What was made on the node stays: another coordinator may use it.
 pub fn drop(node: &str) -> Result<()> {
+    not_the_coordinator(node, "dropped")?;
     if !is_known(node)? {
         return unknown_node(node).into();
     }
@@ -137,6 +140,7 @@ fn identity(node: &str) -> Result<Option<String>> {
 
 /// Gives `grantee` its own way to the node. Both ends are tried before anything changes here.
 pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<&str>) -> Result<()> {
+    not_the_coordinator(node, "granted")?;
     let Some(server) = known_server(node)? else { return unknown_node(node).into() };
     check_owner(node)?;
     let grantee_name = role::name(grantee)?;
@@ -164,6 +168,19 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
     sql::run(&format!("GRANT USAGE ON FOREIGN SERVER {} TO {quoted}", ident(node)), &[])?;
     role::as_extension_owner(|| sql::run(&channel_grants(node, &quoted), &[]))?;
     grants::follow_all(node)
+}
+
+/// The view `shard_nodes` lists the coordinator too.
+fn not_the_coordinator(node: &str, what: &str) -> Result<()> {
+    if node != LOCAL {
+        return Ok(());
+    }
+    Report::new(
+        Code::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("the coordinator \"{LOCAL}\" is not a node that could be {what}"),
+    )
+    .detail(format!("The name \"{LOCAL}\" means the server that the call is made on."))
+    .into()
 }
 
 fn known_server(node: &str) -> Result<Option<Options>> {
@@ -235,16 +252,46 @@ pub fn leaves(node: &str) -> Result<Vec<QualifiedName>> {
     )
 }
 
+/// The tables that have to be on the node. What an operation has replaced and keeps is there in a schema of the same name,
+/// whatever its foreign table still points to; what an operation is making, or taking away, comes and goes.
+fn expected(node: &str) -> Result<Vec<QualifiedName>> {
+    role::as_extension_owner(|| {
+        sql::documents(
+            "SELECT pg_catalog.json_build_object(
+                 'schema', CASE WHEN k.id IS NULL THEN coalesce(f.o ->> 'schema_name', n.nspname::text) ELSE n.nspname::text END,
+                 'name', coalesce(f.o ->> 'table_name', c.relname::text))::text
+             FROM pg_catalog.pg_foreign_table t
+             JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+             CROSS JOIN LATERAL (
+                 SELECT pg_catalog.json_object_agg(option_name, option_value) FROM pg_catalog.pg_options_to_table(t.ftoptions)) AS f (o)
+             LEFT JOIN shardkeeper.operations k
+                 ON n.nspname::text = pg_catalog.replace(k.stage::text, 'shardkeeper_op_', 'shardkeeper_old_')
+                 AND k.state IN ('switched', 'reverting') AND shardkeeper.is_own(k.stage)
+             WHERE s.srvname = $1 AND n.nspname::text <> $2
+               AND (k.id IS NOT NULL OR n.nspname::text !~ '^shardkeeper_(op|old)_[0-9]+_[0-9a-f]{6}$')
+             ORDER BY 1",
+            &[node.into(), SCHEMA.into()],
+        )
+    })
+}
+
 fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
-    let leaves = leaves(node)?;
-    if leaves.is_empty() {
+    let expected = expected(node)?;
+    if expected.is_empty() {
         return Ok(());
     }
-    let names: Vec<String> = leaves.iter().map(QualifiedName::to_string).collect();
+    let names: Vec<String> = expected.iter().map(QualifiedName::to_string).collect();
+    let schemas: Vec<String> = expected.iter().map(|table| table.schema.clone()).collect();
+    let tables: Vec<String> = expected.iter().map(|table| table.name.clone()).collect();
     let missing: Vec<String> = own::wait(async {
         let mut session = Session::open(target, Limits::SHORT.named("shardkeeper alter node")).await?;
-        let sql = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL";
-        session.rows(sql, &[&names]).await?.iter().map(|row| own::value(node, row, 0)).collect()
+        // By the catalog: the role may have no right to look into the schemas of operations of others.
+        let sql = "SELECT w.shown FROM unnest($1::text[], $2::text[], $3::text[]) AS w (shown, schema, name)
+             WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                               WHERE n.nspname::text = w.schema AND c.relname::text = w.name)";
+        session.rows(sql, &[&names, &schemas, &tables]).await?.iter().map(|row| own::value(node, row, 0)).collect()
     })?;
     match missing.first() {
         None => Ok(()),
@@ -289,12 +336,26 @@ fn check_empty(node: &str) -> Result<()> {
     })?;
     match mirrors {
         None | Some(0) => Ok(()),
-        Some(parents) => Report::new(
-            Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            format!("node \"{node}\" still has the mirrors of {}", count(parents, "parent", "parents")),
-        )
-        .hint(drain)
-        .into(),
+        Some(parents) => {
+            let report = Report::new(
+                Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                format!("node \"{node}\" still has the mirrors of {}", count(parents, "parent", "parents")),
+            );
+            match operation::needing_mirror(node)? {
+                // No drain takes away what it may bring back there, or from there.
+                Some((id, State::Switched)) => report
+                    .detail(format!("Operation {id} moved partitions to or from there, and what it replaced is kept."))
+                    .hint(format!("Run SELECT shard_finish({id}); and drop it again once that is over.")),
+                Some((id, state)) if state.is_final() => report
+                    .detail(format!("What operation {id} made there is removed; it is {state}."))
+                    .hint("Drop it again once that is over: see the view shard_operations."),
+                Some((id, state)) => report
+                    .detail(format!("Operation {id} moves partitions to or from there; it is {state}."))
+                    .hint(format!("Run SELECT shard_wait({id}); and {}", drain.replacen("Run", "then", 1))),
+                None => report.hint(drain),
+            }
+            .into()
+        }
     }
 }
 

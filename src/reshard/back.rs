@@ -70,6 +70,9 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
     if operation.plan.before.is_none() {
         return Ok(Some("What it replaced is not described by the spec of the parent.".into()));
     }
+    if let Some(report) = requirements::cannot_return(operation)? {
+        return Ok(Some(format!("When it switched, {}.", report.message)));
+    }
     for (node, tables) in targets(operation) {
         if let Some(report) = requirements::cannot_follow(operation, &node, &tables)? {
             return Ok(Some(format!("When it switched, {}.", report.message)));
@@ -138,40 +141,40 @@ pub fn turned(operation: &Operation) -> Option<Operation> {
 
 /// The switch back. Between tries, and in the end if it cannot be made, the targets serve.
 pub fn revert(operation: &Operation) -> Step<Option<State>> {
-    match try_revert(operation) {
-        Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
-            let why = Report::from(error).reason();
-            switch::undo_halves(operation)?;
-            drop_checks(operation);
-            transaction::run(|| {
-                way_back::lose(operation.id, &why)?;
-                operation::stay_switched(operation.id, "it cannot be reverted")
-            })?;
-            Err(Trouble::Asked)
-        }
-        outcome => outcome.map(|()| None),
-    }
+    let why = match turned(operation) {
+        // It was lost since the revert was asked for.
+        None => why_none(operation),
+        Some(back) => match try_revert(operation, &back) {
+            Err(Trouble::Fail(error) | Trouble::Halt(error)) => Report::from(error).reason(),
+            outcome => return outcome.map(|()| None),
+        },
+    };
+    switch::undo_halves(operation)?;
+    drop_checks(operation);
+    transaction::run(|| {
+        way_back::lose(operation.id, &why)?;
+        operation::stay_switched(operation.id, "it cannot be reverted")
+    })?;
+    Err(Trouble::Asked)
 }
 
-fn try_revert(operation: &Operation) -> Step {
-    let Some(back) = turned(operation) else {
-        return fail(Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "there is no way back"));
-    };
+/// `back` is the operation turned round.
+fn try_revert(operation: &Operation, back: &Operation) -> Step {
     let spec = transaction::run(|| parent::require(operation.parent()))?.spec;
     if spec != operation.plan.spec {
         return changed(operation);
     }
-    stage(&back)?;
+    stage(back)?;
     shared::part(operation)?;
-    run::follow(&back, run::NEAR)?;
-    room::make(&back)?;
-    verify::verify(&back)?;
-    add_checks(&back)?;
-    switch::get_ready(&back)?;
+    run::follow(back, run::NEAR)?;
+    room::make(back)?;
+    verify::verify(back)?;
+    add_checks(back)?;
+    switch::get_ready(back)?;
     loop {
-        run::follow(&back, run::VERY_NEAR)?;
-        let Some(refused) = switch::attempt(&back)? else { return Err(Trouble::Asked) };
-        holders::waits_for_lock(&back, switch::waits_for_lock(refused))?;
+        run::follow(back, run::VERY_NEAR)?;
+        let Some(refused) = switch::attempt(back)? else { return Err(Trouble::Asked) };
+        holders::waits_for_lock(back, switch::waits_for_lock(refused))?;
         worker::sleep(run::REST);
         run::look(operation)?;
     }
@@ -216,14 +219,14 @@ fn changed<T>(operation: &Operation) -> Step<T> {
 }
 
 /// The sources are partitions again, of a table in the attic. Safe to repeat; nobody is kept waiting.
+///
+/// First of all the parent is looked at: those of one that was altered cannot be, and that would be told instead.
 pub fn stage(back: &Operation) -> Step {
-    if transaction::run(|| parent::load(back.parent()))?.is_none() {
-        return changed(back);
-    }
+    has_its_shape(back)?;
     if back.kind != Kind::Convert {
         make_stage(back)?;
     }
-    has_its_shape(back)
+    Ok(())
 }
 
 /// The parent is what it was at the switch.
@@ -295,6 +298,20 @@ pub fn clear_attic(operation: &Operation) -> Result<()> {
     Ok(())
 }
 
+/// Why there is no way back.
+fn why_none(operation: &Operation) -> String {
+    let lost = operation.way_back.as_ref().and_then(|way_back| way_back.lost.clone());
+    lost.unwrap_or_else(|| nothing_kept(operation.mode).to_string())
+}
+
+/// Why an operation has no way back that has lost none.
+pub const fn nothing_kept(mode: Mode) -> &'static str {
+    match mode {
+        Mode::BlockWrites => "It was made with mode => 'block_writes', where changes are not followed.",
+        Mode::Online => "Nothing was kept for it.",
+    }
+}
+
 /// Whether a revert can begin.
 ///
 /// Errors: 55000 there is no way back; 55006 another operation runs on the parent.
@@ -303,16 +320,13 @@ pub fn check(operation: &Operation) -> Result<()> {
         return super::parts::check(operation);
     }
     if operation.state == State::Switched && !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
-        let why = operation.way_back.as_ref().and_then(|way_back| way_back.lost.clone());
-        return Report::new(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("operation {} has no way back", operation.id),
-        )
-        .detail(why.unwrap_or_else(|| match operation.mode {
-            Mode::BlockWrites => "It was made with mode => 'block_writes', where changes are not followed.".into(),
-            Mode::Online => "Nothing was kept for it.".into(),
-        }))
-        .hint("Start another operation to move the data back.")
+        let text = format!("operation {} has no way back", operation.id);
+        let report = Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text).detail(why_none(operation));
+        return match operation.kind {
+            // No operation makes a plain table of a parent.
+            Kind::Convert => report,
+            _ => report.hint("Start another operation to move the data back."),
+        }
         .into();
     }
     if operation.state == State::Switched {

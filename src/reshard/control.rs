@@ -1,32 +1,30 @@
 //! What people steer operations with.
 
+use super::copied;
+use crate::catalog::copied::refusal;
 use crate::catalog::operation::{self, Failure, Operation};
 use crate::catalog::way_back;
 use crate::error::{Report, Result};
 use crate::pg::{interrupt, sql, worker};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
-use shardkeeper_core::operation::{Refusal, State, Wish, allowed};
+use shardkeeper_core::operation::{Kind, Refusal, State, Wish, allowed_after};
 use std::time::{Duration, Instant};
 
 /// Asks something of an operation.
 ///
-/// Errors: 42704 no such operation; 42501 not the owner of its parent; 55000 its state does not allow it.
+/// Errors: 42704 no such operation; 42501 not the owner of its parent; 55000 its state does not allow it, or it belongs to
+/// the database that this one is a copy of. Such a one can only be forgotten.
 pub fn wish(id: i64, wish: Wish) -> Result<()> {
     let operation = mine(id)?;
-    if let Err(refusal) = allowed(operation.state, wish) {
-        let hint = match refusal {
-            Refusal::Switched if super::back::check(&operation).is_err() => {
-                format!(
-                    "To drop the old ones, run SELECT shard_finish({id}); another operation can move the data back."
-                )
-            }
-            _ => refusal.hint(id),
+    if !operation.is_own {
+        return match wish {
+            Wish::Cancel | Wish::Finish => copied::forget(&operation),
+            _ => refusal(id).into(),
         };
-        return Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, refusal.to_string())
-            .detail(refusal.detail())
-            .hint(hint)
-            .into();
+    }
+    if let Err(refusal) = allowed_after(operation.wish, operation.state, wish) {
+        return refused(&operation, refusal)?.into();
     }
     if wish == Wish::Revert {
         super::back::check(&operation)?;
@@ -39,6 +37,28 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
         operation::set_wish(child.id, wish)?;
     }
     crate::worker::ensure_running()
+}
+
+/// What the state does not allow, and what to do instead.
+fn refused(operation: &Operation, refusal: Refusal) -> Result<Report> {
+    let id = operation.id;
+    let (mut detail, mut hint) = (refusal.detail(), refusal.hint(id));
+    match refusal {
+        Refusal::Switched if super::back::check(operation).is_err() => {
+            hint = format!("To drop the old ones, run SELECT shard_finish({id});");
+            if operation.kind != Kind::Convert {
+                hint += " another operation can move the data back.";
+            }
+        }
+        Refusal::Over { state: State::Cancelled | State::Failed, .. } if operation.is_group() => {
+            if let Some(stays) = super::group::what_stays(operation)? {
+                (detail, hint) = stays;
+            }
+        }
+        _ => {}
+    }
+    let code = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    Ok(Report::new(code, refusal.to_string()).detail(detail).hint(hint))
 }
 
 fn mine(id: i64) -> Result<Operation> {
@@ -61,6 +81,8 @@ struct Glance {
     halted: bool,
     /// It was called for in the current transaction.
     own: bool,
+    /// It is not of the database that this one is a copy of.
+    is_own: bool,
     error: Option<Failure>,
     /// Why there is no way back.
     lost: Option<String>,
@@ -74,7 +96,7 @@ fn glance(id: i64) -> Result<Glance> {
         "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', coalesce(error,
                  (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
                   AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
-             'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
+             'is_own', shardkeeper.is_own(stage), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
          FROM shardkeeper.operations o WHERE id = $1",
         &[id.into()],
     )?;
@@ -84,10 +106,14 @@ fn glance(id: i64) -> Result<Glance> {
 /// Waits until the operation has switched, or has reverted where that was asked for, or is over. `None` waits for ever.
 ///
 /// Errors: 42704 no such operation; 57014 the time is over; 55000 it is paused, or waits for a person, or was called for in
-/// this same transaction, or cannot be reverted; the operation's own error when it failed.
+/// this same transaction, or cannot be reverted, or belongs to the database that this one is a copy of; the operation's own
+/// error when it failed.
 pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
     let first = glance(id)?;
+    if !first.is_own && !first.state.is_final() {
+        return refusal(id).into();
+    }
     if first.own && first.state == State::Planned {
         return Report::new(state, format!("operation {id} was called for in this transaction"))
             .detail("It begins when the transaction commits.")

@@ -43,6 +43,21 @@ fn cancel(children: &[Child]) -> Step<Option<State>> {
     if children.iter().all(|child| child.ended) { Ok(Some(State::Cancelled)) } else { wait() }
 }
 
+/// What a group did that was given up, and what can be done about it. `None` where it has done nothing that stays.
+pub fn what_stays(operation: &Operation) -> Result<Option<(String, String)>> {
+    let mut children = operation::children(operation.id)?;
+    children.retain(|child| matches!(child.state, State::Switched | State::Finished));
+    if children.is_empty() {
+        return Ok(None);
+    }
+    if operation.plan.modulus.is_some() {
+        return Ok(Some(parts::what_stays(operation.mode, &children)));
+    }
+    let moves: Vec<String> = children.iter().map(|child| child.id.to_string()).collect();
+    let detail = format!("What was moved stays, by the operations {}.", moves.join(", "));
+    Ok(Some((detail, "To go on, call for it again.".to_string())))
+}
+
 fn bring_forward(operation: &Operation, children: Vec<Child>) -> Step<Option<State>> {
     let (done, under_way) = sort(children, |child| child.state == State::Finished && child.ended)?;
     let mut current = None;

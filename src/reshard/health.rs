@@ -1,6 +1,7 @@
 //! The doctor's findings about operations: what does not go on by itself, what costs the servers room, and what is left on
 //! servers that no operation knows.
 
+use crate::catalog::copied;
 use crate::error::Result;
 use crate::name::{ident, literal};
 use crate::node::doctor::Row;
@@ -97,6 +98,10 @@ struct Found {
     /// Somebody works on it.
     worker: bool,
     ended: bool,
+    /// It is not of the database that this one is a copy of.
+    own: bool,
+    /// It belongs to a group.
+    part: bool,
 }
 
 /// Those that ended a moment ago are there too, as servers were asked before.
@@ -110,7 +115,7 @@ const OPERATIONS: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(
         'ready', extract(epoch FROM clock_timestamp() - greatest(o.changed_at, o.retry_at)),
         'worker', EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $1::bigint::oid AND l.objsubid = $2
                           AND l.objid = o.id::oid AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-        'ended', o.ended_at IS NOT NULL)::text
+        'ended', o.ended_at IS NOT NULL, 'own', shardkeeper.is_own(o.stage), 'part', o.part_of IS NOT NULL)::text
     FROM shardkeeper.operations o WHERE o.ended_at IS NULL OR o.ended_at > clock_timestamp() - interval '1 minute' ORDER BY o.id";
 
 /// Operations on all parents or on one, with what the nodes that were asked have of them.
@@ -124,6 +129,12 @@ pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Ve
     let asked = |found: &&Found| !found.ended && parent.is_none_or(|parent| Oid::from(found.parent) == parent);
     let mut rows = Vec::new();
     for operation in found.iter().filter(asked) {
+        if !operation.own {
+            let id = operation.id;
+            let finding = Finding::new(Severity::Warning, copied::told(id), Some(&copied::way_out(id)));
+            rows.extend((!operation.part).then(|| Row::new("operation", Some(&operation.name), None, finding)));
+            continue;
+        }
         let finding = operation.finding();
         rows.push(Row::new("operation", Some(&operation.name), None, finding));
         if operation.waits_for_worker() {
@@ -198,7 +209,11 @@ impl Found {
             return told(severity, format!("operation {id} is {state}; {tries} failed"), Some(&resume));
         }
         if self.wish == Wish::Pause && !state.is_final() {
-            let what = format!("operation {id} is paused in state {state}; log is kept for it meanwhile");
+            let meanwhile = match state {
+                State::Switched => "it does not end by itself",
+                _ => "log is kept for it meanwhile",
+            };
+            let what = format!("operation {id} is paused in state {state}; {meanwhile}");
             return Finding::new(Severity::Ok, what, Some(&resume));
         }
         let text = format!("operation {id} is {state}: {}", self.subject);

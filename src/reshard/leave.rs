@@ -1,6 +1,7 @@
 //! The extension does not go before its operations have ended: nobody would take away what they hold on servers.
 
 use crate::error::{Report, Result};
+use crate::node::channel::COORDINATOR;
 use crate::pg::sql;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode as Code};
@@ -24,11 +25,14 @@ pub fn object() {
 }
 
 fn check() -> Result<()> {
-    // The operations of a group are ended with it.
+    // The operations of a group are ended with it. Those of the database that this one is a copy of hold nothing for it.
     let left: Vec<Left> = sql::documents(
-        "SELECT pg_catalog.json_build_object('id', id, 'name', name, 'state', state)::text FROM shardkeeper.operations o
-         WHERE ended_at IS NULL AND NOT EXISTS (
-             SELECT FROM shardkeeper.operations g WHERE g.id = o.part_of AND g.ended_at IS NULL) ORDER BY id",
+        &format!(
+            "SELECT pg_catalog.json_build_object('id', id, 'name', name, 'state', state)::text FROM shardkeeper.operations o
+             WHERE ended_at IS NULL AND NOT EXISTS (
+                 SELECT FROM shardkeeper.operations g WHERE g.id = o.part_of AND g.ended_at IS NULL)
+               AND pg_catalog.right(stage::text, 6) = pg_catalog.left(pg_catalog.md5({COORDINATOR}), 6) ORDER BY id"
+        ),
         &[],
     )?;
     let Some(first) = left.first() else { return Ok(()) };

@@ -45,8 +45,13 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     let name = managed.name();
     let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
     let mut script = Script::default();
-    // There is no row in it that anybody could want back.
-    script.on_node(node, vec![KeepTime::of(Some("0")).discard(name)], restore);
+    // There is no row in it that anybody could want back. Somebody may have dropped it there.
+    let discard = format!(
+        "SELECT shardkeeper.discard(mirror, {}) FROM pg_catalog.to_regclass({}) AS mirror WHERE mirror IS NOT NULL",
+        KeepTime::of(Some("0")).sql(),
+        literal(&name.to_string())
+    );
+    script.on_node(node, vec![discard], restore);
     script.run()?;
     parent::forget_mirror(managed.root, node)
 }

@@ -9,12 +9,14 @@
 //! while writers wait. `convert` is the plan and the switch of a plain table that becomes a parent, `unconvert` its switch
 //! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
 //! `throttle` what slows a copy down. `trouble` is what becomes of an error,
-//! `holders` who is in the way, `health` the doctor's part; `leave` keeps the extension until all has ended.
+//! `holders` who is in the way, `health` the doctor's part; `leave` keeps the extension until all has ended, and `copied` forgets
+//! what belongs to a database that this one is a copy of.
 
 mod back;
 mod blocking;
 pub mod control;
 pub mod convert;
+mod copied;
 mod copy;
 mod finish;
 mod follow;

@@ -1,18 +1,23 @@
 //! A modulus that is changed part by part: each part is an operation of its own, called for when the one before has switched.
 //!
 //! The group is `copying` until all have switched, and then `switched` as long as they are. A cancel, and a revert, take back
-//! the parts that have switched, the newest first: the partitions are then what they were before the group.
+//! the parts that have switched, the newest first: the partitions are then what they were before the group. A part without a
+//! way back stays, and a cancelled group says so.
 
 use super::group::{sort, wait, waits_for_a_person};
-use super::plan;
 use super::trouble::{Step, Trouble, halt};
+use super::{back, plan};
 use crate::catalog::operation::{self, Child, NewModulus, Operation};
-use crate::catalog::way_back;
+use crate::catalog::{tries, way_back};
 use crate::error::{Report, Result};
 use crate::pg::{role, sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::operation::{State, Wish};
+use shardkeeper_core::operation::{Mode, State, Wish};
+use shardkeeper_core::words::count;
+
+/// What is between two moduli is as good as what is at one.
+const CALL_AGAIN: &str = "To go on or back, call shard_set_modulus again.";
 
 /// What comes next for the group; `None` when there is nothing to do now.
 pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<Child>) -> Step<Option<State>> {
@@ -40,7 +45,8 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
             })?;
             Err(Trouble::Asked)
         }
-        (State::Reverting, _) => match take_back(parts)? {
+        // Of several, the one that was made first.
+        (State::Reverting, _) => match take_back(operation.mode, parts)?.pop() {
             None => Ok(Some(State::Reverted)),
             Some(why) => {
                 transaction::run(|| {
@@ -50,7 +56,21 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
                 Err(Trouble::Asked)
             }
         },
-        (_, Wish::Cancel) => take_back(parts).map(|_| Some(State::Cancelled)),
+        (_, Wish::Cancel) => {
+            let mut stay = take_back(operation.mode, parts)?;
+            if stay.is_empty() {
+                return Ok(Some(State::Cancelled));
+            }
+            stay.reverse();
+            let text = format!("{} of it could not be taken back", count(stay.len(), "part", "parts"));
+            let report = Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text);
+            let report = report.detail(stay.join(" ")).hint(CALL_AGAIN);
+            transaction::run(|| {
+                operation::enter(id, State::Cancelled, Some("not all of it could be taken back"))?;
+                tries::stays(id, report)
+            })?;
+            Err(Trouble::Asked)
+        }
         (State::Planned, _) => Ok(Some(State::Copying)),
         (State::Copying, _) => bring_forward(operation, wanted, parts),
         _ => Ok(None),
@@ -78,23 +98,18 @@ fn bring_forward(operation: &Operation, wanted: &NewModulus, parts: Vec<Child>) 
     if begun { wait() } else { Ok(Some(State::Switched)) }
 }
 
-/// Brings the old partitions back, part by part. In the end, why some of the new ones stay; `None` if none does.
-fn take_back(parts: Vec<Child>) -> Step<Option<String>> {
-    let mut stays = None;
+/// Brings the old partitions back, part by part, the newest first. In the end, why some of the new ones stay.
+fn take_back(mode: Mode, parts: Vec<Child>) -> Step<Vec<String>> {
+    let mut stay = Vec::new();
     for part in parts.into_iter().rev() {
         let id = part.id;
+        let is_settled = part.state != State::Finished || part.ended;
+        if let Some(why) = why_it_stays(&part, mode).filter(|_| is_settled) {
+            stay.push(why);
+            continue;
+        }
         match part.state {
             State::Cancelled | State::Failed | State::Reverted if part.ended => {}
-            State::Finished if part.ended => stays = Some(format!("What operation {id} replaced was dropped.")),
-            // Kept by what became of the way back, or by what somebody did to the part itself.
-            State::Switched if !part.revertible => {
-                let why = part.lost.unwrap_or_else(|| "Nothing was kept for it.".into());
-                stays = Some(format!("Operation {id}, a part of it, cannot be reverted. {why}"));
-            }
-            State::Switched if part.refused.is_some() => {
-                let why = part.refused.unwrap_or_default();
-                stays = Some(format!("The revert of operation {id}, a part of it, was given up. {why}"));
-            }
             _ if part.halted && !part.state.is_before_switch() => return halt(waits_for_a_person(part)),
             state if state.is_before_switch() && part.wish != Wish::Cancel => {
                 transaction::run(|| operation::set_wish(id, Wish::Cancel))?;
@@ -107,16 +122,51 @@ fn take_back(parts: Vec<Child>) -> Step<Option<String>> {
             _ => return wait(),
         }
     }
-    Ok(stays)
+    Ok(stay)
 }
 
-/// Tells the part that is being reverted, or about to be, to stay switched. `false` when there is none.
+/// Why a part that has switched cannot be taken back; `None` where it can be, or was, or has not switched.
+fn why_it_stays(part: &Child, mode: Mode) -> Option<String> {
+    let id = part.id;
+    let told = |what: String, why: &str| format!("{what} {}.", why.trim_end_matches('.'));
+    match part.state {
+        State::Finished => Some(format!("What operation {id} replaced was dropped.")),
+        // Kept by what became of the way back, or by what somebody did to the part itself.
+        State::Switched if !part.revertible => {
+            let why = part.lost.as_deref().unwrap_or_else(|| back::nothing_kept(mode));
+            Some(told(format!("Operation {id}, a part of it, cannot be reverted."), why))
+        }
+        State::Switched => {
+            let why = part.refused.as_deref()?;
+            Some(told(format!("The revert of operation {id}, a part of it, was given up."), why))
+        }
+        _ => None,
+    }
+}
+
+/// Of a group that was given up, which of these parts stay and why, and what can be done about it.
+pub fn what_stays(mode: Mode, parts: &[Child]) -> (String, String) {
+    let why = |part: &Child| {
+        why_it_stays(part, mode).unwrap_or_else(|| format!("Operation {}, a part of it, has switched.", part.id))
+    };
+    let detail = parts.iter().map(why).collect::<Vec<_>>().join(" ");
+    let kept = parts.iter().filter(|part| part.state == State::Switched);
+    let finish: Vec<String> = kept.map(|part| format!("SELECT shard_finish({});", part.id)).collect();
+    let hint = match finish.as_slice() {
+        [] => CALL_AGAIN.to_string(),
+        calls => format!("{CALL_AGAIN} To drop what the parts replaced, run {}", calls.join(" ")),
+    };
+    (detail, hint)
+}
+
+/// Tells the part that is being reverted, or about to be, to stay switched. `false` when there is none, nor one that has not
+/// heard of it yet.
 fn give_up(parts: &[Child]) -> Result<bool> {
     let mut any = false;
     for part in parts {
         let wish = match (part.state, part.wish) {
-            (State::Reverting, _) => Wish::Cancel,
-            (State::Switched, Wish::Revert) => Wish::Run,
+            // Also one that has not begun: if it begins in this moment, it has to be told.
+            (State::Reverting, _) | (State::Switched, Wish::Revert | Wish::Cancel) => Wish::Cancel,
             _ => continue,
         };
         any = true;
@@ -143,7 +193,7 @@ pub fn check(operation: &Operation) -> Result<()> {
     let Some(part) = stays.filter(|_| operation.state == State::Switched) else { return Ok(()) };
     let why = match (part.state, part.lost) {
         (State::Switched, Some(why)) => why,
-        (State::Switched, None) => "Nothing was kept for it.".into(),
+        (State::Switched, None) => back::nothing_kept(operation.mode).into(),
         (state, _) => format!("It is {state}."),
     };
     Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("operation {} has no way back", operation.id))

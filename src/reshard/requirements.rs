@@ -7,8 +7,9 @@ use super::{health, shared};
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
+use crate::node::channel::Channel;
 use crate::node::own;
-use crate::pg::sql;
+use crate::pg::{sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::plan::LOCAL;
@@ -84,6 +85,32 @@ pub fn check_here(tables: &[QualifiedName], departs: bool) -> Result<()> {
     found.map_or(Ok(()), |facts| judge(&facts, LOCAL, departs))
 }
 
+/// Why changes could not be brought back to the sources: a trigger that fires for what a worker writes would have its effects
+/// twice, once by the new partitions and once by the old tables. What the parent gave to a source goes from it at the switch,
+/// and what a leaf has of its own was refused; a plain table keeps its triggers.
+pub fn cannot_return(operation: &Operation) -> Result<Option<Report>> {
+    let tables = operation.plan.sources.iter().flat_map(|source| &source.tables);
+    let here =
+        tables.filter(|table| table.node.as_deref() == Some(LOCAL) || table.nodes_below.iter().any(|at| at == LOCAL));
+    let names: Vec<String> = here.map(|table| table.name.to_string()).collect();
+    let found: Option<(String, String)> = transaction::run(|| {
+        sql::document(
+            "SELECT pg_catalog.json_build_array(t.tgname, t.tgrelid::pg_catalog.regclass::text)::text
+             FROM pg_catalog.unnest($1::text[]) AS source (name)
+             JOIN pg_catalog.pg_trigger t ON t.tgrelid = pg_catalog.to_regclass(source.name)::oid
+             WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND t.tgparentid = 0
+             ORDER BY t.tgrelid, t.tgname LIMIT 1",
+            &[names.into()],
+        )
+    })?;
+    Ok(found.map(|(trigger, table)| {
+        Report::new(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("trigger {} of table {table} fires for replicated changes too", ident(&trigger)),
+        )
+    }))
+}
+
 fn signature(operation: &Operation) -> &str {
     operation.stage.rsplit('_').next().unwrap_or_default()
 }
@@ -133,6 +160,28 @@ fn facts(tables: &[QualifiedName], key: &[String], signature: &str) -> String {
     )
 }
 
+/// What the operation would wait for on the server before it begins, as far as that can be seen when it is planned.
+pub fn foreseen(node: &str, tables: &[QualifiedName], departs: bool) -> Result<Option<Report>> {
+    let question = facts(tables, &[], &health::signature()?);
+    let found = match node {
+        LOCAL => sql::document::<Facts>(&question, &[])?,
+        _ => Channel::open(node)?.document::<Facts>(&question)?,
+    };
+    Ok(found.and_then(|facts| judge(&facts, node, departs).err().map(Report::from)))
+}
+
+/// How a command is run on the server from here.
+fn alter(node: &str, command: &str) -> String {
+    match node {
+        LOCAL => format!("Run {command};"),
+        _ => format!(
+            "Run SELECT * FROM shard_run_on_nodes({}, {});",
+            literal(command),
+            literal(&format!("{{{}}}", ident(node)))
+        ),
+    }
+}
+
 fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
     let server = if node == LOCAL { "the coordinator".to_string() } else { format!("node {}", ident(node)) };
     let lacking = |code, message: String, detail: String, hint: String| -> Result<()> {
@@ -144,7 +193,7 @@ fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
             state,
             format!("{table} on {server} has no replica identity"),
             "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
-            format!("Give the table a primary key, or run ALTER TABLE {table} REPLICA IDENTITY FULL; there."),
+            format!("{} or give it a primary key.", alter(node, &format!("ALTER TABLE {table} REPLICA IDENTITY FULL"))),
         );
     }
     if let Some(table) = facts.untold_identity.first() {
@@ -160,7 +209,10 @@ fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
             state,
             format!("the replica identity of {table} on {server} lacks a column of the partition key"),
             "Where a row belongs could not be told when it is changed.".into(),
-            format!("Run ALTER TABLE {table} REPLICA IDENTITY DEFAULT; or FULL; there."),
+            format!(
+                "{} or DEFAULT, where the primary key has it.",
+                alter(node, &format!("ALTER TABLE {table} REPLICA IDENTITY FULL"))
+            ),
         );
     }
     if let Some(table) = facts.hidden.first().filter(|_| node != LOCAL) {

@@ -131,6 +131,10 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         clean_up(operation)?;
         return Ok(None);
     }
+    if operation.state == State::Switched && operation.wish == Wish::Cancel {
+        transaction::run(|| operation::forget_cancel(operation.id))?;
+        return Err(Trouble::Asked);
+    }
     if operation.is_group() {
         return group::step(operation, wish);
     }

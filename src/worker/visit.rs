@@ -137,9 +137,11 @@ impl Node {
             return;
         }
         let subject = format!("trash of node \"{}\"", self.name);
-        let mut fine = true;
+        let (mut fine, mut stuck) = (true, false);
         for session in self.peers.iter_mut().filter_map(|peer| peer.session.as_mut()) {
             let errors = trash::empty(session).await.unwrap_or_else(|error| vec![error]);
+            // What a lost connection left undone is done at the next visit.
+            stuck |= !errors.is_empty() && session.is_open();
             for error in errors {
                 fine = false;
                 self.log.trouble(&subject, error);
@@ -147,7 +149,8 @@ impl Node {
         }
         if fine {
             self.log.fine(&subject);
-        } else {
+        }
+        if stuck {
             self.trash_next = Instant::now() + TRASH_AGAIN;
         }
     }

@@ -105,6 +105,16 @@ pub const fn allowed(state: State, wish: Wish) -> Result<(), Refusal> {
     }
 }
 
+/// The same for an operation that was asked for `before` and has not done it yet.
+///
+/// A cancel takes back a revert that has not begun: the operation stays switched.
+pub const fn allowed_after(before: Wish, state: State, wish: Wish) -> Result<(), Refusal> {
+    match (before, state, wish) {
+        (Wish::Revert, State::Switched, Wish::Cancel) => Ok(()),
+        _ => allowed(state, wish),
+    }
+}
+
 /// The state that users see: "paused" once the worker has stopped (`stopped`) because of the wish.
 pub const fn shown(state: State, wish: Wish, stopped: bool) -> &'static str {
     if stopped && matches!(wish, Wish::Pause) && !state.is_final() { "paused" } else { state.as_str() }

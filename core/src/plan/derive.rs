@@ -97,7 +97,11 @@ fn level(tree: &Tree, table: &str, path: &Path) -> Result<Value> {
         }
     }
     if parts.is_empty() {
-        return Err(bare(table, path, place));
+        let error = bare(table, path, place);
+        return Err(match tree.partitions.is_empty() {
+            true => error,
+            false => SpecError { message: format!("table {table} has a default partition only"), ..error },
+        });
     }
     doc.insert(place.into(), parts.into());
     Ok(doc.into())

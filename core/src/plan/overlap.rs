@@ -8,6 +8,9 @@ use crate::path::Path;
 use crate::value::Order;
 use crate::{KeyKind, Scalar, Zone};
 
+/// What is said of a range whose lower bound is not below its upper bound.
+pub const EMPTY_RANGE: &str = "the range is empty";
+
 /// One end of a range: per key column the limit and its place in the order.
 #[derive(Clone, Debug)]
 pub(super) struct Edge(pub Vec<(Limit, Order)>);
@@ -107,7 +110,7 @@ impl Range {
     fn not_empty(&self) -> Result<()> {
         match self.from.compare(&self.to) {
             Some(Ordering::Less) | None => Ok(()),
-            Some(_) => Err(SpecError::new(&self.path, "the range is empty")
+            Some(_) => Err(SpecError::new(&self.path, EMPTY_RANGE)
                 .detail(format!("It is from {} to {}; the upper bound is exclusive.", self.from, self.to))),
         }
     }

@@ -146,6 +146,7 @@ fn what_is_undone_leaves_the_nodes_as_they_were() -> Result<()> {
 fn what_cannot_be_adopted_is_told_with_the_command_that_mends_it() -> Result<()> {
     let (cluster, mut client) = scene()?;
     cluster.node(3).run("CREATE SCHEMA far; CREATE TABLE far.other (id int); ALTER TABLE far.other OWNER TO app")?;
+    cluster.node(3).run("CREATE TABLE loose_1 (id int, \"Kind\" text, note text); ALTER TABLE loose_1 OWNER TO app")?;
     client.batch_execute(
         "CREATE TABLE plain (id int);
          CREATE TABLE base (id int); CREATE TABLE child () INHERITS (base);
@@ -153,6 +154,7 @@ fn what_cannot_be_adopted_is_told_with_the_command_that_mends_it() -> Result<()>
          CREATE TABLE mixed_0 PARTITION OF mixed FOR VALUES WITH (MODULUS 2, REMAINDER 0);
          CREATE TABLE mixed_1 PARTITION OF mixed FOR VALUES WITH (MODULUS 4, REMAINDER 1);
          CREATE TABLE bare (id int) PARTITION BY LIST (id);
+         CREATE TABLE rest (id int) PARTITION BY LIST (id); CREATE TABLE rest_0 PARTITION OF rest DEFAULT;
          CREATE TABLE uneven (id int, k int) PARTITION BY HASH (id);
          CREATE TABLE uneven_0 PARTITION OF uneven FOR VALUES WITH (MODULUS 2, REMAINDER 0) PARTITION BY LIST (k);
          CREATE TABLE uneven_1 PARTITION OF uneven FOR VALUES WITH (MODULUS 2, REMAINDER 1);
@@ -166,6 +168,8 @@ fn what_cannot_be_adopted_is_told_with_the_command_that_mends_it() -> Result<()>
          CREATE FOREIGN TABLE strangers_1 PARTITION OF strangers FOR VALUES IN (1) SERVER strange;
          CREATE TABLE named (id int) PARTITION BY LIST (id);
          CREATE FOREIGN TABLE named_1 PARTITION OF named FOR VALUES IN (1) SERVER n3 OPTIONS (schema_name 'far', table_name 'other');
+         CREATE TABLE loose (id int NOT NULL, \"Kind\" text NOT NULL, note text) PARTITION BY LIST (\"Kind\");
+         CREATE FOREIGN TABLE loose_1 PARTITION OF loose FOR VALUES IN ('a') SERVER n3 OPTIONS (schema_name 'public', table_name 'loose_1');
          CREATE TABLE gone (id int) PARTITION BY LIST (id);
          CREATE FOREIGN TABLE gone_1 PARTITION OF gone FOR VALUES IN (1) SERVER n3;
          CREATE TABLE collated (name text) PARTITION BY LIST (name COLLATE \"C\");
@@ -177,6 +181,7 @@ fn what_cannot_be_adopted_is_told_with_the_command_that_mends_it() -> Result<()>
         ("t_high", "42809", "is a partition of another table", "root"),
         ("mixed", "22023", "$.modulus: the hash partitions of mixed are not all of one modulus", "one modulus"),
         ("bare", "22023", "$.values: table bare has no partitions", "Attach"),
+        ("rest", "22023", "$.values: table rest has a default partition only", "Attach"),
         ("uneven", "22023", "$.partitions: the hash partitions of uneven are not alike below", "alike"),
         ("away", "55000", "is in another schema than its parent", "ALTER TABLE apart.away_1 SET SCHEMA public"),
         ("others", "55000", "belongs to another role than its parent", "ALTER TABLE public.others_1 OWNER TO postgres"),
@@ -186,6 +191,12 @@ fn what_cannot_be_adopted_is_told_with_the_command_that_mends_it() -> Result<()>
             "55000",
             "has another name on node n3",
             "ALTER TABLE far.other RENAME TO named_1; ALTER TABLE far.named_1 SET SCHEMA public",
+        ),
+        (
+            "loose",
+            "42804",
+            "column id of public.loose_1 takes NULL on node n3, not here",
+            "ALTER TABLE public.loose_1 ALTER COLUMN id SET NOT NULL, ALTER COLUMN \"Kind\" SET NOT NULL;",
         ),
         ("gone", "42P01", "partition public.gone_1 does not exist on node n3", "detach"),
         ("collated", "0A000", "the partition key of public.collated is not one that a spec can say", "Collations"),
@@ -201,6 +212,9 @@ fn what_cannot_be_adopted_is_told_with_the_command_that_mends_it() -> Result<()>
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     // What the hint says helps.
     cluster.node(3).run("ALTER TABLE far.other RENAME TO named_1; ALTER TABLE far.named_1 SET SCHEMA public")?;
+    let loose = refused(&mut client, "SELECT shard_adopt_parent('loose')")?;
+    cluster.node(3).run(loose.hint().and_then(|hint| hint.strip_prefix("There, run ")).context("a command")?)?;
+    client.batch_execute("SELECT shard_adopt_parent('loose'); INSERT INTO loose VALUES (1, 'a')")?;
     client.batch_execute(
         "ALTER FOREIGN TABLE named_1 OPTIONS (SET schema_name 'public', SET table_name 'named_1'); SELECT shard_adopt_parent('named')",
     )?;

@@ -107,6 +107,10 @@ const REFUSED: &[(&str, &str)] = &[
         "CREATE FOREIGN TABLE deep_more PARTITION OF deep FOR VALUES FROM ('2026-03-01') TO ('2026-04-01') SERVER n1",
         "shard_add_partition('shop.deep'",
     ),
+    (
+        "CREATE SCHEMA more CREATE TABLE deep_more PARTITION OF shop.deep FOR VALUES FROM ('2026-03-01') TO ('2026-04-01')",
+        "shard_add_partition('shop.deep'",
+    ),
     // Triggers that Postgres would fail every insert for.
     (
         "CREATE TRIGGER t AFTER INSERT ON x REFERENCING NEW TABLE AS made FOR EACH STATEMENT EXECUTE FUNCTION counted()",

@@ -127,3 +127,67 @@ fn what_was_dropped_by_hand_is_told_and_comes_back() -> Result<()> {
     assert_eq!(count(&mut client, "shop.r")?, 100);
     Ok(())
 }
+
+const LOST: &str = r#"
+    CREATE SCHEMA web; CREATE TABLE web.dl (id bigint, kind text, PRIMARY KEY (id, kind)); CREATE INDEX ON web.dl (kind);
+    SELECT shard_create_parent('web.dl', '{"method": "list", "key": "kind", "nodes": ["n1"], "values": {"a": ["a"], "b": {"in": ["b"], "nodes": ["n2"]},
+        "c": {"in": ["c"], "partitions": {"method": "range", "key": "id", "nodes": ["n1", "n2"], "bounds": [0, 50, 101]}}}}');
+    INSERT INTO web.dl SELECT i, chr(97 + i % 3) FROM generate_series(1, 100) AS i;
+    CREATE TABLE r (at timestamptz PRIMARY KEY);
+    SELECT shard_create_parent('r', '{"method": "range", "key": "at", "bounds": ["2026-01-01", "2026-02-01", "2026-03-01"], "timezone": "UTC", "nodes": ["n1", "n2"]}');
+    INSERT INTO r SELECT timestamptz '2026-01-01 00:00+00' + i * interval '1 day' FROM generate_series(0, 58) AS i"#;
+
+/// The catalog forgets what is dropped; the mirror on the node does not.
+#[test]
+fn list_and_range_partitions_that_were_dropped_by_hand_are_found_on_their_nodes() -> Result<()> {
+    let cluster = movement::joined(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute("CREATE ROLE keeper; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO keeper")?;
+    client.batch_execute(LOST)?;
+    let labels = "SELECT concat_ws(' ', partition, parent, label) FROM shardkeeper.partitions ORDER BY 1";
+    let owners = "SELECT concat_ws(' ', oid::regclass, relowner::regrole, has_table_privilege('keeper', oid, 'SELECT')) FROM pg_class
+        WHERE relispartition AND relkind IN ('r', 'p', 'f') ORDER BY 1";
+    let before = (column(&mut client, labels)?, column(&mut client, owners)?);
+    let second: String = column(
+        &mut client,
+        "SELECT partition::text FROM shard_partitions WHERE parent = 'r'::regclass AND node = 'n2'",
+    )?
+    .into_iter()
+    .next()
+    .context("a partition on n2")?;
+    client.batch_execute(&format!(
+        "SET shardkeeper.allow_manual_ddl = on; DROP FOREIGN TABLE web.dl_b, {second}; DROP TABLE web.dl_c; RESET shardkeeper.allow_manual_ddl"
+    ))?;
+    let error = refused(&mut client, r#"SELECT shard_add_partition('web.dl', '{"in": ["b"]}', 'n2')"#)?;
+    ensure!(error.message() == "relation web.dl_b already exists on node n2", "{error:?}");
+    ensure!(error.hint().unwrap_or_default().contains("shard_check('web.dl')"), "{error:?}");
+
+    let lost = "SELECT object || ' ' || node FROM shard_check() WHERE finding LIKE 'the node has this partition of %' AND severity = 'error' ORDER BY 1";
+    let found = column(&mut client, lost)?;
+    ensure!(found.len() == 4, "{found:?}: web.dl_b, {second} and both leaves of web.dl_c");
+    ensure!(found.contains(&"web.dl_b n2".to_owned()) && found.contains(&format!("public.{second} n2")), "{found:?}");
+    ensure!(
+        column(&mut client, "SELECT object FROM shard_check('r') WHERE finding LIKE 'the node has this%'")?.len() == 1
+    );
+    for finding in findings(&mut client)? {
+        let (_, command) = finding.split_once("Run ").with_context(|| finding.clone())?;
+        client.batch_execute(&format!("{command} RESET shardkeeper.allow_manual_ddl")).context(command.to_owned())?;
+    }
+    assert_eq!(findings(&mut client)?, Vec::<String>::new());
+    assert_eq!((column(&mut client, labels)?, column(&mut client, owners)?), before);
+    assert_eq!((count(&mut client, "web.dl")?, count(&mut client, "r")?), (100, 59));
+    let id: i64 = client.query_one("SELECT shard_move_partition('web.dl_b', 'n1')", &[])?.get(0);
+    client.query_one("SELECT shard_wait($1)", &[&id])?;
+    client.query_one("SELECT shard_finish($1)", &[&id])?;
+    assert_eq!(count(&mut client, "web.dl")?, 100);
+    assert_eq!(findings(&mut client)?, Vec::<String>::new());
+    // One that was made anew on another server hides none that is there still.
+    client.batch_execute(
+        r#"SET shardkeeper.allow_manual_ddl = on; DROP FOREIGN TABLE web.dl_a; RESET shardkeeper.allow_manual_ddl;
+           SELECT shard_add_partition('web.dl', '{"in": ["a"]}', 'n2')"#,
+    )?;
+    let found = findings(&mut client)?;
+    ensure!(found.len() == 1 && found[0].contains("its rows there are not in the parent"), "{found:#?}");
+    ensure!(found[0].contains("ALTER TABLE web.dl DETACH PARTITION web.dl_a;"), "{found:#?}");
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! A modulus that the old one divides, or that divides the old one: partitions are replaced one after the other.
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pg_test::movement::{
     complains, ends, field, filled, is_as_before, joined, nothing_is_left, objects, reaches, there_and_back, told,
     under_load,
@@ -148,6 +148,68 @@ fn a_cancel_amid_the_parts_brings_everything_back() -> Result<()> {
     ledger.stop()?.check(&cluster)?;
     nothing_is_left(&cluster)?;
     is_as_before(&cluster, &before)
+}
+
+/// Begins 3 to 6 while writers wait, and cancels that when its first part has switched. The group and that part.
+fn cancelled_amid_blocked_parts(cluster: &Cluster, client: &mut Client) -> Result<(i64, i64)> {
+    // The second part is kept from its lock on the node.
+    let mut writer = cluster.node(1).client()?;
+    writer.batch_execute("BEGIN; LOCK TABLE t_1 IN ROW EXCLUSIVE MODE")?;
+    let id: i64 = client.query_one("SELECT shard_set_modulus('t', 6, mode => 'block_writes')", &[])?.get(0);
+    eventually("a part has switched", LIMIT, || Ok(bounds(client)?.len() == 4)).with_context(|| told(cluster))?;
+    complains(cluster, id, "nobody writes to the parent", LIMIT)?;
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    ends(cluster, id, LIMIT)?;
+    writer.batch_execute("COMMIT")?;
+    assert_eq!(field(cluster, id, "state")?, "cancelled", "{}", told(cluster));
+    assert_eq!(bounds(client)?, ["3:1", "3:2", "6:0", "6:3"]);
+    let part = format!("SELECT min(id) FROM shard_operations WHERE part_of = {id}");
+    Ok((id, cluster.coordinator.value(&part)?))
+}
+
+#[test]
+fn a_cancel_amid_parts_without_a_way_back_says_what_stays() -> Result<()> {
+    let three = "SELECT shard_create_parent('t', 'hash', 'id', modulus => 3, nodes => '{local, n1, n2}')";
+    let (cluster, mut client) = scene(Keys::Bigint, three)?;
+    let rows = cluster.coordinator.count("t")?;
+    let (group, part) = cancelled_amid_blocked_parts(&cluster, &mut client)?;
+    assert_eq!(field(&cluster, part, "state")?, "switched", "{}", told(&cluster));
+    assert_eq!(cluster.coordinator.count("t")?, rows);
+    assert_eq!(field(&cluster, group, "error")?, "1 part of it could not be taken back");
+    let why =
+        format!("Operation {part}, a part of it, cannot be reverted. It was made with mode => 'block_writes', where");
+    let detail = field(&cluster, group, "detail")?;
+    ensure!(detail.contains(&why), "{detail}");
+    assert_eq!(field(&cluster, group, "hint")?, "To go on or back, call shard_set_modulus again.");
+    let finish = format!("SELECT shard_finish({part});");
+    for call in ["shard_cancel", "shard_revert", "shard_finish", "shard_resume"] {
+        let error = refused(&mut client, &format!("SELECT {call}({group})"))?;
+        ensure!(error.code().code() == "55000" && error.detail().unwrap_or_default().contains(&why), "{error:?}");
+        let hint = error.hint().unwrap_or_default();
+        ensure!(hint.contains("call shard_set_modulus again") && hint.ends_with(&finish), "{error:?}");
+    }
+
+    // Back, and what the hint names.
+    let back: i64 = client.query_one("SELECT shard_set_modulus('t', 3)", &[])?.get(0);
+    reaches(&cluster, back, "switched", LIMIT)?;
+    assert_eq!(bounds(&mut client)?, ["3:0", "3:1", "3:2"]);
+    assert_eq!(cluster.coordinator.count("t")?, rows);
+    client.batch_execute(&format!("{finish} SELECT shard_finish({back})"))?;
+    ends(&cluster, part, LIMIT)?;
+    ends(&cluster, back, LIMIT)?;
+    let error = refused(&mut client, &format!("SELECT shard_cancel({group})"))?;
+    let dropped = format!("What operation {part} replaced was dropped.");
+    assert_eq!(error.detail(), Some(dropped.as_str()));
+    assert_eq!(error.hint(), Some("To go on or back, call shard_set_modulus again."));
+
+    // And on.
+    let (_, part) = cancelled_amid_blocked_parts(&cluster, &mut client)?;
+    let on: i64 = client.query_one("SELECT shard_set_modulus('t', 6)", &[])?.get(0);
+    reaches(&cluster, on, "switched", LIMIT)?;
+    assert_eq!(bounds(&mut client)?, ["6:0", "6:1", "6:2", "6:3", "6:4", "6:5"]);
+    assert_eq!(cluster.coordinator.count("t")?, rows);
+    client.batch_execute(&format!("SELECT shard_finish({part}); SELECT shard_finish({on})"))?;
+    nothing_is_left(&cluster)
 }
 
 #[test]

@@ -87,6 +87,41 @@ fn a_revert_waits_for_its_lock_and_can_be_given_up() -> Result<()> {
 }
 
 #[test]
+fn a_revert_that_has_not_begun_can_be_given_up() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let rows = cluster.coordinator.count("t")?;
+    // One operation, and a group of parts.
+    for call in ["shard_move_partition('t_1', 'n2')", "shard_set_modulus('t', 4, nodes => '{n2, local, n1}')"] {
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        let goes_on = || -> Result<()> {
+            eventually("it goes on as a switched one", LIMIT, || {
+                Ok(field(&cluster, id, "state")? == "switched" && field(&cluster, id, "wish")? == "run")
+            })
+            .with_context(|| told(&cluster))?;
+            ensure!(field(&cluster, id, "revertible")? == "true", "{}", told(&cluster));
+            Ok(())
+        };
+        client.batch_execute(&format!("BEGIN; SELECT shard_revert({id}); SELECT shard_cancel({id}); COMMIT"))?;
+        let state: String = client.query_one("SELECT shard_wait($1, '60 s')", &[&id])?.get(0);
+        assert_eq!(state, "switched");
+        goes_on()?;
+        // The worker may have begun by now, or begins in this moment.
+        client.execute("SELECT shard_revert($1)", &[&id])?;
+        client.execute("SELECT shard_cancel($1)", &[&id])?;
+        goes_on()?;
+        // There is nothing to be cancelled any more.
+        let error = refused(&mut client, &format!("SELECT shard_cancel({id})"))?;
+        ensure!(error.message().contains("it has switched"), "{error:?}");
+        client.execute("SELECT shard_revert($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+        assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
+        assert_eq!(cluster.coordinator.count("t")?, rows);
+    }
+    nothing_is_left(&cluster)
+}
+
+#[test]
 fn a_revert_does_not_wait_until_the_switch_is_tidied_up() -> Result<()> {
     let (cluster, mut client) = filled(joined_by_proxy(2)?, Keys::Bigint, TWO, 1_000)?;
     let rows = cluster.coordinator.count("t")?;
@@ -202,6 +237,94 @@ fn a_way_back_that_is_lost_says_why() -> Result<()> {
     let fourth: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2', keep => '0')", &[])?.get(0);
     ends(&cluster, fourth, LIMIT)?;
     assert_eq!(code(&mut client, &format!("SELECT shard_revert({fourth})"))?, "55000");
+    nothing_is_left(&cluster)
+}
+
+/// The keeper, which looks at altered parents too, comes before the worker of the revert.
+#[test]
+fn a_revert_of_a_lost_way_back_says_the_reason_that_others_found() -> Result<()> {
+    let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
+    let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2')", &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    eventually("it is tidied up", LIMIT, || cluster.coordinator.value("SELECT tidy FROM shardkeeper.operations"))?;
+    client.batch_execute(&format!("BEGIN; SELECT shard_revert({id})"))?;
+    let mut other = cluster.coordinator.client()?;
+    other.batch_execute(
+        "SET shardkeeper.allow_manual_ddl = on; ALTER TABLE t ADD CONSTRAINT later CHECK (version > -1)",
+    )?;
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'shardkeeper keeper' AND wait_event_type = 'Lock'";
+    eventually("the keeper waits for the row", LIMIT, || Ok(cluster.coordinator.value::<i64>(waits)? > 0))
+        .with_context(|| told(&cluster))?;
+    client.batch_execute("COMMIT")?;
+    let error = refused(&mut client, &format!("SELECT shard_wait({id}, '60 s')"))?;
+    ensure!(error.message().contains("was not reverted"), "{error:?}");
+    ensure!(error.detail().unwrap_or_default().contains("was changed since"), "{error:?}");
+    let detail = field(&cluster, id, "detail")?;
+    ensure!(detail.contains("was changed since"), "{detail}");
+    let error = refused(&mut client, &format!("SELECT shard_revert({id})"))?;
+    ensure!(error.detail().unwrap_or_default().contains("was changed since"), "{error:?}");
+    client.execute("SELECT shard_finish($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    other.batch_execute("ALTER TABLE t DROP CONSTRAINT later")?;
+    nothing_is_left(&cluster)
+}
+
+/// What the worker writes fires such triggers: the old table of a conversion keeps them, the partitions of a parent do not.
+#[test]
+fn triggers_that_fire_for_the_worker_too_are_in_the_way_of_the_way_back() -> Result<()> {
+    let cluster = joined(1)?;
+    cluster.coordinator.configure(&[("shardkeeper.trash_keep", "0")])?;
+    cluster.coordinator.reload()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE TABLE noted (id bigint, kind text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO public.noted VALUES (new.id, tg_argv[0]); RETURN new; END $$",
+    )?;
+    let noted =
+        |kind: &str| cluster.coordinator.value::<i64>(&format!("SELECT count(*) FROM noted WHERE kind = '{kind}'"));
+    for (table, enable, expected) in [("a", "ALWAYS", 11), ("r", "REPLICA", 0)] {
+        client.batch_execute(&format!(
+            "CREATE TABLE {table} (id bigint PRIMARY KEY, version int);
+             INSERT INTO {table} SELECT i, 0 FROM generate_series(1, 500) AS i;
+             CREATE TRIGGER notes AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION note('{table}');
+             ALTER TABLE {table} ENABLE {enable} TRIGGER notes"
+        ))?;
+        let call =
+            format!("SELECT shard_create_parent('{table}', 'hash', 'id', modulus => 2, nodes => '{{local, n1}}')");
+        let id: i64 = client.query_one(&call, &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        client.batch_execute(&format!(
+            "INSERT INTO {table} VALUES (501, 0); UPDATE {table} SET version = 1 WHERE id <= 10"
+        ))?;
+        assert_eq!(field(&cluster, id, "revertible")?, "false", "{}", told(&cluster));
+        let why = format!("trigger notes of table public.{table} fires for replicated changes too");
+        let detail = field(&cluster, id, "detail")?;
+        ensure!(detail.contains(&why), "{detail}");
+        let error = refused(&mut client, &format!("SELECT shard_revert({id})"))?;
+        ensure!(error.code().code() == "55000" && error.detail().unwrap_or_default().contains(&why), "{error:?}");
+        // No operation makes a plain table of it.
+        ensure!(error.hint().is_none(), "{error:?}");
+        let error = refused(&mut client, &format!("SELECT shard_cancel({id})"))?;
+        assert_eq!(error.hint(), Some(format!("To drop the old ones, run SELECT shard_finish({id});").as_str()));
+        client.execute("SELECT shard_finish($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+        assert_eq!(noted(table)?, expected, "{table}");
+
+        // There and back, each change is noted once where people made it.
+        let call = format!("SELECT shard_set_modulus('{table}', 3, nodes => '{{n1, local}}')");
+        let id: i64 = client.query_one(&call, &[])?.get(0);
+        reaches(&cluster, id, "switched", LIMIT)?;
+        assert_eq!(noted(table)?, expected, "{table}");
+        client.batch_execute(&format!("INSERT INTO {table} SELECT i, 0 FROM generate_series(502, 521) AS i"))?;
+        client.execute("SELECT shard_revert($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+        assert_eq!(field(&cluster, id, "state")?, "reverted", "{}", told(&cluster));
+        assert_eq!(cluster.coordinator.count(table)?, 521);
+        let more = if expected > 0 { 20 } else { 0 };
+        assert_eq!(noted(table)?, expected + more, "{table}");
+    }
     nothing_is_left(&cluster)
 }
 

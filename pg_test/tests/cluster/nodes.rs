@@ -49,6 +49,16 @@ fn wrong_arguments_are_refused_before_anything_happens() -> Result<()> {
         (options("[]"), "22023", "options: not a JSON object"),
         (options("{\"sslmode\": \"on\"}"), "HV024", "node \"n1\" has options that cannot be used"),
         ("SELECT shard_drop_node('nobody')".into(), "42704", "node \"nobody\" does not exist"),
+        (
+            "SELECT shard_drop_node('local')".into(),
+            "42809",
+            "the coordinator \"local\" is not a node that could be dropped",
+        ),
+        (
+            "SELECT shard_alter_node('local')".into(),
+            "42809",
+            "the coordinator \"local\" is not a node that could be changed",
+        ),
         ("SELECT shard_alter_node('nobody')".into(), "42704", "node \"nobody\" does not exist"),
         ("SELECT shard_grant_node('nobody', 'app')".into(), "42704", "node \"nobody\" does not exist"),
         ("SELECT shard_run_on_nodes('SELECT 1', '{nobody}')".into(), "42704", "node \"nobody\" does not exist"),

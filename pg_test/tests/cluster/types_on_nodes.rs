@@ -140,3 +140,32 @@ fn missing_types_come_with_the_first_leaf_and_differing_ones_are_refused() -> Re
     ensure!(column(&mut client, "SELECT count(*) FROM full_one WHERE l = 'b'")? == ["50"]);
     are_everywhere(&cluster)
 }
+
+/// The hint makes what is missing where the coordinator has it, so that the same call works afterwards.
+#[test]
+fn the_hint_for_a_type_of_an_extension_makes_it_in_its_schema() -> Result<()> {
+    let (cluster, mut client) = Cluster::joined(2)?;
+    client.batch_execute(
+        r#"CREATE SCHEMA "Odd one"; CREATE EXTENSION hstore SCHEMA "Odd one"; CREATE TABLE w (id bigint PRIMARY KEY, h "Odd one".hstore)"#,
+    )?;
+    cluster.node(2).run(r#"CREATE SCHEMA "Odd one"; GRANT ALL ON SCHEMA "Odd one" TO app"#)?;
+    let commands = [
+        ("n1", r#"CREATE SCHEMA IF NOT EXISTS "Odd one"; CREATE EXTENSION hstore SCHEMA "Odd one""#),
+        ("n2", r#"CREATE EXTENSION hstore SCHEMA "Odd one""#),
+    ];
+    for (node, command) in commands {
+        let error =
+            refused(&mut client, "SELECT shard_create_parent('w', 'hash', 'id', modulus => 2, nodes => '{n1, n2}')")?;
+        ensure!(error.message() == format!(r#"node {node} lacks type "Odd one".hstore"#), "{error:?}");
+        let hint = error.hint().context("a hint")?;
+        ensure!(hint == format!("Run SELECT * FROM shard_run_on_nodes('{command}', '{{{node}}}');"), "{hint}");
+        client.batch_execute(hint.trim_start_matches("Run "))?;
+    }
+    client.batch_execute(
+        "SELECT shard_create_parent('w', 'hash', 'id', modulus => 2, nodes => '{n1, n2}');
+         INSERT INTO w SELECT i, 'a=>1' FROM generate_series(1, 10) AS i",
+    )?;
+    let rows: i64 = client.query_one("SELECT count(*) FROM w", &[])?.get(0);
+    ensure!(rows == 10, "{rows}");
+    Ok(())
+}

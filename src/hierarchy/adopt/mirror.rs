@@ -34,6 +34,8 @@ struct Remote {
     name: String,
     kind: char,
     is_child: bool,
+    /// Columns that take NULL.
+    nullable: Vec<String>,
 }
 
 /// A table of a mirror that is there.
@@ -157,13 +159,31 @@ impl Mirror<'_> {
         Ok(commands)
     }
 
+    /// What takes NULL there cannot be a partition of what takes none.
+    fn takes_no_null(&self, leaf: &Member, remote: &Remote) -> Result<()> {
+        let columns = self.managed.table.columns.iter().filter(|column| column.not_null);
+        let wrong: Vec<String> =
+            columns.filter(|column| remote.nullable.contains(&column.name)).map(|column| ident(&column.name)).collect();
+        let Some(first) = wrong.first() else { return Ok(()) };
+        let actions: Vec<String> = wrong.iter().map(|column| format!("ALTER COLUMN {column} SET NOT NULL")).collect();
+        Report::new(
+            Code::ERRCODE_DATATYPE_MISMATCH,
+            format!("column {first} of {} takes NULL on node {}, not here", leaf.name, ident(self.node)),
+        )
+        .detail("It has to become a partition of the mirror there, which takes none.")
+        .hint(format!("There, run ALTER TABLE {} {};", leaf.name, actions.join(", ")))
+        .into()
+    }
+
     /// The tables there are ordinary ones that nothing else holds.
     fn check_leaves(&self, leaves: &[&Member]) -> Result<()> {
         let node = self.node;
         let names = leaves.iter().map(|leaf| literal(&leaf.name.to_string())).collect::<Vec<_>>().join(", ");
         let found: Option<Option<Vec<Remote>>> = Channel::open(node)?.document(&format!(
             "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('name', n, 'kind', c.relkind,
-                 'is_child', EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid))), '[]')::text
+                 'is_child', EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
+                 'nullable', ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
+                                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnotnull))), '[]')::text
              FROM pg_catalog.unnest(ARRAY[{names}]) AS n JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(n)"
         ))?;
         let found: BTreeMap<String, Remote> =
@@ -173,7 +193,10 @@ impl Mirror<'_> {
                 None => return not_there(leaf),
                 Some(remote) if remote.kind != 'r' => "is not an ordinary table",
                 Some(remote) if remote.is_child => "takes part in another hierarchy",
-                Some(_) => continue,
+                Some(remote) => {
+                    self.takes_no_null(leaf, remote)?;
+                    continue;
+                }
             };
             return Report::new(
                 Code::ERRCODE_WRONG_OBJECT_TYPE,

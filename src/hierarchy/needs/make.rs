@@ -4,6 +4,7 @@ use super::{Kind, Object};
 use crate::error::{Report, Result};
 use crate::name::{body, ident, literal};
 use crate::node::channel::Channel;
+use crate::pg::sql;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -59,7 +60,7 @@ pub fn prepare(node: &str, table: Oid, schema: &str, has_schema: bool) -> Result
             Some(found) if found.is_like(object) => {}
             Some(found) => return differs(node, object, found),
             None => {
-                let command = command(node, object)?;
+                let command = command(node, object, &there.schemas)?;
                 let schema = &object.name.schema;
                 if !there.schemas.contains(schema) && !made.schemas.contains(schema) {
                     made.schema(schema);
@@ -98,9 +99,9 @@ fn lock(what: &str) -> String {
 }
 
 /// Who made the same while this session waited for the lock has done it already.
-fn command(node: &str, object: &Object) -> Result<String> {
+fn command(node: &str, object: &Object, schemas: &[String]) -> Result<String> {
     let Some(definition) = object.definition.as_ref().filter(|_| object.can_be_made()) else {
-        return lacks(node, object);
+        return lacks(node, object, schemas);
     };
     let name = &object.name;
     let default = object.default.as_ref().map(|text| format!(" DEFAULT {text}")).unwrap_or_default();
@@ -137,14 +138,15 @@ impl Object {
     }
 }
 
-fn lacks<T>(node: &str, object: &Object) -> Result<T> {
+/// `schemas` are there.
+fn lacks<T>(node: &str, object: &Object, schemas: &[String]) -> Result<T> {
     let (word, name) = (object.kind.word(), &object.name);
     let report = Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node {} lacks {word} {name}", ident(node)));
     let report = match (&object.extension, object.kind) {
         (Some(extension), _) => {
             report.detail(format!("It is part of the extension {}.", ident(extension))).hint(format!(
                 "Run SELECT * FROM shard_run_on_nodes({}, {});",
-                literal(&format!("CREATE EXTENSION {}", ident(extension))),
+                literal(&create_extension(extension, schemas)?),
                 literal(&format!("{{{}}}", ident(node)))
             ))
         }
@@ -161,6 +163,21 @@ fn lacks<T>(node: &str, object: &Object) -> Result<T> {
         ),
     };
     report.into()
+}
+
+/// In the schema where it is here: sessions for single statements have none of their own to put it in.
+fn create_extension(extension: &str, schemas: &[String]) -> Result<String> {
+    let query =
+        "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+                 WHERE e.extname = $1";
+    let extension_name = ident(extension);
+    let Some(schema) = sql::one::<String>(query, &[extension.into()])? else {
+        return Ok(format!("CREATE EXTENSION {extension_name}"));
+    };
+    let name = ident(&schema);
+    let is_there = schemas.contains(&schema) || schema == "pg_catalog";
+    let first = if is_there { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS {name}; ") };
+    Ok(format!("{first}CREATE EXTENSION {extension_name} SCHEMA {name}"))
 }
 
 fn differs<T>(node: &str, here: &Object, there: &Object) -> Result<T> {

@@ -157,15 +157,25 @@ fn was_asked(asked: &PasswordAsked) -> bool {
 
 /// A server that answered with an error has been reached; without one, the next host may do better.
 fn failure(target: &Target, address: &Address, error: tokio_postgres::Error) -> Failure {
-    let text = error.to_string();
+    let (text, said) = (error.to_string(), remote::sentence(&error));
     match error.as_db_error().map(|db| db.code().code().to_string()) {
         // Starting up, shutting down: as good as not there.
-        Some(code) if code.starts_with("57P") => Failure::Unreachable(remote::sentence(&error)),
+        Some(code) if code.starts_with("57P") => Failure::Unreachable(said),
         Some(_) => Failure::Refused(remote::refused(target, address, error)),
-        None if text.contains("password missing") => Failure::Refused(remote::password_missing(target).into()),
-        None if text.contains("TLS") => Failure::Unreachable(format!("TLS failed: {}", remote::sentence(&error))),
-        None => Failure::Unreachable(remote::sentence(&error)),
+        None if said.contains("password missing") => Failure::Refused(remote::password_missing(target).into()),
+        None if text.contains("TLS") => Failure::Unreachable(format!("TLS failed: {said}")),
+        None if is_of_another_kind(&text, &said) => {
+            Failure::Unreachable(format!("what answers there does not seem to be a Postgres server ({said})"))
+        }
+        None => Failure::Unreachable(said),
     }
+}
+
+/// What came is no message of the protocol, or is none that belongs here.
+fn is_of_another_kind(text: &str, said: &str) -> bool {
+    said.contains("bytes remaining on stream")
+        || text.starts_with("unexpected message")
+        || text.starts_with("error parsing response")
 }
 
 fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {

@@ -205,6 +205,16 @@ fn hosts(node: &str, options: &Options) -> Result<Vec<Host>> {
         let ports = count(ports.len(), "port", "ports");
         return wrong(node, format!("port lists {ports} for {}", count(names.len(), "host", "hosts"))).into();
     }
+    for name in names.iter().filter(|_| addresses.is_empty()) {
+        if let Some((host, port)) = with_port(name) {
+            return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("host {name} has a port in it"))
+                .hint(format!(
+                    "Give the port as the argument port: host => {}, port => {port}; several, with commas between, as port in options.",
+                    literal(host)
+                ))
+                .into();
+        }
+    }
     let port = |place: usize| ports.get(place).or(ports.first()).map(String::as_str);
     names
         .into_iter()
@@ -217,6 +227,18 @@ fn hosts(node: &str, options: &Options) -> Result<Vec<Host>> {
             })
         })
         .collect()
+}
+
+/// `host:port` or `[address]:port`, as addresses are written elsewhere. An address of IPv6 has more colons.
+fn with_port(name: &str) -> Option<(&str, &str)> {
+    let (host, port) = name.rsplit_once(':')?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let host = match host.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    (is_port && !host.starts_with('/')).then_some((host, port))
 }
 
 /// Where Debian's libpq looks for the socket when no host is given.

@@ -27,9 +27,9 @@ pub fn told(managed: &Managed, plan: &Plan) -> Result<Vec<Arrival>> {
         let names: Vec<String> = missing.iter().map(|(member, _)| member.name.name.clone()).collect();
         let load = Load { partitioned: names.len(), ..Load::default() };
         let needs = survey::check_node(&node, &managed.table, &names, load)?.needs;
-        told.extend(needs.made.iter().map(|object| (node.clone(), format!("create {object}, which is missing"))));
+        told.extend(needs.made.iter().map(|object| (node.clone(), format!("make {object}, which is missing"))));
         told.extend(
-            missing.iter().map(|(member, _)| (node.clone(), format!("create the mirror's table {}", member.name))),
+            missing.iter().map(|(member, _)| (node.clone(), format!("make the mirror's table {}", member.name))),
         );
     }
     Ok(told)

@@ -9,7 +9,7 @@ use crate::hierarchy::managed::Managed;
 use crate::hierarchy::publications;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
-use crate::reshard::shared;
+use crate::reshard::{requirements, shared};
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
 
@@ -39,6 +39,7 @@ pub fn preview(managed: &Managed, plan: &Plan, mode: Mode, arrived: &mut Vec<Arr
     let mut told = Vec::new();
     told.push(rows);
     if mode == Mode::Online {
+        told.insert(0, waits(plan)?);
         let mut gone = Vec::new();
         for node in plan.source_nodes() {
             let given: Vec<String> = shared::would_give_way(&node)?.iter().map(ToString::to_string).collect();
@@ -88,8 +89,22 @@ pub fn preview(managed: &Managed, plan: &Plan, mode: Mode, arrived: &mut Vec<Arr
     if !publications.is_empty() {
         told.push(vec![(LOCAL.to_string(), publications::warning(&publications, &nodes))]);
     }
-    let numbered = told.into_iter().zip(1..);
+    let numbered = told.into_iter().filter(|rows| !rows.is_empty()).zip(1..);
     Ok(numbered.flat_map(|(rows, step)| rows.into_iter().map(move |(node, what)| (step, node, what))).collect())
+}
+
+/// What somebody has to do before changes of the sources can be followed.
+fn waits(plan: &Plan) -> Result<Vec<(String, String)>> {
+    let mut rows = Vec::new();
+    for node in plan.source_nodes() {
+        let tables: Vec<QualifiedName> =
+            plan.source_leaves().filter(|(_, at)| *at == node).map(|(name, _)| name.clone()).collect();
+        let departs = plan.target_nodes().iter().any(|target| *target != node);
+        if let Some(report) = requirements::foreseen(&node, &tables, departs)? {
+            rows.push((node, format!("wait until this is mended: {}", report.one_line())));
+        }
+    }
+    Ok(rows)
 }
 
 fn joined(names: &[QualifiedName]) -> String {

@@ -1,5 +1,6 @@
 //! The short form: what is wrong with a call is told in the names of its arguments.
 use anyhow::Result;
+use pg_test::sql::refused;
 
 use super::Scene;
 use super::spec::TABLE;
@@ -123,4 +124,45 @@ fn a_node_without_a_name_is_told_by_its_place() -> Result<()> {
         ("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, NULL}')", "22004", message, ""),
         ("SELECT shard_run_on_nodes('SELECT 1', '{n1, NULL}')", "22004", message, ""),
     ])
+}
+
+#[test]
+fn a_step_is_a_number_with_or_without_quotes() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute(TABLE)?;
+    let plan = |step: &str| {
+        format!(
+            "SELECT string_agg(command, E'\n' ORDER BY step) FROM shard_plan_parent('t', 'range', 'id', step => {step}, premake => 2)"
+        )
+    };
+    let quoted: String = scene.client.query_one(&plan("'1000'"), &[])?.get(0);
+    assert!(quoted.contains("FROM ('2000') TO ('3000')"), "{quoted}");
+    for step in ["1000", "1000::bigint", "1000.0"] {
+        assert_eq!(scene.client.query_one(&plan(step), &[])?.get::<_, String>(0), quoted, "{step}");
+    }
+    scene.refuses(&[
+        ("SELECT shard_create_parent('t', 'range', 'id', step => 0)", "22023", "step: the step is not positive", ""),
+        (
+            "SELECT shard_create_parent('t', 'range', 'id', step => 'many')",
+            "22P02",
+            "invalid input syntax for type numeric: \"many\"",
+            "",
+        ),
+    ])?;
+    scene.client.batch_execute("SELECT shard_create_parent('t', 'range', 'id', step => 1000, nodes => '{n1}')")?;
+    Ok(())
+}
+
+#[test]
+fn what_is_possible_is_told_of_an_expression_beside_a_primary_key() -> Result<()> {
+    let mut scene = Scene::new(1)?;
+    scene.client.batch_execute("CREATE TABLE tens (id bigint PRIMARY KEY)")?;
+    let call = "SELECT shard_create_parent('tens', 'range', '(id / 10)', bounds => '[0, 10, 20]', nodes => '{n1}')";
+    let error = refused(&mut scene.client, call)?;
+    let (message, hint) = (error.message(), error.hint().unwrap_or_default());
+    assert!(message.starts_with("primary key tens_pkey of public.tens lacks the partition key"), "{error:?}");
+    assert!(hint.contains("partition by columns of the primary key") && !hint.contains("Add "), "{error:?}");
+    // It holds without the key.
+    scene.client.batch_execute(&format!("ALTER TABLE tens DROP CONSTRAINT tens_pkey; {call}"))?;
+    Ok(())
 }

@@ -32,7 +32,11 @@ impl Change {
         for (at, pair) in ends.windows(2).enumerate() {
             let doc = json!({"from": pair[0], "to": pair[1]});
             let place = format!("bounds[{}]", at.min(points.len() - 1));
-            pieces.push(plan::parse_bound(site, &doc, input).map_err(|error| placed(error, &place))?);
+            match plan::parse_bound(site, &doc, input) {
+                Ok(piece) => pieces.push(piece),
+                Err(error) if error.message == plan::EMPTY_RANGE => return self.wrong_point(at, points.len()),
+                Err(error) => return Err(placed(error, &place)),
+            }
         }
         // The outer ends are those of the partition, to the letter.
         if let Some(Bound::Range { from: first, .. }) = pieces.first_mut().map(|piece| &mut piece.bound) {
@@ -48,17 +52,21 @@ impl Change {
         }));
         let keys = self.managed.keys()?;
         if let Some(at) = overlap::not_beyond(&keys.types(&site.level.key), &order)? {
-            let what = if at > points.len() {
-                "is not below the upper bound"
-            } else {
-                "does not lie beyond what is before it"
-            };
-            return invalid(format!("bounds[{}]: the point {what}", at.min(points.len()) - 1))
-                .detail(format!("The partition is {}.", self.shown(0)?))
-                .hint("Give points within the partition, in their order.")
-                .into();
+            return self.wrong_point(at - 1, points.len());
         }
         Ok(pieces)
+    }
+
+    /// The piece at this place, the first being that below the first point, would be empty.
+    fn wrong_point<T>(&self, piece: usize, points: usize) -> Result<T> {
+        let what = match piece == 0 || piece >= points {
+            true => "is not within the partition's range",
+            false => "does not lie beyond what is before it",
+        };
+        invalid(format!("bounds[{}]: the point {what}", piece.min(points - 1)))
+            .detail(format!("The partition is {}; its lower bound is no point to split it at.", self.shown(0)?))
+            .hint("Give points within the partition, in their order.")
+            .into()
     }
 
     /// The parts of a list, by their labels.

@@ -1,0 +1,77 @@
+//! Changing and dropping nodes on which operations keep something.
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pg_test::movement::{ends, joined, nothing_is_left, reaches, told};
+use pg_test::objects::settled;
+use pg_test::sql::refused;
+use pg_test::{Cluster, PATIENCE};
+use postgres::Client;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn scene() -> Result<(Cluster, Client)> {
+    let cluster = joined(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY, note text);
+         SELECT shard_create_parent('t', 'hash', 'id', modulus => 3, nodes => '{n1}');
+         INSERT INTO t SELECT i, 'x' FROM generate_series(1, 300) AS i",
+    )?;
+    Ok((cluster, client))
+}
+
+fn moved(cluster: &Cluster, client: &mut Client, arguments: &str) -> Result<i64> {
+    let id: i64 = client.query_one(&format!("SELECT shard_move_partition({arguments})"), &[])?.get(0);
+    reaches(cluster, id, "switched", LIMIT)?;
+    Ok(id)
+}
+
+#[test]
+fn a_node_is_altered_while_what_was_moved_from_it_is_kept() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    let there = format!("SELECT shard_alter_node('n1', port => {})", cluster.proxy(1).port());
+    let back = format!("SELECT shard_alter_node('n1', port => {})", cluster.node(1).port());
+    let blocking = moved(&cluster, &mut client, "'t_0', 'n2', mode => 'block_writes'")?;
+    client.batch_execute(&there).with_context(|| told(&cluster))?;
+    // Right after the switch, and when all is settled.
+    let online = moved(&cluster, &mut client, "'t_1', 'n2'")?;
+    for _ in 0..10 {
+        client.batch_execute(&back).with_context(|| told(&cluster))?;
+        client.batch_execute(&there).with_context(|| told(&cluster))?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // It is another database still, for what serves and for what is kept.
+    let elsewhere = format!("SELECT shard_alter_node('n1', port => {})", cluster.node(2).port());
+    let error = refused(&mut client, &elsewhere)?;
+    assert_eq!((error.code().code(), error.message()), ("22023", "node \"n1\" would lose its partitions"));
+    ensure!(error.detail().is_some_and(|detail| detail.contains("3 of 3 tables")), "{error:?}");
+    // The way back leads to the node.
+    client.execute("SELECT shard_revert($1)", &[&online])?;
+    reaches(&cluster, online, "reverted", LIMIT)?;
+    client.execute("SELECT shard_finish($1)", &[&blocking])?;
+    ends(&cluster, blocking, LIMIT)?;
+    client.batch_execute(&back)?;
+    ensure!(client.query_one("SELECT count(*) FROM t", &[])?.get::<_, i64>(0) == 300);
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_node_whose_mirror_is_kept_for_an_operation_says_for_which() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    // To n2 and away again: nothing is stored there, but the first move is kept.
+    let first = moved(&cluster, &mut client, "'t_0', 'n2'")?;
+    let call = "SELECT shard_move_partition('t_0', 'n1', keep => '0')";
+    let second: i64 = client.query_one(call, &[])?.get(0);
+    reaches(&cluster, second, "finished", LIMIT)?;
+    ends(&cluster, second, LIMIT)?;
+    let error = refused(&mut client, "SELECT shard_drop_node('n2')")?;
+    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n2\" still has the mirrors of 1 parent"));
+    let hint = format!("Run SELECT shard_finish({first}); and drop it again once that is over.");
+    assert_eq!(error.hint(), Some(hint.as_str()), "{error:?}");
+    client.execute("SELECT shard_finish($1)", &[&first])?;
+    ends(&cluster, first, LIMIT)?;
+    settled(&cluster, PATIENCE)?;
+    client.batch_execute("SELECT shard_drop_node('n2')")?;
+    nothing_is_left(&cluster)
+}
