@@ -93,7 +93,7 @@ fn a_pooler_must_leave_each_session_its_own_server() -> Result<()> {
     // Nothing of ours was set for others meanwhile, and nothing was made.
     assert!(!cluster.node(1).has("shardkeeper.session")?);
     let pooler = Pooler::start(&cluster, "pool_mode = session\nignore_startup_parameters = options")?;
-    cluster.node(1).run("ALTER ROLE app SET standard_conforming_strings = off; ALTER ROLE app SET idle_session_timeout = '50ms'; ALTER ROLE app SET search_path = nowhere")?;
+    cluster.node(1).run("ALTER ROLE app SET standard_conforming_strings = off; ALTER ROLE app SET idle_session_timeout = '500ms'; ALTER ROLE app SET search_path = nowhere")?;
     let said = client.query(&pooler.call_to_add(&cluster), &[])?;
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[1].get::<_, &str>(1).contains("drops start-up options"), "{said:?}");
