@@ -31,5 +31,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::register();
     pg::guc::reserve(c"shardkeeper");
     pg::drop_hook::register(reshard::leave::object);
+    #[cfg(feature = "pg18")]
+    pg::planning::register();
     pg::worker::register_launcher();
 }

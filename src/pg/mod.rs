@@ -21,6 +21,8 @@ pub mod managed;
 pub mod ours;
 pub mod parse;
 mod partition;
+#[cfg(feature = "pg18")]
+pub mod planning;
 pub mod process;
 pub mod progress;
 pub mod regclass;
