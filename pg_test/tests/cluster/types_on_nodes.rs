@@ -145,6 +145,13 @@ fn missing_types_come_with_the_first_leaf_and_differing_ones_are_refused() -> Re
 #[test]
 fn the_hint_for_a_type_of_an_extension_makes_it_in_its_schema() -> Result<()> {
     let (cluster, mut client) = Cluster::joined(2)?;
+    let has = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'hstore')";
+    for server in cluster.servers() {
+        if !server.value::<bool>(has)? {
+            println!("skipped: {} comes without hstore", server.name);
+            return Ok(());
+        }
+    }
     client.batch_execute(
         r#"CREATE SCHEMA "Odd one"; CREATE EXTENSION hstore SCHEMA "Odd one"; CREATE TABLE w (id bigint PRIMARY KEY, h "Odd one".hstore)"#,
     )?;
