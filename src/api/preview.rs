@@ -3,6 +3,7 @@
 use super::hierarchies::given;
 use super::resharding::{balancing, listed, mode, named};
 use crate::pg::regclass::Regclass;
+use crate::pg::subtransaction::steady;
 use crate::reshard::plan;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -89,8 +90,8 @@ fn shard_plan_drain_node(
     name: Option<&str>,
     mode: default!(Option<&str>, "'online'"),
 ) -> Result<TableIterator<'static, (name!(step, i32), name!(node, String), name!(action, String))>, ErrorReport> {
-    let mode = self::mode(mode)?;
-    Ok(TableIterator::new(plan::drain(given("name", name)?)?.preview(mode)?))
+    let (mode, name) = (self::mode(mode)?, given("name", name)?);
+    Ok(TableIterator::new(steady(|| plan::drain(name))?.preview(mode)?))
 }
 
 /// What `shard_rebalance` would do. Nothing is changed. Errors: those of `shard_rebalance`.

@@ -4,6 +4,7 @@ use super::hierarchies::{given, node_names};
 use crate::error::{Report, Result};
 use crate::hierarchy::publications::Accept;
 use crate::pg::regclass::Regclass;
+use crate::pg::subtransaction::steady;
 use crate::reshard::plan;
 use pgrx::JsonB;
 use pgrx::datum::Interval;
@@ -59,7 +60,9 @@ pub(super) fn balancing(
         capacities: capacities.as_ref().map(|capacities| &capacities.0),
         minimum_gain: given("minimum_gain", minimum_gain)?,
     };
-    plan::rebalance(parent.map(|parent| parent.0), &shares)
+    let parent = parent.map(|parent| parent.0);
+    // Of all parents, one may be dropped while they are read.
+    steady(|| plan::rebalance(parent, &shares))
 }
 
 /// Moves a leaf to another node, online; `local` is the coordinator. Returns the operation id.
@@ -171,8 +174,8 @@ fn shard_drain_node(
     mode: default!(Option<&str>, "'online'"),
     accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<i64, ErrorReport> {
-    let mode = self::mode(mode)?;
-    Ok(plan::drain(given("name", name)?)?.accepting(Accept::parse(accept)?)?.start(mode)?)
+    let (mode, name) = (self::mode(mode)?, given("name", name)?);
+    Ok(steady(|| plan::drain(name))?.accepting(Accept::parse(accept)?)?.start(mode)?)
 }
 
 /// Moves leaves so that each node has its share of `bytes`, `rows` or `count`, online; each old one is dropped as soon as it is
