@@ -1,5 +1,6 @@
 //! What a command of a user changes, read from what event triggers are given: its parse tree, and what Postgres collected of it.
 
+use super::list::pointers;
 use pgrx::{Internal, pg_sys};
 use std::ffi::CStr;
 
@@ -56,6 +57,7 @@ pub fn parts(command: &Internal) -> Vec<Part> {
         // is an AlterTableCmd where its tag says so.
         pg_sys::CollectedCommandType::SCT_AlterTable => unsafe {
             pointers::<pg_sys::CollectedATSubcmd>(command.d.alterTable.subcmds)
+                .map(|part| &*part)
                 .filter(|part| (*part.parsetree).type_ == pg_sys::NodeTag::T_AlterTableCmd)
                 .filter_map(|part| {
                     let (words, concern) = of_action((*part.parsetree.cast::<pg_sys::AlterTableCmd>()).subtype)?;
@@ -240,6 +242,7 @@ pub fn detaching(call: pg_sys::FunctionCallInfo) -> Vec<Detaching> {
             return Vec::new();
         }
         pointers::<pg_sys::AlterTableCmd>((*tree.cast::<pg_sys::AlterTableStmt>()).cmds)
+            .map(|action| &*action)
             .filter(|action| action.subtype == pg_sys::AlterTableType::AT_DetachPartition)
             .filter_map(|action| {
                 let detached = action.def.cast::<pg_sys::PartitionCmd>().as_ref()?;
@@ -251,13 +254,4 @@ pub fn detaching(call: pg_sys::FunctionCallInfo) -> Vec<Detaching> {
             })
             .collect()
     }
-}
-
-/// # Safety
-/// `list` is null or a valid list of pointers to `T`, for as long as the iterator and what it gives are used.
-unsafe fn pointers<'a, T: 'a>(list: *const pg_sys::List) -> impl Iterator<Item = &'a T> {
-    // SAFETY: the caller vouches for the list and its elements; only as many are read as it has.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length as usize);
-    // SAFETY: as above.
-    (0..length).map(move |at| unsafe { &*(*(*list).elements.add(at)).ptr_value.cast::<T>() })
 }

@@ -16,6 +16,7 @@ pub mod foreign;
 pub mod guc;
 pub mod interrupt;
 pub mod latest;
+mod list;
 pub mod lock;
 pub mod managed;
 pub mod ours;

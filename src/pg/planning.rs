@@ -4,6 +4,7 @@
 //! a foreign data wrapper noted for each table by its old place: a prepared statement with a generic plan crashes the server, or
 //! sends one partition's command to another. Such plans are pruned while they run instead, which leaves the result tables alone.
 
+use super::list::pointers;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -87,13 +88,4 @@ unsafe fn prune_later(info: *mut pg_sys::PartitionPruneInfo, stay: &mut *mut pg_
             }
         }
     }
-}
-
-/// # Safety
-/// `list` is null or a valid list of pointers to `T`, for as long as the iterator is used.
-unsafe fn pointers<T>(list: *const pg_sys::List) -> impl Iterator<Item = *mut T> {
-    // SAFETY: the caller vouches for the list; only as many are read as it has.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length as usize);
-    // SAFETY: as above.
-    (0..length).map(move |at| unsafe { (*(*list).elements.add(at)).ptr_value.cast::<T>() })
 }

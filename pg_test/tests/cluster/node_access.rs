@@ -1,6 +1,4 @@
 //! Who gets to a node and how: passwords, TLS, several hosts, other roles, cancel.
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -461,61 +459,6 @@ fn two_coordinators_can_share_a_node_and_make_it_ready_at_once() -> Result<()> {
     for database in ["app", "second"] {
         let mut client = server.client_in(database)?;
         assert!(client.query_one("SELECT ok FROM shard_run_on_nodes('SELECT 1')", &[])?.get::<_, bool>(0));
-    }
-    Ok(())
-}
-
-#[test]
-fn a_password_or_port_in_the_wrong_place_is_told() -> Result<()> {
-    let cluster = Cluster::start(1)?;
-    let mut client = cluster.coordinator.client()?;
-    let error = refused(&mut client, &cluster.call_to_add(1, ""))?;
-    assert_eq!((error.code().code(), error.message()), ("28P01", "node \"n1\" asks for a password, and none is known"));
-    assert!(error.hint().is_some_and(|hint| hint.contains("argument password")), "{error:?}");
-    client.batch_execute(&cluster.call_to_add(1, ", password => 'app'"))?;
-    for (host, hint) in [
-        ("127.0.0.1:44681", "host => '127.0.0.1', port => 44681"),
-        ("db.example.com, [::1]:5433", "host => '::1', port => 5433"),
-    ] {
-        for call in [
-            format!("SELECT shard_add_node('n2', '{host}', username => 'app', password => 'app')"),
-            format!("SELECT shard_alter_node('n1', host => '{host}')"),
-        ] {
-            let error = refused(&mut client, &call)?;
-            assert_eq!(error.code().code(), "22023", "{call}: {error:?}");
-            assert!(error.message().ends_with("has a port in it"), "{call}: {error:?}");
-            assert!(error.hint().is_some_and(|told| told.contains(hint)), "{call}: {error:?}");
-        }
-    }
-    // An address with colons is no host with a port.
-    let error = refused(&mut client, "SELECT shard_add_node('n2', '::1', 1, username => 'app', password => 'app')")?;
-    assert_eq!((error.code().code(), error.message()), ("08001", "node \"n2\" cannot be reached"));
-    Ok(())
-}
-
-#[test]
-fn a_server_that_is_no_postgres_is_told_as_such() -> Result<()> {
-    let cluster = Cluster::start(0)?;
-    let web = TcpListener::bind("127.0.0.1:0")?;
-    let port = web.local_addr()?.port();
-    std::thread::spawn(move || {
-        for mut stream in web.incoming().flatten() {
-            let mut asked = [0; 8];
-            let _ = stream.read(&mut asked);
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-            let _ = stream.shutdown(Shutdown::Write);
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-    });
-    let mut client = cluster.coordinator.client()?;
-    for sslmode in ["disable", "prefer"] {
-        let call = format!(
-            "SELECT shard_add_node('web', '127.0.0.1', {port}, username => 'app', password => 'app', options => '{{\"sslmode\": \"{sslmode}\"}}')"
-        );
-        let error = refused(&mut client, &call)?;
-        assert_eq!((error.code().code(), error.message()), ("08001", "node \"web\" cannot be reached"));
-        let detail = error.detail().unwrap_or_default();
-        assert!(detail.contains("does not seem to be a Postgres server"), "{sslmode}: {detail}");
     }
     Ok(())
 }

@@ -1,4 +1,8 @@
-//! Errors that come from nodes name them, and nodes are not trusted: what cannot be an answer is an error too.
+//! Errors that come from nodes name them, and nodes are not trusted: what cannot be an answer is an error too. A way to a node that
+//! is wrong is told by what is wrong with it.
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+
 use anyhow::{Result, ensure};
 use pg_test::sql::{column, refused, rows};
 use pg_test::{Cluster, PATIENCE, eventually};
@@ -152,5 +156,60 @@ fn a_parent_can_be_the_default_partition_of_another_table() -> Result<()> {
     let state: String = client.query_one("SELECT shard_wait($1, '60 s')", &[&id])?.get(0);
     ensure!(state == "switched", "{state}");
     ensure!(column(&mut client, "SELECT id FROM outer_one ORDER BY id")? == ["5", "15", "25"]);
+    Ok(())
+}
+
+#[test]
+fn a_password_or_port_in_the_wrong_place_is_told() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let mut client = cluster.coordinator.client()?;
+    let error = refused(&mut client, &cluster.call_to_add(1, ""))?;
+    assert_eq!((error.code().code(), error.message()), ("28P01", "node \"n1\" asks for a password, and none is known"));
+    assert!(error.hint().is_some_and(|hint| hint.contains("argument password")), "{error:?}");
+    client.batch_execute(&cluster.call_to_add(1, ", password => 'app'"))?;
+    for (host, hint) in [
+        ("127.0.0.1:44681", "host => '127.0.0.1', port => 44681"),
+        ("db.example.com, [::1]:5433", "host => '::1', port => 5433"),
+    ] {
+        for call in [
+            format!("SELECT shard_add_node('n2', '{host}', username => 'app', password => 'app')"),
+            format!("SELECT shard_alter_node('n1', host => '{host}')"),
+        ] {
+            let error = refused(&mut client, &call)?;
+            assert_eq!(error.code().code(), "22023", "{call}: {error:?}");
+            assert!(error.message().ends_with("has a port in it"), "{call}: {error:?}");
+            assert!(error.hint().is_some_and(|told| told.contains(hint)), "{call}: {error:?}");
+        }
+    }
+    // An address with colons is no host with a port.
+    let error = refused(&mut client, "SELECT shard_add_node('n2', '::1', 1, username => 'app', password => 'app')")?;
+    assert_eq!((error.code().code(), error.message()), ("08001", "node \"n2\" cannot be reached"));
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_no_postgres_is_told_as_such() -> Result<()> {
+    let cluster = Cluster::start(0)?;
+    let web = TcpListener::bind("127.0.0.1:0")?;
+    let port = web.local_addr()?.port();
+    std::thread::spawn(move || {
+        for mut stream in web.incoming().flatten() {
+            let mut asked = [0; 8];
+            let _ = stream.read(&mut asked);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let mut client = cluster.coordinator.client()?;
+    for sslmode in ["disable", "prefer"] {
+        let call = format!(
+            "SELECT shard_add_node('web', '127.0.0.1', {port}, username => 'app', password => 'app', options => '{{\"sslmode\": \"{sslmode}\"}}')"
+        );
+        let error = refused(&mut client, &call)?;
+        assert_eq!((error.code().code(), error.message()), ("08001", "node \"web\" cannot be reached"));
+        let detail = error.detail().unwrap_or_default();
+        assert!(detail.contains("does not seem to be a Postgres server"), "{sslmode}: {detail}");
+    }
     Ok(())
 }
