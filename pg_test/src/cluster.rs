@@ -235,7 +235,7 @@ const ALARMS: [&str; 6] = [
 
 impl Cluster {
     /// Lines of the servers' logs that tell of a crash or a bug.
-    pub fn alarms(&self) -> Vec<String> {
+    fn alarms(&self) -> Vec<String> {
         let logs = self.servers().map(|server| (server, server.log()));
         logs.flat_map(|(server, log)| {
             let found = log.lines().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)));

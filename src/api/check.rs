@@ -4,7 +4,7 @@ use crate::hierarchy::drift::Drift;
 use crate::hierarchy::{gaps, health};
 use crate::node::doctor;
 use crate::pg::regclass::Regclass;
-use crate::pg::subtransaction::steady;
+use crate::pg::subtransaction::look;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -29,11 +29,11 @@ pub(crate) fn shard_check(
     ErrorReport,
 > {
     let parent = parent.map(|parent| parent.0);
-    let drift = steady(|| Drift::of(parent))?;
-    let (mut rows, answers) = steady(|| doctor::check(parent, drift.questions()))?;
-    rows.extend(steady(|| health::check(parent))?);
-    rows.extend(steady(|| drift.judge(&answers))?);
-    rows.extend(steady(|| gaps::check(parent))?);
+    let drift = look(|| Drift::of(parent))?;
+    let (mut rows, answers) = look(|| doctor::check(parent, drift.questions()))?;
+    rows.extend(look(|| health::check(parent))?);
+    rows.extend(look(|| drift.judge(&answers))?);
+    rows.extend(look(|| gaps::check(parent))?);
     Ok(TableIterator::new(rows.into_iter().map(|row| {
         let finding = row.finding;
         (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)

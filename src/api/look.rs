@@ -3,7 +3,7 @@
 use super::hierarchies::given;
 use crate::hierarchy::{locate, picture, sizes};
 use crate::pg::regclass::Regclass;
-use crate::pg::subtransaction::steady;
+use crate::pg::subtransaction::look;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -42,7 +42,7 @@ fn shard_locate(
 #[search_path(pg_catalog, pg_temp)]
 fn shard_tree(parent: Option<Regclass>, format: default!(Option<&str>, "'text'")) -> Result<String, ErrorReport> {
     let (parent, format) = (given("parent", parent)?.0, given("format", format)?);
-    Ok(steady(|| picture::draw(parent, format))?)
+    Ok(look(|| picture::draw(parent, format))?)
 }
 
 /// Live sizes of the leaves of one parent, or of all: `estimated_rows` is what the server believes, `bytes` with indexes and TOAST.
@@ -57,7 +57,7 @@ fn shard_partition_sizes(
     ErrorReport,
 > {
     let parent = parent.map(|parent| parent.0);
-    let sizes = steady(|| sizes::of_leaves(parent))?;
+    let sizes = look(|| sizes::of_leaves(parent))?;
     Ok(TableIterator::new(sizes.into_iter().map(|leaf| (Regclass(leaf.oid()), leaf.rows, leaf.bytes))))
 }
 

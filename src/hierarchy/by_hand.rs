@@ -31,7 +31,8 @@ pub fn hand() -> Hand {
     }
 }
 
-/// At the end of a command. Errors: 0A000 it would make servers disagree, or hide a node; 2BP01 it took a partition out of its hierarchy.
+/// At the end of a command. Errors: 0A000 it would make servers disagree, or hide a node; 2BP01 it took a partition out of its
+/// hierarchy.
 pub fn after_change() -> Result<()> {
     if hand() == Hand::User {
         ways::judge_all()?;

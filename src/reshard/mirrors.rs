@@ -7,6 +7,7 @@ use crate::hierarchy::managed::Managed;
 use crate::hierarchy::script::Script;
 use crate::hierarchy::trash::KeepTime;
 use crate::name::literal;
+use crate::node::channel::Channel;
 use crate::pg::{role, sql, transaction};
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::LOCAL;
@@ -45,13 +46,12 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     let name = managed.name();
     let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
     let mut script = Script::default();
-    // There is no row in it that anybody could want back. Somebody may have dropped it there.
-    let discard = format!(
-        "SELECT shardkeeper.discard(mirror, {}) FROM pg_catalog.to_regclass({}) AS mirror WHERE mirror IS NOT NULL",
-        KeepTime::of(Some("0")).sql(),
-        literal(&name.to_string())
-    );
-    script.on_node(node, vec![discard], restore);
-    script.run()?;
+    // Somebody may have dropped it there: what was not thrown away must not be brought back, should this be undone.
+    let is_there = format!("SELECT (pg_catalog.to_regclass({}) IS NOT NULL)::text", literal(&name.to_string()));
+    if Channel::open(node)?.document::<bool>(&is_there)? == Some(true) {
+        // There is no row in it that anybody could want back.
+        script.on_node(node, vec![KeepTime::of(Some("0")).discard(name)], restore);
+        script.run()?;
+    }
     parent::forget_mirror(managed.root, node)
 }

@@ -2,7 +2,7 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pg_test::objects::settled;
 use pg_test::sql::{code, column, refused};
 use pg_test::{Cluster, Objects, PATIENCE, eventually};
@@ -217,4 +217,40 @@ fn a_change_and_a_reader_never_wait_for_each_other() -> Result<()> {
     }
     assert_eq!(circles, [""; 0]);
     Ok(())
+}
+
+/// Whoever looks at all hierarchies meets some that are just being made or dropped.
+#[test]
+fn looking_at_everything_while_parents_come_and_go_is_no_error() -> Result<()> {
+    let (cluster, mut client) = Cluster::joined(2)?;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks: Vec<_> = ["shard_check()", "shard_partition_sizes()"]
+            .map(|what| {
+                let (cluster, done) = (&cluster, &done);
+                scope.spawn(move || -> Result<usize> {
+                    let (mut session, mut looks) = (cluster.coordinator.patient()?, 0);
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        session.query(&format!("SELECT * FROM {what}"), &[]).with_context(|| what.to_owned())?;
+                        looks += 1;
+                    }
+                    Ok(looks)
+                })
+            })
+            .into_iter()
+            .collect();
+        let made = (0..25).try_for_each(|at| {
+            client.batch_execute(&format!(
+                "CREATE TABLE p{at} (id int PRIMARY KEY);
+                 SELECT shard_create_parent('p{at}', 'hash', 'id', modulus => 6, nodes => '{{local, n1, n2}}')"
+            ))?;
+            client.batch_execute(&format!("SELECT shard_drop_parent('p{at}', keep => '0')"))
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for look in looks {
+            let looks = look.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            ensure!(looks > 10, "{looks} looks");
+        }
+        Ok(made?)
+    })
 }

@@ -2,9 +2,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{ends, joined, nothing_is_left, reaches, told};
+use pg_test::movement::{complains, ends, joined, nothing_is_left, reaches, told};
 use pg_test::objects::settled;
-use pg_test::sql::refused;
+use pg_test::sql::{column, refused};
 use pg_test::{Cluster, PATIENCE};
 use postgres::Client;
 
@@ -39,7 +39,6 @@ fn a_node_is_altered_while_what_was_moved_from_it_is_kept() -> Result<()> {
     for _ in 0..10 {
         client.batch_execute(&back).with_context(|| told(&cluster))?;
         client.batch_execute(&there).with_context(|| told(&cluster))?;
-        std::thread::sleep(Duration::from_millis(200));
     }
     // It is another database still, for what serves and for what is kept.
     let elsewhere = format!("SELECT shard_alter_node('n1', port => {})", cluster.node(2).port());
@@ -74,4 +73,24 @@ fn a_node_whose_mirror_is_kept_for_an_operation_says_for_which() -> Result<()> {
     settled(&cluster, PATIENCE)?;
     client.batch_execute("SELECT shard_drop_node('n2')")?;
     nothing_is_left(&cluster)
+}
+
+#[test]
+fn a_mirror_that_somebody_dropped_is_in_the_way_of_no_end() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    let mut reader = cluster.coordinator.client()?;
+    reader.batch_execute("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")?;
+    let id: i64 = client.query_one("SELECT shard_move_partition('t_0', 'n2')", &[])?.get(0);
+    complains(&cluster, id, "nobody holds the parent", LIMIT)?;
+    client.execute("SELECT shard_pause($1)", &[&id])?;
+    reader.batch_execute("ROLLBACK")?;
+    cluster.node(2).run("DROP TABLE public.t CASCADE")?;
+    client.execute("SELECT shard_cancel($1)", &[&id])?;
+    ends(&cluster, id, LIMIT)?;
+    settled(&cluster, PATIENCE)?;
+    nothing_is_left(&cluster)?;
+    let wrong = column(&mut client, "SELECT finding FROM shard_check() WHERE severity <> 'ok'")?;
+    ensure!(wrong.is_empty(), "{wrong:?}");
+    ensure!(client.query_one("SELECT count(*) FROM t", &[])?.get::<_, i64>(0) == 300);
+    Ok(())
 }

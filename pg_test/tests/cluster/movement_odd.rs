@@ -1,7 +1,7 @@
 //! Odd rows move as others do: values that no change tells, rows that nothing tells apart, tables that are emptied meanwhile.
 use anyhow::{Context, Result, ensure};
 use pg_test::movement::{self, complains, field, told};
-use pg_test::sql::{code, column};
+use pg_test::sql::{code, column, rows};
 use pg_test::{PATIENCE, Twin, matrix};
 use std::time::Duration;
 
@@ -196,12 +196,20 @@ fn no_identity_is_refused_and_can_be_given_on_the_node() -> Result<()> {
     twin.client.batch_execute(&format!(
         "CREATE TEMP TABLE kept AS TABLE t; DELETE FROM t; {convert}; INSERT INTO t TABLE kept"
     ))?;
+    let plan = column(&mut twin.client, "SELECT action FROM shard_plan_move_partition('t_0', 'n2') WHERE step = 1")?;
+    ensure!(
+        plan.len() == 1
+            && plan[0].starts_with("wait until this is mended: public.t_0 on node n1 has no replica identity"),
+        "{plan:?}"
+    );
     let id: i64 = twin.client.query_one("SELECT shard_move_partition('t_0', 'n2')", &[])?.get(0);
     let hint = complains(&twin.cluster, id, "has no replica identity", LIMIT)?;
     ensure!(hint.contains("ALTER TABLE public.t_0 REPLICA IDENTITY FULL"), "{hint}");
     ensure!(field(&twin.cluster, id, "state")? == "preparing");
     twin.run("UPDATE @ SET b = NULL WHERE a < 4; DELETE FROM @ WHERE a = 5")?;
-    twin.cluster.node(1).run("ALTER TABLE t_0 REPLICA IDENTITY FULL")?;
+    let command = hint.strip_prefix("Run ").and_then(|rest| rest.split(';').next()).unwrap_or_default();
+    let answer = rows(&mut twin.client, command)?;
+    ensure!(answer.len() == 1 && answer[0][1] == "t", "{command}: {answer:?}");
     twin.finish(id)?;
     twin.is_same()?;
     twin.operate("shard_move_partition('t_0', 'local')", |twin| {

@@ -273,3 +273,28 @@ fn a_comparison_outlives_the_idle_timeouts_of_its_role() -> Result<()> {
     assert!(!lost.contains("was lost"), "{lost}");
     Ok(())
 }
+
+#[test]
+fn a_node_that_became_read_only_by_default_is_told_of_and_is_written_again() -> Result<()> {
+    let (cluster, mut client) = Cluster::joined(1)?;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT shard_create_parent('t', 'hash', 'id', modulus => 1, nodes => '{n1}')")?;
+    cluster.node(1).run("ALTER ROLE app SET default_transaction_read_only = on")?;
+    let mut late = cluster.coordinator.patient()?;
+    assert_eq!(refused(&mut late, "INSERT INTO t VALUES (1)")?.code().code(), "25006");
+    let said = "SELECT hint FROM shard_check() WHERE node = 'n1' AND severity = 'error' AND finding LIKE 'default_transaction_read_only is on%'";
+    let hints = column(&mut late, said)?;
+    assert_eq!(hints, ["Run SELECT shard_alter_node('n1')."]);
+    late.batch_execute("SELECT shard_alter_node('n1')")?;
+    cluster.coordinator.patient()?.batch_execute("INSERT INTO t VALUES (1)")?;
+    assert!(column(&mut late, said)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_setting_that_is_misspelt_is_refused() -> Result<()> {
+    let (_cluster, mut client) = Cluster::joined(1)?;
+    let error = refused(&mut client, "SET shardkeeper.allow_manual_dll = on")?;
+    assert_eq!(error.code().code(), "42602", "{error:?}");
+    client.batch_execute("SET shardkeeper.allow_manual_ddl = on")?;
+    Ok(())
+}

@@ -333,3 +333,54 @@ fn prepared_statements_with_generic_plans_change_the_rows_that_they_name() -> Re
     assert_eq!(column(&mut client, untouched)?, ["16"]);
     Ok(())
 }
+
+/// A transaction sees a node's catalog as it was when it first used the node, but what it moves is there now.
+#[test]
+fn a_drop_that_does_not_see_a_new_partition_leaves_it_and_is_called_for_again() -> Result<()> {
+    let (cluster, mut client) = Cluster::joined(1)?;
+    client.batch_execute(
+        "CREATE TABLE other (id int PRIMARY KEY); SELECT shard_create_parent('other', 'hash', 'id', modulus => 1, nodes => '{n1}');
+         CREATE TABLE r (id int PRIMARY KEY); SELECT shard_create_parent('r', 'range', 'id', bounds => '[0, 10, 20]', nodes => '{n1}')",
+    )?;
+    let mut late = cluster.coordinator.patient()?;
+    late.batch_execute("BEGIN; SELECT count(*) FROM other")?;
+    client.batch_execute(
+        "SELECT shard_add_partition('r', '{\"from\": 20, \"to\": 30}', 'n1'); INSERT INTO r VALUES (5), (25)",
+    )?;
+    let error = refused(&mut late, "SELECT shard_drop_parent('r')")?;
+    assert_eq!(error.code().code(), "40001", "{error:?}");
+    late.batch_execute("ROLLBACK")?;
+    assert_eq!(column(&mut client, "SELECT id FROM r ORDER BY 1")?, ["5", "25"]);
+    late.batch_execute("BEGIN; SELECT count(*) FROM other; SELECT shard_drop_parent('r'); COMMIT")?;
+    let left = "SELECT count(*) FROM pg_class WHERE relname ~ '^r_[0-9]+$' AND relnamespace = 'public'::regnamespace";
+    assert_eq!(cluster.node(1).value::<i64>(left)?, 0);
+    Ok(())
+}
+
+/// The end of a subtransaction is told to nodes. Where one goes in that moment, the session is none the worse for it.
+#[test]
+fn a_node_that_goes_when_a_subtransaction_ends_leaves_the_session_usable() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    cluster.add_nodes_by_proxy()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE ROLE reader; SELECT shard_grant_node('n1', 'reader', 'app', 'app');
+         CREATE TABLE t (id int PRIMARY KEY); SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}')",
+    )?;
+    let hit = cluster.proxy(1).stall_on(b"RELEASE SAVEPOINT");
+    std::thread::scope(|scope| -> Result<()> {
+        let cut = scope.spawn(|| -> Result<()> {
+            hit.wait_until_hit(PATIENCE)?;
+            cluster.proxy(1).cut();
+            Ok(())
+        });
+        // What a node refuses of rights is a warning, or the error of the command.
+        let _ = client.batch_execute("GRANT SELECT ON t TO reader");
+        cut.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    cluster.proxy(1).resume();
+    assert_eq!(column(&mut client, "SELECT count(*) FROM t")?, ["0"]);
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (1), (2), (3); COMMIT")?;
+    assert_eq!(column(&mut client, "SELECT count(*) FROM t")?, ["3"]);
+    Ok(())
+}

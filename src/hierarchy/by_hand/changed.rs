@@ -38,8 +38,9 @@ enum Concern {
     Transition,
 }
 
-/// Each changed object leads to its tables: a type, or an extension by its types, or a collation to those that use it in a column, whatever lies between, a
-/// schema to the parents in it. A restored dump's mirrors are another coordinator's: nothing there is changed from here.
+/// Each changed object leads to its tables: a type, an extension by its types, or a collation to those that use it in a column,
+/// whatever lies between, a schema to the parents in it. A restored dump's mirrors are another coordinator's: nothing there is
+/// changed from here.
 const CHANGES: &str = "
     WITH RECURSIVE said AS (
         SELECT d.classid, d.objid, d.objsubid, p.partition, p.before, p.words,
@@ -131,7 +132,9 @@ fn judge(change: &Change) -> Result<()> {
 }
 
 fn attached(change: &Change) -> Result<()> {
-    let partition = change.partition.as_ref().unwrap_or(&change.table);
+    // By ATTACH, Postgres 15 does not tell which.
+    let other = change.partition.as_ref().filter(|partition| **partition != change.table);
+    let partition = other.map_or("a table".to_string(), ToString::to_string);
     Report::new(
         Code::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("{partition} cannot become a partition of managed table {} by {}", change.root, change.words),
@@ -172,13 +175,9 @@ fn moved(change: &Change) -> Result<()> {
 }
 
 fn to_local(change: &Change) -> String {
-    // Leaves may stay where they are for all that `nodes` says; a node without capacity gives them away.
-    let none: serde_json::Map<String, serde_json::Value> =
-        change.nodes.iter().map(|node| (node.clone(), 0.into())).collect();
     format!(
-        "Bring its partitions here first, with SELECT shard_rebalance({}, nodes => '{{local}}', capacities => {}); and share them out again afterwards.",
-        literal(&change.root.to_string()),
-        literal(&serde_json::Value::Object(none).to_string())
+        "Bring its partitions here first, with SELECT shard_rebalance({}, nodes => '{{local}}'); and share them out again afterwards.",
+        literal(&change.root.to_string())
     )
 }
 

@@ -41,7 +41,8 @@ pub fn settle(cluster: &Cluster) -> Result<()> {
     settled(cluster, LIMIT)
 }
 
-/// The side tables have their rows, `shard_check` is content, nothing is left, and no server told of a bug.
+/// The side tables have their rows, `shard_check` is content, and nothing is left. What servers tell of bugs is looked at when
+/// the cluster ends.
 pub fn check(cluster: &Cluster) -> Result<()> {
     let mut client = cluster.coordinator.client()?;
     for table in rows(&mut client, "SELECT tablename FROM pg_tables WHERE tablename ~ '^side_[0-9]+$'")? {
@@ -52,8 +53,5 @@ pub fn check(cluster: &Cluster) -> Result<()> {
     let found = |client: &mut _| rows(client, wrong);
     eventually("shard_check is content", LIMIT, || Ok(found(&mut client)?.is_empty()))
         .with_context(|| format!("{:#?}", cluster.coordinator.client().map(|mut client| rows(&mut client, wrong))))?;
-    nothing_is_left(cluster)?;
-    let alarms = cluster.alarms();
-    ensure!(alarms.is_empty(), "the servers' logs tell of bugs:\n{}", alarms.join("\n"));
-    Ok(())
+    nothing_is_left(cluster)
 }
