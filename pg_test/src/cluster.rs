@@ -168,7 +168,7 @@ impl Cluster {
     pub fn call_to_add(&self, number: usize, more: &str) -> String {
         let node = self.node(number);
         format!(
-            "SELECT * FROM shard_add_node('{}', host => '127.0.0.1', port => {}, dbname => '{DATABASE}', username => '{ROLE}' {more})",
+            "SELECT * FROM shard_add_node('{}', host => '127.0.0.1', port => {}, dbname => '{DATABASE}', username => '{ROLE}'{more})",
             node.name,
             node.port()
         )
