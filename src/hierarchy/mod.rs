@@ -1,13 +1,9 @@
 //! Hierarchies: building trees of partitions over the coordinator and the nodes, changing them, taking them apart.
 //!
-//! `description`, `key`, `hashing`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not work, `needs`, `rebuild`, `way`,
-//! `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `adopt`, `add`, `detach` and `remove` are the
-//! calls that change, `locate`, `sizes`, `picture`, `health` and `drift` those that look.
-//! calls that change, `locate`, `sizes`, `picture` and `health` those that look, and
-//! `trash` is what becomes of what is dropped.
-//! calls that change, `locate`, `sizes`, `picture`, `health` and `gaps` those that look; `by_hand` judges what users change themselves.
-//! calls that change, `locate`, `sizes`, `picture` and `health` those that look, and
-//! `trash` is what becomes of what is dropped.
+//! `description`, `key`, `hashing`, `members` and `managed` read what is there, `validate`, `overlap` and `survey` refuse what will not
+//! work, `newer` what a node is too old for, `needs`, `rebuild`, `way`, `build` and `grants` say which commands make it, `script` runs them; `create`, `extend`, `adopt`, `add`, `detach` and `remove` are the
+//! calls that change, `locate`, `sizes`, `picture`, `health`, `drift` and `gaps` those that look; `by_hand` judges what users
+//! change themselves, and `trash` is what becomes of what is dropped.
 
 mod add;
 pub mod adopt;
@@ -32,6 +28,7 @@ pub mod managed;
 pub mod members;
 pub mod mirror;
 pub mod needs;
+mod newer;
 pub mod overlap;
 pub mod picture;
 pub mod publications;

@@ -2,6 +2,7 @@
 
 use super::description::Description;
 use super::needs::{self, Preparation};
+use super::newer;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
@@ -64,6 +65,7 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
             .detail(format!("Its server_version_num is {}.", survey.version))
             .into();
     }
+    newer::refuse(channel, survey.version, table)?;
     if let Some(name) = survey.mirrored.first().filter(|_| !is_whole) {
         return Report::new(
             Code::ERRCODE_DUPLICATE_TABLE,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use pg_test::movement::reaches;
 use pg_test::objects::settled;
 use pg_test::sql::{column, refused, rows};
-use pg_test::{Cluster, PATIENCE, Snapshot};
+use pg_test::{Cluster, Install, Options, PATIENCE, Snapshot};
 use postgres::Client;
 
 const TYPES: &str = "
@@ -174,5 +174,62 @@ fn the_hint_for_a_type_of_an_extension_makes_it_in_its_schema() -> Result<()> {
     )?;
     let rows: i64 = client.query_one("SELECT count(*) FROM w", &[])?.get(0);
     ensure!(rows == 10, "{rows}");
+    Ok(())
+}
+
+/// What a table is made of can be newer than a node is: told by the plan and before the first row is copied, not by the node's parser.
+#[test]
+fn what_an_older_node_has_no_word_for_is_refused_by_plan_and_call() -> Result<()> {
+    if Install::chosen()?.major < 18 {
+        return Ok(());
+    }
+    let cluster = Cluster::with(Options { nodes: 1, node_version: Some(17), ..Options::default() })?;
+    cluster.add_nodes()?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE TABLE computed (id int PRIMARY KEY, next int GENERATED ALWAYS AS (id + 1) VIRTUAL);
+         CREATE TABLE timed (id int4range, during int4range, PRIMARY KEY (id, during WITHOUT OVERLAPS));
+         CREATE TABLE settled (id int PRIMARY KEY, note text) WITH (toast.autovacuum_vacuum_max_threshold = 1000);
+         CREATE TABLE free (id int, c int) PARTITION BY HASH (id);
+         SELECT shard_create_parent('free', 'hash', 'id', modulus => 2, nodes => '{local}');
+         ALTER TABLE free ADD COLUMN next int GENERATED ALWAYS AS (id + 1) VIRTUAL",
+    )?;
+    let cases = [
+        (
+            "parent('computed', 'hash', 'id', modulus => 2, nodes => '{n1}')",
+            "the virtual generated column next of public.computed",
+            "STORED",
+        ),
+        (
+            "parent('timed', 'hash', 'id', modulus => 2, nodes => '{n1}')",
+            "primary key timed_pkey, which is WITHOUT OVERLAPS, of public.timed",
+            "Drop",
+        ),
+        (
+            "parent('settled', 'hash', 'id', modulus => 2, nodes => '{n1}')",
+            "the storage parameter toast.autovacuum_vacuum_max_threshold of public.settled",
+            "RESET",
+        ),
+        ("move_partition('free_0', 'n1')", "the virtual generated column next of public.free", "STORED"),
+        ("set_modulus('free', 3, nodes => '{n1}')", "the virtual generated column next of public.free", "STORED"),
+    ];
+    let mut refuses = |call: &str, what: &str, instead: &str| -> Result<()> {
+        let error = refused(&mut client, call)?;
+        let told = (error.code().code(), error.message().to_owned());
+        ensure!(told == ("0A000", format!("node n1 cannot have {what}")), "{call}: {error:?}");
+        ensure!(error.detail() == Some("Postgres knows that from version 18 on; the node runs 17."), "{error:?}");
+        ensure!(error.hint().is_some_and(|hint| hint.contains(instead)), "{error:?}");
+        Ok(())
+    };
+    for (call, what, instead) in cases {
+        refuses(&format!("SELECT shard_plan_{call}"), what, instead)?;
+        let create = if call.starts_with("parent") { "create_" } else { "" };
+        refuses(&format!("SELECT shard_{create}{call}"), what, instead)?;
+    }
+    // With rows it would be an operation.
+    cluster.coordinator.run("INSERT INTO computed VALUES (1)")?;
+    refuses(&format!("SELECT shard_create_{}", cases[0].0), cases[0].1, cases[0].2)?;
+    // On this server they are no trouble.
+    client.batch_execute("SELECT shard_create_parent('computed', 'hash', 'id', modulus => 2, nodes => '{local}')")?;
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Decided {
     /// Records the operation as one of a group's: the group and the number of the move in it.
     ///
     /// Errors: 0A000 an online operation in a database that is not UTF8; 55006 another operation runs on the parent; those of
-    /// `obstacles::check`.
+    /// `obstacles::check` and `arrival::told`.
     pub fn record(&self, mode: Mode, keep: &str, part_of: Option<(i64, i32)>) -> Result<i64> {
         if mode == Mode::Online {
             check_encoding()?;
@@ -63,6 +63,8 @@ impl Decided {
         if part_of.is_none() {
             let nodes: Vec<String> = self.plan.target_nodes().into_iter().filter(|node| node != LOCAL).collect();
             grants::warn_of_owner_without_way(self.managed.root, &nodes)?;
+            // A node that cannot take the mirror is told of here, not by an operation that ends.
+            arrival::told(&self.managed, &self.plan)?;
         }
         let own = obstacles::check(&self.managed, &self.plan)?;
         let plan = Plan { own, before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
