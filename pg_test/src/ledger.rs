@@ -76,7 +76,8 @@ impl Default for Workload {
             clients: 4,
             direct: 0,
             key_updates: false,
-            think: Duration::ZERO,
+            // Clients that never rest leave two cores to nobody else; with all cases they may.
+            think: if crate::matrix::is_full() { Duration::ZERO } else { Duration::from_millis(3) },
             tolerate: Tolerate::Nothing,
             cancels: false,
             role: None,

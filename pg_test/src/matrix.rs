@@ -13,21 +13,6 @@ pub fn take<T>(count: usize, cases: &[T]) -> Vec<&T> {
     cases.iter().cycle().skip(start).take(count).collect()
 }
 
-/// Whether a run takes this long test on the version under test: a run of several versions, which sets `SHARDKEEPER_ALTERNATE`,
-/// takes it on every other one, and on the rest when the rotation moves on.
-pub fn is_turn(name: &str) -> bool {
-    if is_full() || std::env::var_os("SHARDKEEPER_ALTERNATE").is_none() {
-        return true;
-    }
-    let version = std::env::var("SHARDKEEPER_PG").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let number: u64 = name.bytes().map(u64::from).sum::<u64>() + rotation() + version;
-    let turn = number.is_multiple_of(2);
-    if !turn {
-        println!("{name}: not today on this version; SHARDKEEPER_FULL=1 takes all");
-    }
-    turn
-}
-
 pub fn is_full() -> bool {
     std::env::var_os("SHARDKEEPER_FULL").is_some_and(|value| !value.is_empty() && value != "0")
 }

@@ -15,6 +15,7 @@ mod answer;
 mod connect;
 mod pin;
 mod remote;
+mod reuse;
 mod runtime;
 mod session;
 mod stream;
@@ -24,6 +25,7 @@ mod wire;
 
 pub use answer::{document, text, value};
 pub use pin::MARK;
+pub use reuse::{Lent, keep_sessions};
 pub use runtime::{wait, wait_for_answers, wait_until};
 pub use session::{Limits, Session};
 pub use target::{Options, Target, mapping_options, server_options};

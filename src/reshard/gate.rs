@@ -9,7 +9,7 @@ use super::place::BRIEF;
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::own::{self, Session, Target};
+use crate::node::own::{self, Lent, Target};
 use crate::pg::transaction;
 use futures_util::future::join_all;
 use shardkeeper_core::plan::LOCAL;
@@ -50,7 +50,7 @@ pub fn open(operation: &Operation) -> Result<()> {
     let ways = transaction::run(|| nodes.map(|node| Target::of(&node, operation.role())).collect::<Result<Vec<_>>>())?;
     let open = format!("DELETE FROM shardkeeper.switches WHERE stage = {}", literal(&operation.stage));
     own::wait(async {
-        let visits = ways.iter().map(async |way| Session::open(way, BRIEF).await?.run(&open).await);
+        let visits = ways.iter().map(async |way| Lent::open(way, BRIEF).await?.session().await?.run(&open).await);
         join_all(visits).await.into_iter().collect()
     })
 }

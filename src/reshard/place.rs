@@ -6,7 +6,7 @@
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::name::literal;
-use crate::node::own::{self, Limits, Session, Target};
+use crate::node::own::{self, Lent, Limits, Session, Target};
 use crate::pg::{role, sql, transaction};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -62,7 +62,7 @@ pub fn end_lost_sessions(operation: &Operation) {
     }
 }
 
-/// Boxed: a session is much larger than a role.
+/// Nothing is set in the session but for its transaction: others come after. Boxed: a session is much larger than a role.
 pub enum Place {
     Local {
         role: Oid,
@@ -71,7 +71,7 @@ pub enum Place {
     Within {
         role: Oid,
     },
-    Node(Box<Session>),
+    Node(Box<Lent>),
 }
 
 impl Place {
@@ -81,7 +81,7 @@ impl Place {
             return Ok(Place::Local { role });
         }
         let target = transaction::run(|| Target::of(node, role))?;
-        Ok(Place::Node(Box::new(Session::open(&target, limits).await?)))
+        Ok(Place::Node(Box::new(Lent::open(&target, limits).await?)))
     }
 
     /// Within a transaction: what is done on the coordinator is a part of it.
@@ -90,7 +90,7 @@ impl Place {
             return Ok(Place::Within { role });
         }
         let target = Target::of(node, role)?;
-        Ok(Place::Node(Box::new(own::wait(Session::open(&target, limits))?)))
+        Ok(Place::Node(Box::new(own::wait(Lent::open(&target, limits))?)))
     }
 
     /// One or several statements in one transaction.
@@ -98,7 +98,7 @@ impl Place {
         match self {
             Place::Local { role } => transaction::run(|| role::acting_as(*role, || sql::run_quietly(commands))),
             Place::Within { role } => role::acting_as(*role, || sql::run_quietly(commands)),
-            Place::Node(session) => session.run(commands).await,
+            Place::Node(lent) => lent.session().await?.run(commands).await,
         }
     }
 
@@ -107,9 +107,9 @@ impl Place {
         match self {
             Place::Local { role } => transaction::run(|| role::acting_as(*role, || local_documents(query, args))),
             Place::Within { role } => role::acting_as(*role, || local_documents(query, args)),
-            Place::Node(session) => {
+            Place::Node(lent) => {
                 let params: Vec<&(dyn ToSql + Sync)> = args.iter().map(|arg| arg as &(dyn ToSql + Sync)).collect();
-                session.documents(query, &params).await
+                lent.session().await?.documents(query, &params).await
             }
         }
     }

@@ -204,8 +204,8 @@ fn make_slot_within(operation: &Operation, node: &str, name: &str, patience: Dur
     }
     own::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
-        place.run(&format!("SET lock_timeout = 0; SET statement_timeout = {}", patience.as_millis())).await?;
-        place.run(&slot).await
+        let patience = patience.as_millis();
+        place.run(&format!("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {patience}; {slot}")).await
     })
 }
 

@@ -19,7 +19,7 @@ use crate::hierarchy::managed::Managed;
 use crate::name::ident;
 use crate::node::channel::Channel;
 use crate::node::heal::{self, Coordinator};
-use crate::node::own::{self, Session, Target as Way};
+use crate::node::own::{self, Lent, Target as Way};
 use crate::pg::{role, sql, transaction, worker};
 use crate::reshard::place::{BRIEF, Place};
 use futures_util::future::join_all;
@@ -106,8 +106,8 @@ pub fn settle(operation: &Operation, nodes: &[String]) -> Result<()> {
     })?;
     own::wait(async {
         let visits = ways.iter().map(async |way| {
-            let mut session = Session::open(way, BRIEF).await?;
-            heal::settle(&mut session, &coordinator).await.map(drop)
+            let mut lent = Lent::open(way, BRIEF).await?;
+            heal::settle(lent.session().await?, &coordinator).await.map(drop)
         });
         join_all(visits).await.into_iter().collect()
     })

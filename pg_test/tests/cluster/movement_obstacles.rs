@@ -72,9 +72,6 @@ fn disk_for_tables(cluster: &Cluster, megabytes: u32) -> Result<Option<Disk>> {
 
 #[test]
 fn a_target_whose_disk_is_full_in_the_copy_is_waited_for() -> Result<()> {
-    if !matrix::is_turn("a_target_whose_disk_is_full_in_the_copy_is_waited_for") {
-        return Ok(());
-    }
     let (cluster, _) = scene(60_000)?;
     let Some(disk) = disk_for_tables(&cluster, 18)? else { return Ok(()) };
     let ledger = clients(&cluster, Workload::default())?;
@@ -102,9 +99,6 @@ fn a_target_whose_disk_is_full_in_the_copy_is_waited_for() -> Result<()> {
 
 #[test]
 fn a_target_whose_disk_is_full_amid_catching_up_is_waited_for() -> Result<()> {
-    if !matrix::is_turn("a_target_whose_disk_is_full_amid_catching_up_is_waited_for") {
-        return Ok(());
-    }
     let (cluster, _) = scene(2_000)?;
     let Some(disk) = disk_for_tables(&cluster, 64)? else { return Ok(()) };
     let hit = cluster.proxy(1).stall_on(b"pg_logical_slot_peek_binary_changes");
@@ -135,9 +129,6 @@ fn a_target_whose_disk_is_full_amid_catching_up_is_waited_for() -> Result<()> {
 /// The log of the node has no room either: Postgres gives up, and may not come up again before there is some.
 #[test]
 fn a_target_that_a_full_disk_has_brought_down_is_waited_for() -> Result<()> {
-    if !matrix::is_turn("a_target_that_a_full_disk_has_brought_down_is_waited_for") {
-        return Ok(());
-    }
     let (cluster, _) = scene(60_000)?;
     let node = cluster.node(2);
     node.stop()?;
@@ -170,9 +161,6 @@ fn a_target_that_a_full_disk_has_brought_down_is_waited_for() -> Result<()> {
 /// Its slot has nothing to tell, and the log grows all the same.
 #[test]
 fn a_quiet_table_moves_on_a_server_that_writes_others() -> Result<()> {
-    if !matrix::is_turn("a_quiet_table_moves_on_a_server_that_writes_others") {
-        return Ok(());
-    }
     let (cluster, _) = scene(2_000)?;
     let hit = cluster.proxy(1).stall_on(b"COPY (SELECT");
     let id = begin(&cluster)?;
@@ -193,9 +181,6 @@ enum Open {
 /// Transactions that begin between the slot and the copy: the copy could not see what they write, nor the slot tell it.
 #[test]
 fn an_open_transaction_holds_up_the_snapshot_of_the_copy_and_is_named() -> Result<()> {
-    if !matrix::is_turn("an_open_transaction_holds_up_the_snapshot_of_the_copy_and_is_named") {
-        return Ok(());
-    }
     let (cluster, _) = scene(2_000)?;
     let node = cluster.node(1);
     node.configure(&[("max_prepared_transactions", "2")])?;
@@ -240,9 +225,6 @@ fn an_open_transaction_holds_up_the_snapshot_of_the_copy_and_is_named() -> Resul
 /// Who has a lock that the switch needs: a report on the coordinator, a direct writer on the node.
 #[test]
 fn writers_wait_no_longer_than_the_lock_timeout_while_somebody_holds_the_parent() -> Result<()> {
-    if !matrix::is_turn("writers_wait_no_longer_than_the_lock_timeout_while_somebody_holds_the_parent") {
-        return Ok(());
-    }
     let (cluster, _) = scene(2_000)?;
     let held = Duration::from_secs(if matrix::is_full() { 60 } else { 5 });
     let ledger = clients(&cluster, Workload::default())?;
@@ -282,9 +264,6 @@ fn writers_wait_no_longer_than_the_lock_timeout_while_somebody_holds_the_parent(
 /// A transaction that is larger than all memory that anybody may take: it is read and applied piece by piece.
 #[test]
 fn a_huge_transaction_amid_catching_up_takes_little_memory() -> Result<()> {
-    if !matrix::is_turn("a_huge_transaction_amid_catching_up_takes_little_memory") {
-        return Ok(());
-    }
     let kilobytes: i64 = if matrix::is_full() { 1_000_000 } else { 100_000 };
     let logical = vec![("wal_level", "logical"), ("max_replication_slots", "10"), ("max_wal_size", "4GB")];
     let cluster = Cluster::with(Options {

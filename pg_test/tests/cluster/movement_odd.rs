@@ -36,9 +36,6 @@ fn moves_within_leaves(twin: &mut Twin, ids: (i64, i64)) -> Result<Vec<(String, 
 
 #[test]
 fn large_values_that_changes_leave_out_come_along() -> Result<()> {
-    if !matrix::is_turn("large_values_that_changes_leave_out_come_along") {
-        return Ok(());
-    }
     let mut twin = Twin::joined(
         2,
         "t",
@@ -86,9 +83,6 @@ fn large_values_that_changes_leave_out_come_along() -> Result<()> {
 /// Rows that pass values of another unique key on to each other: each update fits only after the one before.
 #[test]
 fn unique_values_change_hands() -> Result<()> {
-    if !matrix::is_turn("unique_values_change_hands") {
-        return Ok(());
-    }
     let mut twin = Twin::joined(
         2,
         "t",
@@ -135,9 +129,6 @@ fn one_of(twin: &mut Twin, key: i32, action: &str, condition: &str) -> Result<()
 
 #[test]
 fn rows_that_nothing_tells_apart_are_changed_one_by_one() -> Result<()> {
-    if !matrix::is_turn("rows_that_nothing_tells_apart_are_changed_one_by_one") {
-        return Ok(());
-    }
     let mut twin = Twin::joined(
         2,
         "t",
@@ -181,9 +172,6 @@ fn rows_that_nothing_tells_apart_are_changed_one_by_one() -> Result<()> {
 /// Without a primary key on the parent, a leaf that is given a full identity where it is moves on with it.
 #[test]
 fn no_identity_is_refused_and_can_be_given_on_the_node() -> Result<()> {
-    if !matrix::is_turn("no_identity_is_refused_and_can_be_given_on_the_node") {
-        return Ok(());
-    }
     let mut twin = Twin::joined(
         2,
         "t",
@@ -225,9 +213,6 @@ fn no_identity_is_refused_and_can_be_given_on_the_node() -> Result<()> {
 
 #[test]
 fn tables_are_emptied_at_any_time() -> Result<()> {
-    if !matrix::is_turn("tables_are_emptied_at_any_time") {
-        return Ok(());
-    }
     let cluster = movement::cluster(2)?;
     cluster.add_nodes_by_proxy()?;
     let mut twin = Twin::new(cluster, "t", "CREATE TABLE @ (id int PRIMARY KEY, b text)")?;
@@ -276,9 +261,6 @@ fn tables_are_emptied_at_any_time() -> Result<()> {
 /// The log of a server is full of what others write: no change of the table itself has to come for its move to go on.
 #[test]
 fn a_table_that_nobody_writes_to_moves_beside_busy_ones() -> Result<()> {
-    if !matrix::is_turn("a_table_that_nobody_writes_to_moves_beside_busy_ones") {
-        return Ok(());
-    }
     let cluster = movement::cluster(2)?;
     cluster.add_nodes_by_proxy()?;
     let mut twin = Twin::new(cluster, "t", "CREATE TABLE @ (id int PRIMARY KEY)")?;

@@ -7,9 +7,6 @@ use pg_test::sql::rows;
 
 #[test]
 fn values_of_all_types_come_along() -> Result<()> {
-    if !matrix::is_turn("values_of_all_types_come_along") {
-        return Ok(());
-    }
     let types = "CREATE TYPE mood AS ENUM ('sad', 'it''s, \"ok\"', 'glad'); CREATE DOMAIN short AS varchar(9) CHECK (value <> 'never');
         CREATE TYPE pair AS (a int, b text, c mood); CREATE DOMAIN pairs AS pair[];
         GRANT USAGE ON TYPE mood, short, pair, pairs TO PUBLIC";
@@ -46,9 +43,6 @@ fn values_of_all_types_come_along() -> Result<()> {
 
 #[test]
 fn values_without_meaning_elsewhere_are_refused() -> Result<()> {
-    if !matrix::is_turn("values_without_meaning_elsewhere_are_refused") {
-        return Ok(());
-    }
     let cluster = joined(1)?;
     let mut twin = Twin::new(
         cluster,
@@ -77,9 +71,6 @@ fn values_without_meaning_elsewhere_are_refused() -> Result<()> {
 
 #[test]
 fn names_that_need_quotes_do() -> Result<()> {
-    if !matrix::is_turn("names_that_need_quotes_do") {
-        return Ok(());
-    }
     let long = "Ünïcode $1 \"quoted\" 'and' more; -- of it, up to 63 bytes…";
     let columns = ["Select", "a b", "ctid$", "k0", "t", "d", long, "tag\\"];
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
@@ -130,9 +121,6 @@ fn names_that_need_quotes_do() -> Result<()> {
 /// NULLs in a list key leave no room for a primary key; text of a language's own order is a key, and a value beside it.
 #[test]
 fn null_keys_and_collations_find_their_places() -> Result<()> {
-    if !matrix::is_turn("null_keys_and_collations_find_their_places") {
-        return Ok(());
-    }
     let cluster = joined(2)?;
     let has_icu = "SELECT count(*) > 0 FROM pg_collation WHERE collname = 'de-x-icu'";
     // Each server was built with it or without.
@@ -173,9 +161,6 @@ fn null_keys_and_collations_find_their_places() -> Result<()> {
 
 #[test]
 fn computed_and_dropped_columns_in_another_order() -> Result<()> {
-    if !matrix::is_turn("computed_and_dropped_columns_in_another_order") {
-        return Ok(());
-    }
     let cluster = joined(2)?;
     let mut twin = Twin::new(
         cluster,
@@ -225,9 +210,6 @@ fn computed_and_dropped_columns_in_another_order() -> Result<()> {
 /// From 18 on, Postgres refuses to update a row that is told whole without what is computed in it.
 #[test]
 fn computed_columns_of_rows_told_whole_do_not_stop_writers() -> Result<()> {
-    if !matrix::is_turn("computed_columns_of_rows_told_whole_do_not_stop_writers") {
-        return Ok(());
-    }
     let mut twin = Twin::joined(
         1,
         "t",
@@ -280,9 +262,6 @@ fn computed_columns_of_rows_told_whole_do_not_stop_writers() -> Result<()> {
 
 #[test]
 fn wide_and_huge_rows_and_none_at_all() -> Result<()> {
-    if !matrix::is_turn("wide_and_huge_rows_and_none_at_all") {
-        return Ok(());
-    }
     let columns: Vec<String> =
         (2..=60).map(|at| format!("c{at} {}", ["int", "text", "numeric", "timestamptz"][at % 4])).collect();
     let mut twin = Twin::joined(2, "t", &format!("CREATE TABLE @ (c1 int PRIMARY KEY, {})", columns.join(", ")))?;

@@ -16,7 +16,7 @@ use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 /// How long a statement and a wait for a lock may take, and who we say we are. `None` is for ever.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     pub statement: Option<Duration>,
     pub lock: Option<Duration>,
@@ -49,6 +49,8 @@ pub struct Session {
     connection: Option<Connection>,
     canceller: Canceller,
     limits: Limits,
+    /// The last statement ended, and well.
+    is_well: bool,
 }
 
 impl Session {
@@ -79,7 +81,7 @@ impl Session {
         limits: Limits,
     ) -> Self {
         let canceller = Canceller { address: address.clone(), tls, token: client.cancel_token() };
-        Self { node: target.node.clone(), client, connection: Some(connection), canceller, limits }
+        Self { node: target.node.clone(), client, connection: Some(connection), canceller, limits, is_well: true }
     }
 
     pub fn node(&self) -> &str {
@@ -88,6 +90,11 @@ impl Session {
 
     pub fn is_open(&self) -> bool {
         self.connection.is_some() && !self.client.is_closed()
+    }
+
+    /// Open, with no statement under way, and none that has failed.
+    pub fn is_well(&self) -> bool {
+        self.is_well && self.is_open()
     }
 
     /// One or several statements without parameters and results.
@@ -143,7 +150,8 @@ impl Session {
         work: impl AsyncFnOnce(&Client) -> std::result::Result<T, tokio_postgres::Error>,
     ) -> Result<T> {
         let _busy = Busy::begin(self.canceller.clone());
-        let Self { node, client, connection, limits, .. } = self;
+        let was_well = std::mem::replace(&mut self.is_well, false);
+        let Self { node, client, connection, limits, is_well, .. } = self;
         let mut ended = None;
         let result = {
             let mut work = pin!(work(client));
@@ -166,7 +174,10 @@ impl Session {
             }
         };
         match (result, ended) {
-            (Ok(Ok(value)), _) => Ok(value),
+            (Ok(Ok(value)), _) => {
+                *is_well = was_well;
+                Ok(value)
+            }
             // The server's last words say more than that the connection is closed.
             (Ok(Err(error)), Some(end)) if error.is_closed() => Err(remote::lost(node, &remote::sentence(&end)).into()),
             (Ok(Err(error)), _) if error.is_closed() => Err(remote::lost(node, &remote::sentence(&error)).into()),

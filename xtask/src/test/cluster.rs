@@ -19,11 +19,15 @@ use crate::setup::MAJORS;
 
 /// A test runs several servers and often waits for them. More at a time only make each other's time limits run out.
 pub const AT_A_TIME: usize = 3;
-/// Nobody waits longer for one test: it hangs.
+/// Nobody waits longer for one test: it hangs. With `--full`, of all cases, for one that takes them.
 const LIMIT: Duration = Duration::from_secs(900);
+const FULL_LIMIT: Duration = Duration::from_secs(3600);
 /// Where a test is not in the file of seconds.
 const UNKNOWN: f64 = 10.0;
 const SLOWEST: usize = 10;
+/// A run of several versions takes a test that lasts longer, in seconds, on every other one of them, and on the rest when the
+/// next commit comes.
+const LONG: f64 = 8.0;
 /// Files of tests that load one cluster and only read it: they run in one process, one after the other.
 const SHARED: [&str; 1] = ["flights::"];
 
@@ -88,9 +92,18 @@ impl Tests {
         ensure!(!units.is_empty(), "no test is called {}", options.filter().unwrap_or_default());
         let seconds = seconds();
         let expected = |name: &str| seconds.get(name).copied().unwrap_or(UNKNOWN);
+        if self.alternate && options.filter().is_none() && !options.full {
+            let all = units.len();
+            units.retain(|name| expected(name) < LONG || is_turn(name, install.major));
+            println!(
+                "{} of {all} tests; the other ones last long, and their turn on {} is with the next commit",
+                units.len(),
+                install.major
+            );
+        }
         units.sort_by(|a, b| expected(b).total_cmp(&expected(a)));
         let total = units.len();
-        let guests = self.guests(install.major);
+        let guests = guests(&units, install.major);
         let queue = Mutex::new(units.into_iter().collect::<VecDeque<_>>());
         let ended = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -133,24 +146,10 @@ impl Tests {
         units
     }
 
-    /// Of each family (a file of tests), one unit has nodes of another version than the coordinator: another one with each commit.
-    fn guests(&self, major: u16) -> BTreeMap<String, u16> {
-        let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for unit in self.units(None) {
-            let family = unit.split("::").next().unwrap_or(&unit).to_owned();
-            families.entry(family).or_default().push(unit);
-        }
-        let others: Vec<u16> = MAJORS.into_iter().filter(|other| *other != major).collect();
-        let turn = commits();
-        let pick = |(at, units): (usize, &Vec<String>)| {
-            (units[turn % units.len()].clone(), others[(turn + at) % others.len()])
-        };
-        families.values().enumerate().map(pick).collect()
-    }
-
     fn one(&self, name: &str, major: u16, guest: Option<u16>, options: &Options) -> Result<Ended> {
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=10", &LIMIT.as_secs().to_string()]).arg(&self.binary);
+        let limit = if options.full { FULL_LIMIT } else { LIMIT };
+        command.args(["--kill-after=10", &limit.as_secs().to_string()]).arg(&self.binary);
         command.args([name, "--nocapture", "--test-threads", "1"]).args((!name.ends_with("::")).then_some("--exact"));
         command.env("SHARDKEEPER_PG", major.to_string()).env("CARGO_MANIFEST_DIR", workspace().join("pg_test"));
         command.env("SHARDKEEPER_ROTATION", commits().to_string()).env("RUST_BACKTRACE", "0");
@@ -175,6 +174,25 @@ impl Tests {
         let verdict = if output.status.success() { Verdict::Passed } else { Verdict::Failed };
         Ok(Ended { name: name.to_owned(), major, guest, verdict, seconds })
     }
+}
+
+/// Of each family (a file of tests), one unit has nodes of another version than the coordinator: another one with each commit.
+fn guests(units: &[String], major: u16) -> BTreeMap<String, u16> {
+    let mut families: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for unit in units {
+        families.entry(unit.split("::").next().unwrap_or(unit)).or_default().push(unit);
+    }
+    let others: Vec<u16> = MAJORS.into_iter().filter(|other| *other != major).collect();
+    let turn = commits();
+    let pick =
+        |(at, units): (usize, &Vec<&String>)| (units[turn % units.len()].clone(), others[(turn + at) % others.len()]);
+    families.values().enumerate().map(pick).collect()
+}
+
+/// Half of the names on one version, the other half on the next one; with the next commit the other way round.
+fn is_turn(name: &str, major: u16) -> bool {
+    let number = name.bytes().map(usize::from).sum::<usize>() + commits() + usize::from(major);
+    number.is_multiple_of(2)
 }
 
 impl Report {

@@ -46,7 +46,7 @@ fn parts(options: &Options, clock: &mut Clock) -> Result<()> {
         return Ok(());
     }
     let mut tests = clock.part("build tests", cluster::prepare)?;
-    tests.alternate = installs.len() > 1;
+    tests.alternate = options.versions == options::Versions::InTurn && installs.len() > 1;
     let mut report = cluster::Report::default();
     for install in &installs {
         let major = install.major;
