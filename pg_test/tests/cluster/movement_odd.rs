@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use pg_test::movement::{self, complains, field, told};
 use pg_test::sql::{code, column, rows};
-use pg_test::{PATIENCE, Twin, matrix};
+use pg_test::{PATIENCE, Twin};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
