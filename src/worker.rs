@@ -17,17 +17,22 @@ thread_local! {
     static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Sees to it that this database has its worker after the current transaction, also where nothing is preloaded.
+/// Sees to it that after the current transaction this database's worker looks at what there is to do, also where nothing is
+/// preloaded.
 pub fn ensure_running() -> Result<()> {
-    if ASKED.get() || is_running()? {
+    if ASKED.get() {
         return Ok(());
     }
-    ASKED.set(true);
     let database = worker::my_database();
+    let running = holder(Single::Worker, database)?;
+    ASKED.set(true);
     register_xact_callback(PgXactCallbackEvent::Commit, move || {
         ASKED.set(false);
-        // Where there is no slot left, shard_check says so.
-        let _ = worker::start(database);
+        match running {
+            Some(pid) => process::wake(pid),
+            // Where there is no slot left, shard_check says so.
+            None => drop(worker::start(database)),
+        }
     });
     register_xact_callback(PgXactCallbackEvent::Abort, || ASKED.set(false));
     Ok(())
@@ -68,11 +73,15 @@ pub fn has_launcher() -> Result<bool> {
 }
 
 fn holds(what: Single, database: pgrx::pg_sys::Oid) -> Result<bool> {
+    Ok(holder(what, database)?.is_some())
+}
+
+/// The process that is the single one.
+fn holder(what: Single, database: pgrx::pg_sys::Oid) -> Result<Option<i32>> {
     let (class, subid) = lock::single_in_pg_locks(what);
-    let held = sql::one::<bool>(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
-                        WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0 AND objsubid = $2 AND database = coalesce($3, 0))",
+    sql::one::<i32>(
+        "SELECT pid FROM pg_catalog.pg_locks
+         WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0 AND objsubid = $2 AND database = coalesce($3, 0)",
         &[pgrx::pg_sys::Oid::from(class).into(), i16::from_ne_bytes(subid.to_ne_bytes()).into(), database.into()],
-    )?;
-    Ok(held == Some(true))
+    )
 }

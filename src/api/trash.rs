@@ -34,7 +34,8 @@ fn shard_trash_tables() -> Result<
 
 /// Brings a table out of the trash of its server, as a table of its own. Returns its name there.
 ///
-/// Errors: 42704 no such node; 42P01 it is not in the trash; 42P07 its name is taken.
+/// Errors: 22023 the name is empty; 42622 it is too long; 42704 no such node; 42P01 it is not in the trash; 42P07 its name is
+/// taken.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_restore_trash(

@@ -6,6 +6,7 @@ use super::defaults;
 use super::description::outside_dependents;
 use super::managed::Managed;
 use super::members::{self, Member};
+use super::mirror;
 use super::needs;
 use super::script::Script;
 use super::trash::KeepTime;
@@ -56,7 +57,10 @@ pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
     let check = if is_default { default_check(&key, before.iter()) } else { None };
     let mut emptied = Vec::new();
     for node in members::nodes(tables.iter().copied()) {
-        let leaving = Leaving::from_node(&managed, member, &node)?;
+        let mut leaving = Leaving::from_node(&managed, member, &node)?;
+        if let Fate::Trash(_) = fate {
+            leaving.pass_over_missing(&node)?;
+        }
         let (commands, inverse) = leaving.commands(fate, check.as_deref());
         script.on_node(&node, commands, inverse);
         if leaving.root_is_empty {
@@ -105,6 +109,19 @@ impl<'a> Leaving<'a> {
         }
         let root_is_empty = chain.last().is_some_and(|(_, above)| above.is_none());
         Ok(Self { chain, root_is_empty })
+    }
+
+    /// Somebody may have dropped them there.
+    fn pass_over_missing(&mut self, node: &str) -> Result<()> {
+        let found = mirror::found_on(node, self.chain.iter().map(|(member, _)| &member.name))?;
+        self.chain.retain(|(member, _)| {
+            let is_there = found.contains(&member.name.to_string());
+            if !is_there {
+                mirror::warn_of_missing(node, &member.name);
+            }
+            is_there
+        });
+        Ok(())
     }
 
     /// `check` is what a default partition carries: as a table of its own it takes any row again.

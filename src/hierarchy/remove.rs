@@ -3,6 +3,7 @@
 use super::description::{Description, outside_dependents};
 use super::detach::{discard_local, refuse_dependents};
 use super::managed::Managed;
+use super::mirror;
 use super::script::Script;
 use super::trash::KeepTime;
 use super::validate;
@@ -39,6 +40,10 @@ pub fn drop(root: Oid, keep: &KeepTime) -> Result<()> {
     let name = managed.name();
     let mut script = Script::default();
     for node in parent::mirrors(root)? {
+        if mirror::found_on(&node, [name])?.is_empty() {
+            mirror::warn_of_missing(&node, name);
+            continue;
+        }
         let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
         script.on_node(&node, vec![keep.discard(name)], restore);
     }

@@ -8,6 +8,7 @@ use crate::node::channel::{Channel, SCHEMA};
 use crate::pg::{role, sql, subtransaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
+use shardkeeper_core::name::MAX_BYTES;
 use shardkeeper_core::plan::LOCAL;
 
 /// The schema of the trash, on every server.
@@ -119,8 +120,11 @@ pub fn list() -> Result<Vec<Item>> {
 
 /// Brings a table back on its server, under the name that it had or another one, as a table of its own; returns the name.
 ///
-/// Errors: 42704 no such node; 42P01 it is not there; 42P07 its name is taken.
+/// Errors: 22023 the name is empty; 42622 it is too long; 42704 no such node; 42P01 it is not there; 42P07 its name is taken.
 pub fn restore(node: &str, table: &str, name: Option<&str>) -> Result<String> {
+    if let Some(name) = name {
+        is_name(name)?;
+    }
     let bare = table.strip_prefix(TRASH).and_then(|rest| rest.strip_prefix('.')).unwrap_or(table);
     let condition = format!("t.relation = {}", literal(bare));
     let found = match node {
@@ -160,6 +164,20 @@ pub fn restore(node: &str, table: &str, name: Option<&str>) -> Result<String> {
         crate::worker::ensure_running()?;
     }
     Ok(back.to_string())
+}
+
+fn is_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "name is empty")
+            .hint("Leave it out, and the table gets the name that it had.")
+            .into();
+    }
+    if name.len() > MAX_BYTES {
+        return Report::new(Code::ERRCODE_NAME_TOO_LONG, "name is too long")
+            .detail(format!("It has {} bytes, Postgres keeps {MAX_BYTES}.", name.len()))
+            .into();
+    }
+    Ok(())
 }
 
 /// Gives up what the caller dropped at least so long ago. On the coordinator it goes at once, as part of the transaction; on

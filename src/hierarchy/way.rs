@@ -5,9 +5,9 @@ use super::build::{Blueprint, Joining};
 use super::key::Keys;
 use super::managed::{Managed, bare_tree};
 use super::members::Member;
+use super::mirror;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::node::channel::Channel;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::Partition;
@@ -39,13 +39,7 @@ impl Way<'_> {
             .map(Member::oid)
             .collect();
         // The mirror's own table stays when its last leaf goes, the tables between may be gone with it: the node knows.
-        let names =
-            path.iter().map(|member| crate::name::literal(&member.name.to_string())).collect::<Vec<_>>().join(", ");
-        let there: Vec<String> = Channel::open(node)?
-            .document(&format!(
-                "SELECT coalesce(json_agg(wanted), '[]')::text FROM unnest(ARRAY[{names}]) AS wanted WHERE to_regclass(wanted) IS NOT NULL"
-            ))?
-            .unwrap_or_default();
+        let there = mirror::found_on(node, path.iter().map(|member| &member.name))?;
         let is_there = |member: &Member| here.contains(&member.oid()) || there.contains(&member.name.to_string());
         Ok(path.into_iter().zip(0..).filter(|(member, _)| !is_there(member)).collect())
     }

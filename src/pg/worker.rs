@@ -159,6 +159,12 @@ pub fn sleep(time: Duration) {
     pgrx::check_for_interrupts!();
 }
 
+/// Whether somebody wanted to end the sleep that is not slept now: the next one is over at once.
+pub fn is_woken() -> bool {
+    // SAFETY: MyLatch is set up before a worker's main function is called; its flag is a plain integer that others set.
+    unsafe { read_volatile(&raw const (*pg_sys::MyLatch).is_set) != 0 }
+}
+
 /// Reads the configuration again when a SIGHUP asked for it.
 pub fn reload_if_asked() {
     // SAFETY: the flag is a plain integer that a signal handler of this thread sets.

@@ -36,9 +36,17 @@ pub fn wait<T>() -> Step<T> {
     Err(Trouble::Asked)
 }
 
+/// What becomes of an operation of the group, which is told at once.
+pub fn ask(child: i64, wish: Wish) -> Result<()> {
+    transaction::run(|| {
+        operation::set_wish(child, wish)?;
+        crate::worker::ensure_running()
+    })
+}
+
 fn cancel(children: &[Child]) -> Step<Option<State>> {
     for child in children.iter().filter(|child| child.state.is_before_switch() && child.wish != Wish::Cancel) {
-        transaction::run(|| operation::set_wish(child.id, Wish::Cancel))?;
+        ask(child.id, Wish::Cancel)?;
     }
     if children.iter().all(|child| child.ended) { Ok(Some(State::Cancelled)) } else { wait() }
 }

@@ -4,10 +4,10 @@ use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::Result;
 use crate::hierarchy::managed::Managed;
+use crate::hierarchy::mirror;
 use crate::hierarchy::script::Script;
 use crate::hierarchy::trash::KeepTime;
 use crate::name::literal;
-use crate::node::channel::Channel;
 use crate::pg::{role, sql, transaction};
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::LOCAL;
@@ -47,8 +47,7 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     let restore = format!("SELECT shardkeeper.restore({}, {})", literal(&name.schema), literal(&name.name));
     let mut script = Script::default();
     // Somebody may have dropped it there: what was not thrown away must not be brought back, should this be undone.
-    let is_there = format!("SELECT (pg_catalog.to_regclass({}) IS NOT NULL)::text", literal(&name.to_string()));
-    if Channel::open(node)?.document::<bool>(&is_there)? == Some(true) {
+    if !mirror::found_on(node, [name])?.is_empty() {
         // There is no row in it that anybody could want back.
         script.on_node(node, vec![KeepTime::of(Some("0")).discard(name)], restore);
         script.run()?;

@@ -4,7 +4,7 @@
 //! the parts that have switched, the newest first: the partitions are then what they were before the group. A part without a
 //! way back stays, and a cancelled group says so.
 
-use super::group::{sort, wait, waits_for_a_person};
+use super::group::{ask, sort, wait, waits_for_a_person};
 use super::trouble::{Step, Trouble, halt};
 use super::{back, plan};
 use crate::catalog::operation::{self, Child, NewModulus, Operation};
@@ -112,11 +112,11 @@ fn take_back(mode: Mode, parts: Vec<Child>) -> Step<Vec<String>> {
             State::Cancelled | State::Failed | State::Reverted if part.ended => {}
             _ if part.halted && !part.state.is_before_switch() => return halt(waits_for_a_person(part)),
             state if state.is_before_switch() && part.wish != Wish::Cancel => {
-                transaction::run(|| operation::set_wish(id, Wish::Cancel))?;
+                ask(id, Wish::Cancel)?;
                 return wait();
             }
             State::Switched if part.wish != Wish::Revert => {
-                transaction::run(|| operation::set_wish(id, Wish::Revert))?;
+                ask(id, Wish::Revert)?;
                 return wait();
             }
             _ => return wait(),
@@ -171,7 +171,7 @@ fn give_up(parts: &[Child]) -> Result<bool> {
         };
         any = true;
         if part.wish != wish {
-            transaction::run(|| operation::set_wish(part.id, wish))?;
+            ask(part.id, wish)?;
         }
     }
     Ok(any)
@@ -180,7 +180,7 @@ fn give_up(parts: &[Child]) -> Result<bool> {
 /// Drops what the parts replaced.
 fn finish(parts: Vec<Child>) -> Step<Option<State>> {
     for part in parts.iter().filter(|part| part.state == State::Switched && part.wish != Wish::Finish) {
-        transaction::run(|| operation::set_wish(part.id, Wish::Finish))?;
+        ask(part.id, Wish::Finish)?;
     }
     if parts.iter().all(|part| part.ended) { Ok(Some(State::Finished)) } else { wait() }
 }

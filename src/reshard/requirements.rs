@@ -23,6 +23,8 @@ struct Facts {
     kept: Vec<String>,
     may_replicate: bool,
     may_publish: bool,
+    /// Sources of whose changes nothing is logged.
+    unlogged: Vec<String>,
     /// Sources whose changed rows could not be found again.
     without_identity: Vec<String>,
     /// Sources whose rows are identified by columns that the stream does not tell.
@@ -144,9 +146,10 @@ fn facts(tables: &[QualifiedName], key: &[String], signature: &str) -> String {
              'kept', (SELECT coalesce(json_agg(slot_name), '[]') FROM pg_replication_slots WHERE slot_name ~ '^shardkeeper_back_.*_{signature}$' AND wal_status IS DISTINCT FROM 'lost'),
              'may_replicate', rolreplication OR rolsuper,
              'may_publish', has_database_privilege(current_database(), 'CREATE'), 'role', rolname,
-             'without_identity', {without}, 'untold_identity', {untold}, 'narrow_identity', {narrow}, 'hidden', {hidden},
+             'unlogged', {unlogged}, 'without_identity', {without}, 'untold_identity', {untold}, 'narrow_identity', {narrow}, 'hidden', {hidden},
              'without_binary', {without_binary}, 'homebound', {homebound})::text
          FROM pg_roles WHERE rolname = current_user",
+        unlogged = those("c.relpersistence <> 'p'"),
         without = those("c.relreplident <> 'f' AND x.indexrelid IS NULL"),
         // From 18 on, Postgres refuses updates then; before, it leaves the column out.
         untold = those(
@@ -188,6 +191,17 @@ fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
         Report::new(code, message).detail(detail).hint(hint).into()
     };
     let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    if let Some(table) = facts.unlogged.first() {
+        return lacking(
+            state,
+            format!("{table} on {server} is not logged"),
+            "Postgres tells no changes of an unlogged table.".into(),
+            format!(
+                "{} or let writers wait, with mode => 'block_writes'.",
+                alter(node, &format!("ALTER TABLE {table} SET LOGGED"))
+            ),
+        );
+    }
     if let Some(table) = facts.without_identity.first() {
         return lacking(
             state,

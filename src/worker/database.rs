@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// DROP DATABASE waits five seconds for everybody to leave.
 const LOOK_AT_LOCKS: Duration = Duration::from_secs(1);
+/// While nodes are visited, a wake-up is seen after that time.
+const LOOK_AT_LATCH: Duration = Duration::from_millis(50);
 /// After local trash could not be dropped.
 const TRASH_AGAIN: Duration = Duration::from_secs(60);
 /// Between two looks at what changed in tables whose predecessors are kept.
@@ -211,18 +213,19 @@ impl Keeper {
     }
 }
 
-/// Drives the visits for a while, or sleeps when there are none.
+/// Drives the visits for a while, or sleeps when there are none. Whoever has something to do for us ends the wait.
 fn wait(nodes: &mut Nodes, visits: &mut Visits, pause: Duration) -> Result<()> {
     let end = Instant::now() + pause;
     while !visits.is_empty() {
-        match own::wait_until(end, visits.next())? {
-            Some(Some(node)) => {
-                // It may have been dropped meanwhile.
-                if let Some(place) = nodes.get_mut(&node.name) {
-                    *place = Some(node);
-                }
-            }
-            _ => return Ok(()),
+        let moment = end.min(Instant::now() + LOOK_AT_LATCH);
+        // A node may have been dropped meanwhile.
+        if let Some(Some(node)) = own::wait_until(moment, visits.next())?
+            && let Some(place) = nodes.get_mut(&node.name)
+        {
+            *place = Some(node);
+        }
+        if worker::is_woken() || Instant::now() >= end {
+            return Ok(());
         }
     }
     worker::sleep(end.saturating_duration_since(Instant::now()));

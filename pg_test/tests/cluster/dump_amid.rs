@@ -2,12 +2,12 @@
 //! and what the copy cannot use is named by its own doctor.
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pg_test::dumps::{self, Way};
-use pg_test::movement::{complains, field, joined, reaches, told};
+use pg_test::movement::{complains, field, joined, joined_by_proxy, reaches, told};
 use pg_test::objects::settled;
 use pg_test::sql::{column, rows};
-use pg_test::{Cluster, PATIENCE, Server, eventually};
+use pg_test::{Cluster, PATIENCE, Server, Then, eventually};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -140,5 +140,54 @@ fn a_dump_amid_operations_can_be_restored_in_every_way_on_every_server() -> Resu
     reaches(&cluster, paused[1], "switched", LIMIT)?;
     eventually("it is reverted", LIMIT, || Ok(field(&cluster, paused[0], "state")? == "reverted"))?;
     ensure!(column(&mut client, "SELECT count(*) FROM turned")? == ["100"], "{}", told(&cluster));
+    Ok(())
+}
+
+/// The new partition carries what the switch needed, as somebody reads it; and another operation has failed meanwhile.
+#[test]
+fn a_dump_between_a_switch_and_its_tidying_up_can_be_restored() -> Result<()> {
+    let cluster = joined_by_proxy(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE u (LIKE t INCLUDING ALL);
+         SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{local, n1}');
+         SELECT shard_create_parent('u', 'hash', 'id', modulus => 1, nodes => '{n1}');
+         INSERT INTO t SELECT generate_series(1, 200); INSERT INTO u SELECT generate_series(1, 100)",
+    )?;
+    cluster.node(2).run(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%.u_0') THEN RAISE EXCEPTION 'no'; END IF;
+         END $$; CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION refuse()",
+    )?;
+    let failing = call(&mut client, "shard_move_partition('u_0', 'n2')")?;
+    eventually("it fails", LIMIT, || Ok(field(&cluster, failing, "state")? == "failed"))?;
+    let swap = cluster.proxy(2).stall_on(b"shardkeeper.relocate");
+    let id = call(&mut client, "shard_move_partition('t_1', 'n2')")?;
+    swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
+    commit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
+    let mut reader = cluster.node(2).client()?;
+    reader.batch_execute("BEGIN; LOCK TABLE t_1 IN ACCESS SHARE MODE")?;
+    cluster.proxy(2).resume();
+    complains(&cluster, id, "keep the lock of a new partition", LIMIT)?;
+    for server in cluster.servers() {
+        for (database, way) in [("plain", Way::Plain), ("jobs", Way::Jobs)] {
+            server.run(&format!("CREATE DATABASE {database} OWNER app"))?;
+            dumps::copy(server, database, way)?;
+            let mut copy = server.client_in(database)?;
+            for table in ["t", "u"] {
+                if server.has(table)? {
+                    let count: i64 = copy.query_one(&format!("SELECT count(*) FROM {table}"), &[])?.get(0);
+                    assert_eq!(count, server.count(table)?, "{table} on {}", server.name);
+                }
+            }
+        }
+    }
+    // The copy's doctor looks, and names what it cannot use.
+    let mut copy = cluster.coordinator.client_in("jobs")?;
+    ensure!(!rows(&mut copy, "SELECT finding FROM shard_check() WHERE severity <> 'ok'")?.is_empty());
+    reader.batch_execute("COMMIT")?;
+    let carried = "SELECT count(*) = 0 FROM pg_constraint WHERE conname = 'shardkeeper_attach'";
+    eventually("it carries nothing", LIMIT, || cluster.node(2).value(carried)).with_context(|| told(&cluster))?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Partitions, nodes and parents that users drop or detach themselves: refused with the call that does it right; and with
 //! `shardkeeper.allow_manual_ddl` the doctor names what is missing and how it comes back.
 use anyhow::{Context, Result, ensure};
+use pg_test::PATIENCE;
 use pg_test::movement;
 use pg_test::sql::{column, refused};
 use postgres::Client;
@@ -179,6 +180,8 @@ fn list_and_range_partitions_that_were_dropped_by_hand_are_found_on_their_nodes(
     let id: i64 = client.query_one("SELECT shard_move_partition('web.dl_b', 'n1')", &[])?.get(0);
     client.query_one("SELECT shard_wait($1)", &[&id])?;
     client.query_one("SELECT shard_finish($1)", &[&id])?;
+    // While it is at the parent, nothing is told of partitions that come and go.
+    movement::ends(&cluster, id, PATIENCE)?;
     assert_eq!(count(&mut client, "web.dl")?, 100);
     assert_eq!(findings(&mut client)?, Vec::<String>::new());
     // One that was made anew on another server hides none that is there still.
@@ -189,5 +192,31 @@ fn list_and_range_partitions_that_were_dropped_by_hand_are_found_on_their_nodes(
     let found = findings(&mut client)?;
     ensure!(found.len() == 1 && found[0].contains("its rows there are not in the parent"), "{found:#?}");
     ensure!(found[0].contains("ALTER TABLE web.dl DETACH PARTITION web.dl_a;"), "{found:#?}");
+    Ok(())
+}
+
+/// Somebody was faster on the node: the rest goes all the same, and a warning tells of it.
+#[test]
+fn what_a_node_has_lost_does_not_keep_the_rest_from_being_dropped() -> Result<()> {
+    let cluster = movement::joined(2)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(LOST)?;
+    let leaf = "SELECT partition::text FROM shard_partitions WHERE parent = 'r'::regclass AND node = 'n1'";
+    let leaf = column(&mut client, leaf)?.concat();
+    cluster.node(1).run(&format!("DROP TABLE {leaf}; DROP TABLE web.dl_a; DROP TABLE web.dl_c"))?;
+    cluster.node(2).run("DROP TABLE web.dl CASCADE")?;
+    let says = |call: &str| cluster.coordinator.psql(&format!("SELECT {call}"));
+    // A call that is rolled back leaves everything as it was.
+    client.batch_execute(&format!("BEGIN; SELECT shard_drop_partition('{leaf}'); ROLLBACK"))?;
+    let text = says(&format!("shard_drop_partition('{leaf}')"))?;
+    ensure!(text.contains(&format!("WARNING:  table public.{leaf} is not on node n1")), "{text}");
+    let text = says("shard_drop_partition('web.dl_a')")?;
+    ensure!(text.contains("WARNING:  table web.dl_a is not on node n1") && !text.contains("ERROR"), "{text}");
+    let text = says("shard_drop_parent('web.dl')")?;
+    ensure!(text.contains("WARNING:  table web.dl is not on node n2") && !text.contains("ERROR"), "{text}");
+    assert_eq!(findings(&mut client)?, Vec::<String>::new());
+    assert_eq!(count(&mut client, "r")?, 28);
+    let there = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('web') AND relkind IN ('r', 'p')";
+    assert_eq!(cluster.node(1).value::<i64>(there)?, 0);
     Ok(())
 }

@@ -227,6 +227,12 @@ fn a_source_that_cannot_tell_its_changes_is_waited_for() -> Result<()> {
     ensure!(hint.contains("REPLICA IDENTITY FULL"), "{hint}");
     node.run("ALTER TABLE bare_0 REPLICA IDENTITY FULL")?;
     finish(&cluster, id)?;
+    client.batch_execute("ALTER TABLE bare_1 REPLICA IDENTITY FULL; ALTER TABLE bare_1 SET UNLOGGED")?;
+    let id = begin(&cluster, "SELECT shard_move_partition('bare_1', 'n2')")?;
+    let hint = complains(&cluster, id, "public.bare_1 on the coordinator is not logged", LIMIT)?;
+    ensure!(hint.starts_with("Run ALTER TABLE public.bare_1 SET LOGGED;"), "{hint}");
+    client.batch_execute("ALTER TABLE bare_1 SET LOGGED")?;
+    finish(&cluster, id)?;
     ensure!(cluster.coordinator.count("bare")? == 100);
     nothing_is_left(&cluster)
 }

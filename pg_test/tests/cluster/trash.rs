@@ -63,6 +63,8 @@ fn what_was_dropped_is_seen_with_the_call_that_brings_it_back() -> Result<()> {
     assert_eq!(cluster.node(2).count("old_eu")?, 10);
     assert_eq!(code(&mut client, "SELECT shard_restore_trash('n2', 'nothing')")?, "42P01");
     assert_eq!(code(&mut client, "SELECT shard_restore_trash('n9', 'nothing')")?, "42704");
+    assert_eq!(code(&mut client, "SELECT shard_restore_trash('n2', 'nothing', '')")?, "22023");
+    assert_eq!(code(&mut client, "SELECT shard_restore_trash('n2', 'nothing', repeat('é', 32))")?, "42622");
     Ok(())
 }
 

@@ -47,9 +47,7 @@ impl Decided {
 
     /// Records the operation; a worker takes it up once the caller's transaction has committed.
     pub fn start(&self, mode: Mode, keep: &str) -> Result<i64> {
-        let id = self.record(mode, keep, None)?;
-        crate::worker::ensure_running()?;
-        Ok(id)
+        self.record(mode, keep, None)
     }
 
     /// Records the operation as one of a group's: the group and the number of the move in it.
@@ -68,6 +66,7 @@ impl Decided {
         }
         let own = obstacles::check(&self.managed, &self.plan)?;
         let plan = Plan { own, before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
+        crate::worker::ensure_running()?;
         operation::insert(&NewOperation {
             kind: self.kind,
             mode,
