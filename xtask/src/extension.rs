@@ -135,7 +135,8 @@ impl ForVersion for Command {
     fn for_version(&mut self, install: &Install) -> &mut Command {
         if !install.has_headers() {
             // pgrx brings along what it would read from them, for its own documentation.
-            self.env("DOCS_RS", "1").env("RUSTFLAGS", "--cfg docsrs");
+            let wrapper = workspace().join("xtask/bundled-bindings.sh");
+            self.env("DOCS_RS", "1").env("RUSTC_WRAPPER", wrapper);
         }
         self.args(["--no-default-features", "--features", &format!("shardkeeper/pg{}", install.major)])
     }
