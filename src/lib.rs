@@ -4,6 +4,7 @@
 //! `worker` is what runs in the background; `pg` is the only module with `unsafe`.
 
 mod api;
+mod background;
 mod catalog;
 mod error;
 mod guc;
@@ -33,5 +34,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::drop_hook::register(reshard::leave::object);
     #[cfg(feature = "pg18")]
     pg::planning::register();
-    pg::worker::register_launcher();
+    pg::worker::register(worker::entry::ENTRIES);
 }

@@ -63,7 +63,7 @@ pub fn adopt(oid: Oid) -> Result<()> {
         Mirror { managed: &managed, keys: &keys, node }.make()?;
     }
     grants::warn_of_owner_without_way(oid, &nodes)?;
-    crate::worker::ensure_running()
+    crate::background::ensure_running()
 }
 
 /// What of a partition is neither its bound nor its name.

@@ -40,7 +40,7 @@ pub fn create(table: Oid, level: &Level, accept: Accept) -> Result<()> {
     publications::check(table, &prepared.table.name, &prepared.nodes, accept)?;
     prepared.script.run()?;
     prepared.record(level)?;
-    crate::worker::ensure_running()
+    crate::background::ensure_running()
 }
 
 impl Prepared {

@@ -81,7 +81,7 @@ pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
     if let Fate::Trash(keep) = fate {
         discard_local(member, &tables, keep)?;
     }
-    crate::worker::ensure_running()
+    crate::background::ensure_running()
 }
 
 /// What leaves a mirror with a partition: the tables above it that would have no leaf there any more go with it, so that

@@ -50,7 +50,7 @@ pub fn drop(root: Oid, keep: &KeepTime) -> Result<()> {
     script.run()?;
     parent::delete(root)?;
     discard_local(top, &tables, keep)?;
-    crate::worker::ensure_running()
+    crate::background::ensure_running()
 }
 
 fn open_root(root: Oid) -> Result<Managed> {

@@ -161,7 +161,7 @@ pub fn restore(node: &str, table: &str, name: Option<&str>) -> Result<String> {
         let keep = literal(&item.keep);
         let inverse = format!("SELECT shardkeeper.discard({}, {keep}::pg_catalog.interval)", back.regclass());
         Channel::open(node)?.run(&command, &inverse)?;
-        crate::worker::ensure_running()?;
+        crate::background::ensure_running()?;
     }
     Ok(back.to_string())
 }
@@ -207,6 +207,6 @@ pub fn empty(older_than: &str) -> Result<Vec<Item>> {
         channel.run(&commands.join(";\n"), &inverse.join(";\n"))?;
         gone.extend(at(&node, found));
     }
-    crate::worker::ensure_running()?;
+    crate::background::ensure_running()?;
     Ok(gone)
 }

@@ -4,11 +4,11 @@
 //! Each node has the view `shardkeeper.session`; the coordinator has a foreign table over it, named like the node, in
 //! the schema `shardkeeper_nodes`. That schema is no member of the extension, so tables outlive `DROP EXTENSION`.
 
+use crate::background;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
 use crate::pg::{reraise, role, sql, wal};
-use crate::worker;
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -48,7 +48,7 @@ impl Channel {
             None => return unknown_node(node).into(),
         }
         // At once, not when this transaction commits: what an earlier one left may be in its way.
-        worker::ensure_now()?;
+        background::ensure_now()?;
         Ok(Self { node: node.to_string(), table })
     }
 

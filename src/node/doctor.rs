@@ -7,12 +7,12 @@ use super::heal::Coordinator;
 use super::own::{self, Limits, Session, Target};
 use super::pooler;
 use super::settle::{self, Unsettled};
+use crate::background;
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::name::literal;
 use crate::pg::{role, sql};
 use crate::reshard::health::{self as operations, Trace};
-use crate::worker;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::words::count;
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ fn wrong(error: Error) -> Finding {
 }
 
 fn check_worker() -> Result<Vec<Row>> {
-    let (launcher, running) = (worker::has_launcher()?, worker::is_running()?);
+    let (launcher, running) = (background::has_launcher()?, background::is_running()?);
     let preload = "Add shardkeeper to shared_preload_libraries and restart the coordinator.";
     let finding = match () {
         () if !guc::worker_enabled() => Finding::new(
@@ -100,7 +100,7 @@ fn check_worker() -> Result<Vec<Row>> {
             Some("Set shardkeeper.worker = on and reload."),
         ),
         () if !running => {
-            worker::ensure_running()?;
+            background::ensure_running()?;
             let nodes = sql::one::<bool>(
                 "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace($1))",
                 &[SCHEMA.into()],

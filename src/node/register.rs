@@ -7,10 +7,10 @@ use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target};
 use super::pooler;
+use crate::background;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{fdw, role, sql};
-use crate::worker;
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     fdw::create_mapping(new.name, &role::name(role::current())?, &mapping)?;
     create_channel(new.name)?;
     write_down(new, &facts)?;
-    worker::ensure_running()?;
+    background::ensure_running()?;
     let ready = format!(
         "node \"{}\" is ready: PostgreSQL {}, database \"{}\" at {}",
         new.name,

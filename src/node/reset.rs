@@ -220,7 +220,7 @@ pub fn reset(request: &Request<'_>) -> Result<i64> {
         }
         freed += i64::from(item.command.is_some());
     }
-    crate::worker::ensure_running()?;
+    crate::background::ensure_running()?;
     Ok(freed)
 }
 

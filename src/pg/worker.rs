@@ -1,7 +1,5 @@
 //! Background workers: registration, signals, waiting, and the C entry points.
 
-use crate::reshard::{kept, run};
-use crate::worker::{database, launcher};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
     SignalWakeFlags,
@@ -9,6 +7,7 @@ use pgrx::bgworkers::{
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use std::ptr::{addr_of_mut, read_volatile, write_volatile};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// `backend_type` in `pg_stat_activity`.
@@ -17,8 +16,23 @@ pub const WORKER: &str = "shardkeeper worker";
 pub const OPERATION: &str = "shardkeeper operation";
 pub const KEEPER: &str = "shardkeeper keeper";
 
-/// Called by the server at its start when the library is preloaded.
-pub fn register_launcher() {
+/// What each kind of worker does once it is connected.
+pub struct Entries {
+    /// In no database.
+    pub launcher: fn(),
+    pub database: fn(),
+    /// The number of the operation.
+    pub operation: fn(i64),
+    pub keeper: fn(),
+}
+
+/// Every process has them: they are handed down while the library is loaded.
+static ENTRIES: OnceLock<Entries> = OnceLock::new();
+
+/// Called when the library is loaded; at the server's start, when it is preloaded, the launcher is registered too.
+pub fn register(entries: Entries) {
+    let _ = ENTRIES.set(entries);
+
     // SAFETY: a plain flag of the process.
     if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         return;
@@ -89,7 +103,9 @@ pub fn start_keeper() -> Option<Handle> {
 pub extern "C-unwind" fn shardkeeper_launcher_main(_argument: pg_sys::Datum) {
     take_signals();
     BackgroundWorker::connect_worker_to_spi_by_oid(None, None);
-    launcher::run();
+    if let Some(entries) = ENTRIES.get() {
+        (entries.launcher)();
+    }
 }
 
 /// The C entry point of the worker of one database.
@@ -100,7 +116,9 @@ pub extern "C-unwind" fn shardkeeper_worker_main(argument: pg_sys::Datum) {
     // SAFETY: `start` passes an OID, never NULL.
     let database = unsafe { Oid::from_datum(argument, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
-    database::run();
+    if let Some(entries) = ENTRIES.get() {
+        (entries.database)();
+    }
 }
 
 /// The C entry point of the worker of one operation.
@@ -111,8 +129,8 @@ pub extern "C-unwind" fn shardkeeper_operation_main(argument: pg_sys::Datum) {
     // SAFETY: `start_operation` passes an OID, never NULL.
     let database = unsafe { Oid::from_datum(argument, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
-    if let Ok(id) = BackgroundWorker::get_extra().parse() {
-        run::run(id);
+    if let (Some(entries), Ok(id)) = (ENTRIES.get(), BackgroundWorker::get_extra().parse()) {
+        (entries.operation)(id);
     }
 }
 
@@ -124,7 +142,9 @@ pub extern "C-unwind" fn shardkeeper_keeper_main(argument: pg_sys::Datum) {
     // SAFETY: `start_keeper` passes an OID, never NULL.
     let database = unsafe { Oid::from_datum(argument, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
-    kept::run();
+    if let Some(entries) = ENTRIES.get() {
+        (entries.keeper)();
+    }
 }
 
 unsafe extern "C-unwind" {

@@ -36,7 +36,7 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
     for child in operation::children(id)?.iter().filter(|child| is_at(child.state)) {
         operation::set_wish(child.id, wish)?;
     }
-    crate::worker::ensure_running()
+    crate::background::ensure_running()
 }
 
 /// What the state does not allow, and what to do instead.
@@ -120,7 +120,7 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
             .hint("Commit first, and wait then.")
             .into();
     }
-    crate::worker::ensure_quietly();
+    crate::background::ensure_quietly();
     let start = Instant::now();
     let mut reverts = false;
     loop {

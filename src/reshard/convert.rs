@@ -99,7 +99,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64>
         plan: &plan,
         part_of: None,
     })?;
-    crate::worker::ensure_running()?;
+    crate::background::ensure_running()?;
     Ok(id)
 }
 

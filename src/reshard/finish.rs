@@ -3,12 +3,12 @@
 use super::place::{BRIEF, LONG, Place};
 use super::stage::Stage;
 use super::trouble::Step;
+use crate::background::log::Log;
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
 use crate::node::own;
 use crate::pg::{deadline, transaction};
-use crate::worker::log::Log;
 use shardkeeper_core::plan::LOCAL;
 use std::time::Duration;
 

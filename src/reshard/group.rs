@@ -40,7 +40,7 @@ pub fn wait<T>() -> Step<T> {
 pub fn ask(child: i64, wish: Wish) -> Result<()> {
     transaction::run(|| {
         operation::set_wish(child, wish)?;
-        crate::worker::ensure_running()
+        crate::background::ensure_running()
     })
 }
 

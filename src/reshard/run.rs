@@ -6,6 +6,7 @@
 use super::follow::Flow;
 use super::trouble::{Step, Trouble};
 use super::{back, blocking, copy, finish, group, holders, prepare, room, stream, sweep, switch, trouble, verify};
+use crate::background::log::Log;
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
 use crate::catalog::way_back::WayBack;
@@ -16,7 +17,6 @@ use crate::node::own;
 use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
 use crate::settings;
-use crate::worker::log::Log;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::operation::{Mode, State, Wish, allowed};

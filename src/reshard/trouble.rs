@@ -1,12 +1,12 @@
 //! What a step that did not work means for its operation: another try, a person, or the end.
 
 use super::{holders, switch};
+use crate::background::log::Log;
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::way_back::WayBack;
 use crate::catalog::{tries, way_back};
 use crate::error::{Error, Report, Result, sql_state_text};
 use crate::pg::transaction;
-use crate::worker::log::Log;
 use shardkeeper_core::operation::{Backoff, State, may_pass};
 
 /// Tries that may fail for a reason that time does not cure: some seconds.

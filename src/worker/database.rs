@@ -1,7 +1,7 @@
 //! The worker of one database: visits its nodes in turn, for as long as the extension is there.
 
-use super::log::Log;
 use super::visit::{Node, Peer};
+use crate::background::log::Log;
 use crate::catalog::{operation, way_back};
 use crate::error::{Report, Result};
 use crate::guc;

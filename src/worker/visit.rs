@@ -1,6 +1,6 @@
 //! A visit to one node: its journals settled, its trash emptied. Visits to several nodes go on at the same time.
 
-use super::log::Log;
+use crate::background::log::Log;
 use crate::error::{Error, Report, Result};
 use crate::node::heal::{self, Coordinator};
 use crate::node::own::{Limits, Session, Target};

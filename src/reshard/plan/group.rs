@@ -91,7 +91,7 @@ impl Group {
             plan: &self.plan,
             part_of: None,
         })?;
-        crate::worker::ensure_running()?;
+        crate::background::ensure_running()?;
         Ok(id)
     }
 

@@ -121,7 +121,7 @@ impl Modulus {
             plan: &Plan { modulus: Some(modulus), ..Plan::default() },
             part_of: None,
         })?;
-        crate::worker::ensure_running()?;
+        crate::background::ensure_running()?;
         Ok(id)
     }
 

@@ -66,7 +66,7 @@ impl Decided {
         }
         let own = obstacles::check(&self.managed, &self.plan)?;
         let plan = Plan { own, before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
-        crate::worker::ensure_running()?;
+        crate::background::ensure_running()?;
         operation::insert(&NewOperation {
             kind: self.kind,
             mode,

@@ -1,9 +1,7 @@
-//! What runs in the background: a launcher for the server, and one worker for each database with the extension.
+//! Background workers as those see them who have something to be done there: starting, waking and finding them, and what they
+//! write into the server's log.
 
-pub mod database;
-pub mod launcher;
 pub mod log;
-mod visit;
 
 use crate::error::Result;
 use crate::pg::lock::{self, Single};
