@@ -1,7 +1,9 @@
 //! Typed rows in and out of the extension's own tables.
 
+pub mod carried;
 pub mod copied;
 pub mod leaving;
+pub mod node;
 pub mod operation;
 pub mod parent;
 pub mod plan;

@@ -1,9 +1,9 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
+use super::node::SCHEMA;
 use crate::catalog::way_back::{Shared, WayBack};
 use crate::error::{Report, Result, sql_state};
 use crate::name::QualifiedName;
-use crate::node::channel::SCHEMA;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};

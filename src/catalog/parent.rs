@@ -1,8 +1,8 @@
 //! `shardkeeper.parents` with what belongs to a parent: its partitions' labels and its mirrors.
 
+use super::carried::{Extras, Key};
+use super::node::unknown_node;
 use crate::error::{Report, Result};
-use crate::hierarchy::description::{Key, Publication};
-use crate::node::channel::unknown_node;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
@@ -19,18 +19,6 @@ pub struct Parent {
     pub extras: Extras,
     /// Leaves placed so far by each declaration of nodes.
     pub dealt: BTreeMap<String, u64>,
-}
-
-/// What the parent on the coordinator cannot carry itself, kept for the leaves and mirrors to come.
-#[derive(Debug, Clone, Default, serde::Serialize, Deserialize)]
-pub struct Extras {
-    pub keys: Vec<Key>,
-    /// Storage parameters of leaves.
-    pub options: Vec<String>,
-    pub access_method: Option<String>,
-    pub replica_identity: Option<char>,
-    #[serde(default)]
-    pub publications: Vec<Publication>,
 }
 
 pub fn load(parent: Oid) -> Result<Option<Parent>> {

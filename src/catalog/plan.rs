@@ -1,6 +1,6 @@
 //! What an operation replaces, and by what: the document in the column `plan` of `shardkeeper.operations`.
 
-use crate::hierarchy::description::{Key, Statistics};
+use super::carried::{Key, Statistics};
 use crate::name::QualifiedName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,10 +1,11 @@
 //! A table as its user made it: everything that the rebuilt table, its leaves and its mirrors must carry.
 
+use crate::catalog::carried::{Key, Publication, Statistics};
 use crate::error::Result;
 use crate::name::QualifiedName;
 use crate::pg::sql;
 use pgrx::pg_sys::Oid;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -129,56 +130,6 @@ impl Check {
     }
 }
 
-/// An index, with or without a constraint. Kept in the catalog, so that later leaves and mirrors get the same.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Key {
-    pub name: String,
-    /// `PRIMARY KEY (…)` or `UNIQUE (…)`, when it is a constraint.
-    pub constraint: Option<String>,
-    pub primary: bool,
-    pub unique: bool,
-    /// What follows `USING` in `CREATE INDEX`.
-    pub definition: String,
-    /// Key columns; an expression counts as none.
-    pub columns: Vec<String>,
-    pub tablespace: Option<String>,
-    pub clustered: bool,
-    pub replica_identity: bool,
-    pub valid: bool,
-    pub comment: Option<String>,
-    pub index_comment: Option<String>,
-    /// Statistics targets of expression columns: number and target.
-    pub statistics: Vec<(i16, i32)>,
-}
-
-impl Key {
-    /// What it is, in words.
-    pub fn what(&self) -> &'static str {
-        match (self.primary, self.unique, &self.constraint) {
-            (true, _, _) => "primary key",
-            (false, true, Some(_)) => "unique constraint",
-            (false, true, None) => "unique index",
-            (false, false, _) => "index",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Statistics {
-    pub name: QualifiedName,
-    /// What stands between the name and the table in `CREATE STATISTICS`.
-    pub definition: String,
-    pub target: Option<i32>,
-    pub comment: Option<String>,
-}
-
-impl Statistics {
-    /// The command that makes the same under a name, on a table.
-    pub fn create(&self, name: &QualifiedName, table: &QualifiedName) -> String {
-        format!("CREATE STATISTICS {name}{} FROM {table}", self.definition)
-    }
-}
-
 #[derive(Debug, Clone, Deserialize)]
 pub struct Policy {
     pub name: String,
@@ -211,17 +162,6 @@ pub struct Trigger {
     pub constraint: bool,
     pub transition: bool,
     pub comment: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Publication {
-    pub name: String,
-    /// It publishes the rows of partitions as rows of their root.
-    #[serde(default)]
-    pub via_root: bool,
-    #[serde(rename = "where")]
-    pub filter: Option<String>,
-    pub columns: Option<Vec<String>>,
 }
 
 impl Description {

@@ -1,9 +1,10 @@
 //! A managed hierarchy as the calls that change it need it: what was asked for, what is there, and who may change it.
 
-use super::description::{Description, Key};
+use super::description::Description;
 use super::key::Keys;
 use super::members::{self, Member};
 use super::{create, validate};
+use crate::catalog::carried::Key;
 use crate::catalog::operation;
 use crate::catalog::parent::{self, Parent};
 use crate::error::{Report, Result};

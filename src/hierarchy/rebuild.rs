@@ -1,7 +1,8 @@
 //! The parent itself: an empty ordinary table made anew as a partitioned one, with everything its user put on it.
 
 use super::columns::{self, Place};
-use super::description::{Description, Grant, Key, Policy, Publication, Sequence};
+use super::description::{Description, Grant, Policy, Sequence};
+use crate::catalog::carried::{Key, Publication};
 use crate::name::{QualifiedName, ident, idents, literal};
 
 /// What comes before the partitions: the old table goes, the new one takes its name, keys and settings.

@@ -1,10 +1,11 @@
 //! The trash as people see it: what is there on all servers, how it comes back, and how it is emptied.
 
 use super::sizes::remote;
+use crate::catalog::node::SCHEMA;
 use crate::error::{Report, Result};
 use crate::guc;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::channel::{Channel, SCHEMA};
+use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! Changing a node, giving it to another role, and letting it go.
 
 use super::bootstrap;
-use super::channel::{COORDINATOR, SCHEMA, unknown_node};
+use super::channel::COORDINATOR;
 use super::facts::{Finding, Severity};
 use super::heal::{self, Outcome};
 use super::left;
@@ -9,6 +9,7 @@ use super::options;
 use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
 use super::pooler;
 use super::register::{channel_grants, is_known, prepare};
+use crate::catalog::node::{SCHEMA, unknown_node};
 use crate::catalog::operation;
 use crate::error::{Report, Result};
 use crate::hierarchy::grants;

@@ -5,6 +5,7 @@
 //! the schema `shardkeeper_nodes`. That schema is no member of the extension, so tables outlive `DROP EXTENSION`.
 
 use crate::background;
+use crate::catalog::node::{SCHEMA, unknown_node};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
@@ -13,9 +14,6 @@ use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// The schema of the coordinator that holds one foreign table per node.
-pub const SCHEMA: &str = "shardkeeper_nodes";
 
 /// What a statement returned: the number of rows returned or changed, and the rows themselves.
 #[derive(Debug, Default, Deserialize)]
@@ -143,9 +141,4 @@ fn no_way<T>(node: &str) -> Result<T> {
         literal(&role)
     ))
     .into()
-}
-
-pub fn unknown_node(node: &str) -> Report {
-    Report::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("node \"{node}\" does not exist"))
-        .hint("See the view shard_nodes, or add it with SELECT shard_add_node(name, host => …).")
 }

@@ -1,13 +1,13 @@
 //! The node part of the doctor: what is wrong with nodes, with the worker, and with what should have been settled.
 
 use super::bootstrap;
-use super::channel::SCHEMA;
 use super::facts::{Facts, Finding, Severity};
 use super::heal::Coordinator;
 use super::own::{self, Limits, Session, Target};
 use super::pooler;
 use super::settle::{self, Unsettled};
 use crate::background;
+use crate::catalog::node::SCHEMA;
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::name::literal;

@@ -1,8 +1,9 @@
 //! Statements on several nodes: at the same time and by themselves, or as part of the caller's transaction.
 
-use super::channel::{Answer as Returned, Channel, unknown_node};
+use super::channel::{Answer as Returned, Channel};
 use super::own::{self, Limits, Session, Target};
 use super::register::is_known;
+use crate::catalog::node::unknown_node;
 use crate::error::{Error, Report, Result};
 use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
 use pgrx::PgSqlErrorCode as Code;

@@ -1,13 +1,13 @@
 //! Adding a node: checked from here, made ready there, then written down in the caller's transaction.
 
 use super::bootstrap;
-use super::channel::SCHEMA;
 use super::facts::{Facts, Finding, Severity, tolerable};
 use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target};
 use super::pooler;
 use crate::background;
+use crate::catalog::node::SCHEMA;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{fdw, role, sql};

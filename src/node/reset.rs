@@ -2,8 +2,9 @@
 //! dropped and made again. What has rows stays unless that was asked for, and goes to the trash then.
 
 use super::change::{check_owner, leaves};
-use super::channel::{Channel, unknown_node};
+use super::channel::Channel;
 use super::register::is_known;
+use crate::catalog::node::unknown_node;
 use crate::error::{Report, Result};
 use crate::hierarchy::trash::KeepTime;
 use crate::name::{QualifiedName, ident, literal};

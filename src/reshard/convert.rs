@@ -9,12 +9,13 @@ use super::swap::below;
 use super::switch::{approach, drain, lock_parent};
 use super::trouble::Step;
 use super::{back, gate, plan as plans, requirements};
+use crate::catalog::carried::Statistics;
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
 use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::build::{lives_on, remote_nodes};
 use crate::hierarchy::create::{self, Checked, Intent, extras, local_leaves};
-use crate::hierarchy::description::{Description, Statistics};
+use crate::hierarchy::description::Description;
 use crate::hierarchy::publications::{self, Accept};
 use crate::hierarchy::rebuild;
 use crate::hierarchy::script::Script;
@@ -307,7 +308,7 @@ impl Change<'_> {
 
     /// As the worker itself: a table may be in publications of others than its owner, and stays in them.
     fn leave_publications(&self) -> Result<()> {
-        let leave = |publication: &crate::hierarchy::description::Publication| {
+        let leave = |publication: &crate::catalog::carried::Publication| {
             format!("ALTER PUBLICATION {} DROP TABLE {}", ident(&publication.name), self.name())
         };
         self.table.publications.iter().map(leave).try_for_each(|command| sql::run_quietly(&command))

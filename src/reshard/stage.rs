@@ -4,13 +4,14 @@
 //! So rows find their place by Postgres's own routing, on the coordinator for the server and on each server for the leaf,
 //! and no row can get into the wrong target.
 
+use crate::catalog::carried::Key;
 use crate::catalog::operation::{Operation, Own};
 use crate::error::Result;
 use crate::hierarchy::bound::{default_check, for_values};
 use crate::hierarchy::build::{Blueprint, DEFAULT_CHECK, lives_on};
 use crate::hierarchy::columns::{self, Place as ColumnPlace};
 use crate::hierarchy::create::fitted;
-use crate::hierarchy::description::{Description, Key};
+use crate::hierarchy::description::Description;
 use crate::hierarchy::key::Keys;
 use crate::hierarchy::rebuild::{self, create_key, create_table};
 use crate::hierarchy::survey::Survey;

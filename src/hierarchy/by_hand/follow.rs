@@ -2,9 +2,10 @@
 //! partitions that were taken out and put back by hand.
 
 use super::{Hand, hand};
+use crate::catalog::carried::Key;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::hierarchy::description::{Description, Key};
+use crate::hierarchy::description::Description;
 use crate::hierarchy::managed::Managed;
 use crate::name::literal;
 use crate::pg::ddl::Detaching;

@@ -3,9 +3,9 @@
 use super::stream::WaysIn;
 use super::tls::{self, Mode};
 use super::wire::Wire;
+use crate::catalog::node::unknown_node;
 use crate::error::{Report, Result};
 use crate::name::literal;
-use crate::node::channel::unknown_node;
 use crate::node::options::why_not;
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;

@@ -3,6 +3,7 @@
 use super::arrival::{self, Arrival};
 use super::preview::{Row, amount};
 use super::{known_node, moves, obstacles};
+use crate::catalog::node::unknown_node;
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
 use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
@@ -11,7 +12,6 @@ use crate::hierarchy::members::Member;
 use crate::hierarchy::publications::{self, Accept};
 use crate::hierarchy::sizes::{self, LeafSize};
 use crate::name::{QualifiedName, ident};
-use crate::node::channel::unknown_node;
 use crate::pg::{relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;

@@ -1,10 +1,11 @@
 //! What somebody gave to a single leaf: keys, checks, settings that its parent does not have. A leaf that moves takes it along;
 //! where other leaves come in its place, nobody can say which of them should have it.
 
+use crate::catalog::carried::Key;
 use crate::catalog::operation::{Own, Plan};
 use crate::error::{Report, Result};
 use crate::hierarchy::columns;
-use crate::hierarchy::description::{Check, Column, Description, Key};
+use crate::hierarchy::description::{Check, Column, Description};
 use crate::hierarchy::managed::Managed;
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident};
