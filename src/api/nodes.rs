@@ -2,9 +2,10 @@
 
 use super::hierarchies::{given, node_names};
 use crate::error::{Report, Result as Outcome};
+use crate::hierarchy::grants;
 use crate::node::change::{self, Changes};
-use crate::node::facts::Finding;
 use crate::node::fanout;
+use crate::node::finding::Finding;
 use crate::node::register::{self, NewNode};
 use crate::node::reset::{self, Request};
 use crate::node::settle::{self, Decision};
@@ -81,7 +82,8 @@ fn shard_grant_node(
     password: default!(Option<&str>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let (name, role) = (given("name", name)?, given("role", role)?.0);
-    Ok(secret::hiding(password, || change::grant(name, role, username, password))?)
+    secret::hiding(password, || change::grant(name, role, username, password))?;
+    Ok(grants::follow_all(name)?)
 }
 
 /// Runs statements on each node, in parallel or as part of the transaction; what fails is a row too.

@@ -5,18 +5,19 @@ use super::description::Description;
 use super::extend;
 use super::grants;
 use super::key::Keys;
+use super::managed;
 use super::mirror;
 use super::publications::{self, Accept};
 use super::rebuild::{self, SequenceState};
 use super::script::Script;
 use super::survey::{self, Load, Survey};
-use super::trash::KeepTime;
 use super::validate;
 use crate::catalog::carried::Extras;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::QualifiedName;
 use crate::node::channel::Channel;
+use crate::node::trash::KeepTime;
 use crate::pg::{relation, role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -174,7 +175,7 @@ impl Prepared {
 pub fn plan_tree(level: &Level, table: &Description, keys: &Keys) -> Result<Plan> {
     let input = PlanInput {
         root: &table.name.name,
-        now: now()?,
+        now: managed::now()?,
         kind: &|key| keys.kind(key),
         dealt: Default::default(),
         max_leaves: plan::DEFAULT_MAX_LEAVES,
@@ -305,16 +306,4 @@ fn sequences(table: &Description) -> Result<Vec<SequenceState>> {
         }
     }
     Ok(states)
-}
-
-/// The time that interval levels count from: the start of the transaction.
-pub fn now() -> Result<jiff::Timestamp> {
-    let micros = sql::one::<i64>("SELECT (extract(epoch FROM pg_catalog.now()) * 1000000)::bigint", &[])?.unwrap_or(0);
-    jiff::Timestamp::from_microsecond(micros).map_err(|error| {
-        Report::new(
-            Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            format!("the clock of the coordinator is out of range: {error}"),
-        )
-        .into()
-    })
 }

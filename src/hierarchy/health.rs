@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::name::literal;
-use crate::node::doctor::Row;
-use crate::node::facts::{Finding, Severity};
+use crate::node::finding::Row;
+use crate::node::finding::{Finding, Severity};
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;

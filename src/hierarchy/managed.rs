@@ -3,13 +3,13 @@
 use super::description::Description;
 use super::key::Keys;
 use super::members::{self, Member};
-use super::{create, validate};
+use super::validate;
 use crate::catalog::carried::Key;
 use crate::catalog::operation;
 use crate::catalog::parent::{self, Parent};
 use crate::error::{Report, Result};
 use crate::name::QualifiedName;
-use crate::pg::relation;
+use crate::pg::{relation, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::{Bound, Tree};
@@ -153,11 +153,23 @@ impl Managed {
     }
 
     pub fn now(&self) -> Result<jiff::Timestamp> {
-        create::now()
+        now()
     }
 }
 
 /// A table of that level without its partitions, for making just the table.
 pub fn bare_tree(site: &Site<'_>) -> Tree {
     Tree { method: site.level.method(), key: site.level.key.clone(), partitions: Vec::new() }
+}
+
+/// The time that interval levels count from: the start of the transaction.
+pub fn now() -> Result<jiff::Timestamp> {
+    let micros = sql::one::<i64>("SELECT (extract(epoch FROM pg_catalog.now()) * 1000000)::bigint", &[])?.unwrap_or(0);
+    jiff::Timestamp::from_microsecond(micros).map_err(|error| {
+        Report::new(
+            Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("the clock of the coordinator is out of range: {error}"),
+        )
+        .into()
+    })
 }

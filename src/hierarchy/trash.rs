@@ -3,7 +3,6 @@
 use super::sizes::remote;
 use crate::catalog::node::SCHEMA;
 use crate::error::{Report, Result};
-use crate::guc;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction};
@@ -14,32 +13,6 @@ use shardkeeper_core::plan::LOCAL;
 
 /// The schema of the trash, on every server.
 const TRASH: &str = "shardkeeper_trash";
-
-/// How long something that is dropped is kept.
-#[derive(Debug, Clone)]
-pub struct KeepTime(String);
-
-impl KeepTime {
-    /// An interval as text, or the setting `shardkeeper.trash_keep`.
-    pub fn of(given: Option<&str>) -> Self {
-        let text = given.map_or_else(|| format!("{} minutes", guc::trash_keep_minutes()), str::to_string);
-        Self(format!("{}::pg_catalog.interval", literal(&text)))
-    }
-
-    /// The command that moves a table on a node to the trash there.
-    pub fn discard(&self, table: &QualifiedName) -> String {
-        format!("SELECT shardkeeper.discard({}, {})", table.regclass(), self.sql())
-    }
-
-    pub fn sql(&self) -> &str {
-        &self.0
-    }
-
-    /// Nothing is kept. On the coordinator the transaction itself can do without a trash; on a node it cannot.
-    pub fn is_zero(&self) -> Result<bool> {
-        Ok(sql::one::<bool>(&format!("SELECT {} = '0'::pg_catalog.interval", self.0), &[])? == Some(true))
-    }
-}
 
 /// A table in the trash of a server.
 #[derive(Debug, Clone, Deserialize)]

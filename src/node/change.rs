@@ -2,7 +2,7 @@
 
 use super::bootstrap;
 use super::channel::COORDINATOR;
-use super::facts::{Finding, Severity};
+use super::finding::{Finding, Severity};
 use super::heal::{self, Outcome};
 use super::left;
 use super::options;
@@ -12,7 +12,6 @@ use super::register::{channel_grants, is_known, prepare};
 use crate::catalog::node::{SCHEMA, unknown_node};
 use crate::catalog::operation;
 use crate::error::{Report, Result};
-use crate::hierarchy::grants;
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{fdw, role, sql};
 use pgrx::PgSqlErrorCode as Code;
@@ -168,7 +167,7 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
     let quoted = ident(&grantee_name);
     sql::run(&format!("GRANT USAGE ON FOREIGN SERVER {} TO {quoted}", ident(node)), &[])?;
     role::as_extension_owner(|| sql::run(&channel_grants(node, &quoted), &[]))?;
-    grants::follow_all(node)
+    Ok(())
 }
 
 /// The view `shard_nodes` lists the coordinator too.

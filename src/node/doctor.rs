@@ -1,7 +1,8 @@
 //! The node part of the doctor: what is wrong with nodes, with the worker, and with what should have been settled.
 
 use super::bootstrap;
-use super::facts::{Facts, Finding, Severity};
+use super::facts::Facts;
+use super::finding::{Finding, Row, Severity};
 use super::heal::Coordinator;
 use super::own::{self, Limits, Session, Target};
 use super::pooler;
@@ -17,20 +18,6 @@ use pgrx::pg_sys::Oid;
 use shardkeeper_core::words::count;
 use std::collections::BTreeMap;
 use tokio_postgres::SimpleQueryMessage;
-
-/// One row of `shard_check`.
-pub struct Row {
-    pub area: &'static str,
-    pub object: Option<String>,
-    pub node: Option<String>,
-    pub finding: Finding,
-}
-
-impl Row {
-    pub fn new(area: &'static str, object: Option<&str>, node: Option<&str>, finding: Finding) -> Self {
-        Self { area, object: object.map(String::from), node: node.map(String::from), finding }
-    }
-}
 
 /// Nodes with what they answered.
 pub type Answers = Vec<(String, String)>;

@@ -1,12 +1,13 @@
 //! What a server says about itself, and whether it can be a node of ours.
 
+use super::finding::{Finding, Severity};
 use super::options::{self, NO_END, Setting, WRITES};
 use super::own::Session;
 use crate::error::{Report, Result};
 use crate::name::literal;
 use crate::pg::sql;
 use pgrx::PgSqlErrorCode as Code;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub const OLDEST: i32 = 150_000;
@@ -65,55 +66,6 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
                WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid = p.oid)),
     'clock', extract(epoch FROM pg_catalog.clock_timestamp())::float8)::text
     FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Severity {
-    Ok,
-    Warning,
-    Error,
-}
-
-impl Severity {
-    pub fn word(self) -> &'static str {
-        match self {
-            Severity::Ok => "ok",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        }
-    }
-}
-
-/// Something worth telling about a node. What makes it unusable carries the report that `shard_add_node` raises.
-pub struct Finding {
-    pub severity: Severity,
-    pub finding: String,
-    pub hint: Option<String>,
-    fatal: Option<Report>,
-}
-
-impl Finding {
-    pub fn new(severity: Severity, finding: impl Into<String>, hint: Option<&str>) -> Self {
-        Self { severity, finding: finding.into(), hint: hint.map(String::from), fatal: None }
-    }
-}
-
-impl From<Report> for Finding {
-    fn from(report: Report) -> Self {
-        let finding = match &report.detail {
-            Some(detail) => format!("{}: {detail}", report.message),
-            None => report.message.clone(),
-        };
-        Self { severity: Severity::Error, finding, hint: report.hint.clone(), fatal: Some(report) }
-    }
-}
-
-/// Those that a node can live with; the first that it cannot is the error.
-pub fn tolerable(findings: Vec<Finding>) -> Result<Vec<Finding>> {
-    match findings.iter().find_map(|finding| finding.fatal.clone()) {
-        Some(report) => report.into(),
-        None => Ok(findings),
-    }
-}
 
 impl Facts {
     /// Those of the coordinator.

@@ -6,6 +6,7 @@ pub mod channel;
 pub mod doctor;
 pub mod facts;
 pub mod fanout;
+pub mod finding;
 pub mod heal;
 pub mod left;
 pub mod options;

@@ -3,7 +3,7 @@
 //! What we set, prepare and lock belongs to a session. A pooler that hands out a server for each transaction would give our
 //! settings to other clients, and theirs to us.
 
-use super::facts::{Finding, Severity};
+use super::finding::{Finding, Severity};
 use super::own::{Limits, MARK, Session, Target};
 use crate::error::{Report, Result};
 use pgrx::PgSqlErrorCode as Code;

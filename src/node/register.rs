@@ -1,7 +1,8 @@
 //! Adding a node: checked from here, made ready there, then written down in the caller's transaction.
 
 use super::bootstrap;
-use super::facts::{Facts, Finding, Severity, tolerable};
+use super::facts::Facts;
+use super::finding::{Finding, Severity, tolerable};
 use super::left;
 use super::options;
 use super::own::{self, Limits, Options, Session, Target};

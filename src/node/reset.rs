@@ -4,9 +4,9 @@
 use super::change::{check_owner, leaves};
 use super::channel::Channel;
 use super::register::is_known;
+use super::trash::KeepTime;
 use crate::catalog::node::unknown_node;
 use crate::error::{Report, Result};
-use crate::hierarchy::trash::KeepTime;
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;

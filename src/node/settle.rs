@@ -2,7 +2,7 @@
 //! doctor reports them with the command that settles them, and a person decides.
 
 use super::channel::Channel;
-use super::facts::{Finding, Severity};
+use super::finding::{Finding, Severity};
 use super::heal::{Coordinator, Outcome, Pending, outcomes};
 use super::own::{self, Session};
 use crate::error::{Report, Result};

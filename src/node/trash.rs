@@ -1,9 +1,36 @@
-//! Destroying what was dropped, once its keep time is over.
+//! What was dropped is kept for a while on its server, and then destroyed.
 
 use super::own::Session;
 use crate::error::{Error, Result};
-use crate::name::ident;
+use crate::guc;
+use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{sql, transaction};
+
+/// How long something that is dropped is kept.
+#[derive(Debug, Clone)]
+pub struct KeepTime(String);
+
+impl KeepTime {
+    /// An interval as text, or the setting `shardkeeper.trash_keep`.
+    pub fn of(given: Option<&str>) -> Self {
+        let text = given.map_or_else(|| format!("{} minutes", guc::trash_keep_minutes()), str::to_string);
+        Self(format!("{}::pg_catalog.interval", literal(&text)))
+    }
+
+    /// The command that moves a table on a node to the trash there.
+    pub fn discard(&self, table: &QualifiedName) -> String {
+        format!("SELECT shardkeeper.discard({}, {})", table.regclass(), self.sql())
+    }
+
+    pub fn sql(&self) -> &str {
+        &self.0
+    }
+
+    /// Nothing is kept. On the coordinator the transaction itself can do without a trash; on a node it cannot.
+    pub fn is_zero(&self) -> Result<bool> {
+        Ok(sql::one::<bool>(&format!("SELECT {} = '0'::pg_catalog.interval", self.0), &[])? == Some(true))
+    }
+}
 
 /// Drops the overdue tables of the session's role on its node, each in a transaction of its own. Mirrors that somebody dropped
 /// are forgotten, so that no other table with their number is taken for one.

@@ -4,8 +4,8 @@
 use crate::catalog::copied;
 use crate::error::Result;
 use crate::name::{ident, literal};
-use crate::node::doctor::Row;
-use crate::node::facts::{Finding, Severity};
+use crate::node::finding::Row;
+use crate::node::finding::{Finding, Severity};
 use crate::node::own::Session;
 use crate::pg::lock::{self, Single};
 use crate::pg::{role, sql};

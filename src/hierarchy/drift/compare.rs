@@ -4,8 +4,8 @@ use super::{Check, Column, Index, Parent, Table};
 use crate::error::Result;
 use crate::hierarchy::members::Member;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::doctor::Row;
-use crate::node::facts::{Finding, Severity};
+use crate::node::finding::Row;
+use crate::node::finding::{Finding, Severity};
 use std::collections::HashMap;
 
 pub struct Comparison<'a> {
