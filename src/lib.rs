@@ -6,14 +6,18 @@
 mod api;
 mod background;
 mod catalog;
+mod check;
 mod error;
 mod guc;
 mod hierarchy;
 mod name;
 mod node;
+mod partitions;
 mod pg;
 mod reshard;
+mod schema;
 mod settings;
+mod table;
 mod worker;
 
 use pgrx::prelude::*;

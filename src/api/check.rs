@@ -1,10 +1,10 @@
 //! The doctor.
 
-use crate::hierarchy::drift::Drift;
-use crate::hierarchy::{gaps, health};
-use crate::node::doctor;
+use crate::check::nodes;
+use crate::check::{gaps, hierarchies};
 use crate::pg::regclass::Regclass;
 use crate::pg::subtransaction::look;
+use crate::schema::drift::Drift;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -30,8 +30,8 @@ pub(crate) fn shard_check(
 > {
     let parent = parent.map(|parent| parent.0);
     let drift = look(|| Drift::of(parent))?;
-    let (mut rows, answers) = look(|| doctor::check(parent, drift.questions()))?;
-    rows.extend(look(|| health::check(parent))?);
+    let (mut rows, answers) = look(|| nodes::check(parent, drift.questions()))?;
+    rows.extend(look(|| hierarchies::check(parent))?);
     rows.extend(look(|| drift.judge(&answers))?);
     rows.extend(look(|| gaps::check(parent))?);
     Ok(TableIterator::new(rows.into_iter().map(|row| {

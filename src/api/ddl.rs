@@ -1,7 +1,7 @@
 //! What event triggers ask the library; see `sql/events.sql`. Nobody else may.
 
-use crate::hierarchy::by_hand;
 use crate::pg::ddl;
+use crate::schema::manual_ddl;
 use pgrx::Internal;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -35,7 +35,7 @@ COMMENT ON FUNCTION shardkeeper.judge_change() IS 'Refuses a command of a user t
 REVOKE ALL ON FUNCTION shardkeeper.judge_change() FROM PUBLIC;
 "#)]
 fn judge_change() -> Result<(), ErrorReport> {
-    Ok(by_hand::after_change()?)
+    Ok(manual_ddl::after_change()?)
 }
 
 /// Refuses what a command dropped of managed tables, or follows it.
@@ -46,7 +46,7 @@ COMMENT ON FUNCTION shardkeeper.judge_drop() IS 'Refuses a command of a user tha
 REVOKE ALL ON FUNCTION shardkeeper.judge_drop() FROM PUBLIC;
 "#)]
 fn judge_drop() -> Result<(), ErrorReport> {
-    Ok(by_hand::after_drop()?)
+    Ok(manual_ddl::after_drop()?)
 }
 
 /// The event trigger before `ALTER TABLE`. Names in the command are looked up as its caller does.
@@ -57,5 +57,5 @@ AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 COMMENT ON FUNCTION shardkeeper.before_alter() IS 'Refuses DETACH PARTITION CONCURRENTLY of managed partitions';
 "#)]
 fn before_alter(call: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
-    Ok(by_hand::before_detach(&ddl::detaching(call))?)
+    Ok(manual_ddl::before_detach(&ddl::detaching(call))?)
 }

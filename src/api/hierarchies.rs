@@ -2,12 +2,13 @@
 
 use super::resharding;
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::detach::{self, Fate};
-use crate::hierarchy::publications::Accept;
-use crate::hierarchy::{self, adopt, create, grants, key, remove};
+use crate::hierarchy::partition_keys;
 use crate::node::trash::KeepTime;
+use crate::partitions::detach::{self, Fate};
+use crate::partitions::{add, adopt, create, drop_parent, grants};
 use crate::pg::regclass::Regclass;
 use crate::reshard::convert;
+use crate::table::publications::Accept;
 use pgrx::JsonB;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -124,7 +125,7 @@ fn one_level(
     let (method, key) = (given("method", method)?, given("key", key)?);
     let level = Level::short_form(ShortForm {
         method: Some(method.to_string()),
-        key: Some(key::split(parent, key)?),
+        key: Some(partition_keys::split(parent, key)?),
         modulus: modulus.map(i64::from),
         interval: interval.map(str::to_string),
         step: step.map(|step| step.to_string()),
@@ -237,7 +238,7 @@ fn shard_add_partition(
     accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<Regclass, ErrorReport> {
     let (parent, bounds) = (given("parent", parent)?, given("bounds", bounds)?);
-    Ok(Regclass(hierarchy::add_partition(parent.0, &bounds.0, node, Accept::parse(accept)?)?))
+    Ok(Regclass(add::add_partition(parent.0, &bounds.0, node, Accept::parse(accept)?)?))
 }
 
 /// Takes a partition out of its hierarchy; it stays, with its rows, as a table of its own on the same server.
@@ -268,7 +269,7 @@ fn shard_drop_partition(
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_release_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
-    Ok(remove::release(given("parent", parent)?.0)?)
+    Ok(drop_parent::release(given("parent", parent)?.0)?)
 }
 
 /// Drops a parent with all partitions on all servers: they go to the trash of their servers, and are destroyed after
@@ -278,7 +279,7 @@ fn shard_release_parent(parent: Option<Regclass>) -> Result<(), ErrorReport> {
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_drop_parent(parent: Option<Regclass>, keep: default!(Option<Interval>, "NULL")) -> Result<(), ErrorReport> {
-    Ok(remove::drop(given("parent", parent)?.0, &self::keep(keep)?)?)
+    Ok(drop_parent::drop(given("parent", parent)?.0, &self::keep(keep)?)?)
 }
 
 /// Brings the rights of mapped roles on the nodes in step with those on the parent here. GRANT and REVOKE on a parent do

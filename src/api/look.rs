@@ -1,7 +1,7 @@
 //! SQL functions that look: where a key lives, what a tree looks like, how large its leaves are.
 
 use super::hierarchies::given;
-use crate::hierarchy::{locate, picture, sizes};
+use crate::hierarchy::{draw, locate, sizes};
 use crate::pg::regclass::Regclass;
 use crate::pg::subtransaction::look;
 use pgrx::JsonB;
@@ -42,7 +42,7 @@ fn shard_locate(
 #[search_path(pg_catalog, pg_temp)]
 fn shard_tree(parent: Option<Regclass>, format: default!(Option<&str>, "'text'")) -> Result<String, ErrorReport> {
     let (parent, format) = (given("parent", parent)?.0, given("format", format)?);
-    Ok(look(|| picture::draw(parent, format))?)
+    Ok(look(|| draw::draw(parent, format))?)
 }
 
 /// Live sizes of the leaves of one parent, or of all: `estimated_rows` is what the server believes, `bytes` with indexes and TOAST.

@@ -2,13 +2,13 @@
 
 use super::hierarchies::{given, node_names};
 use crate::error::{Report, Result as Outcome};
-use crate::hierarchy::grants;
 use crate::node::change::{self, Changes};
 use crate::node::fanout;
 use crate::node::finding::Finding;
 use crate::node::register::{self, NewNode};
 use crate::node::reset::{self, Request};
 use crate::node::settle::{self, Decision};
+use crate::partitions::grants;
 use crate::pg::regrole::Regrole;
 use crate::pg::secret;
 use pgrx::JsonB;

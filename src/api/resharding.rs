@@ -2,10 +2,10 @@
 
 use super::hierarchies::{given, node_names};
 use crate::error::{Report, Result};
-use crate::hierarchy::publications::Accept;
 use crate::pg::regclass::Regclass;
 use crate::pg::subtransaction::steady;
 use crate::reshard::plan;
+use crate::table::publications::Accept;
 use pgrx::JsonB;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::Oid;

@@ -2,7 +2,7 @@
 
 use super::hierarchies::given;
 use super::resharding::keep_time;
-use crate::hierarchy::trash;
+use crate::partitions::trash;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

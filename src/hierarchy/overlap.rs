@@ -2,9 +2,9 @@
 //!
 //! Postgres compares the values, by the operators and the collation of the key: only it knows the order of all types.
 
-use super::key::KeyType;
-use super::managed::Managed;
-use super::members::Member;
+use super::managed_parent::Managed;
+use super::partition_keys::KeyType;
+use super::tree_tables::Member;
 use crate::error::{Report, Result};
 use crate::pg::{sql, types};
 use pgrx::PgSqlErrorCode as Code;

@@ -1,6 +1,6 @@
 //! How large leaves are, asked of the servers that store them.
 
-use super::members::{self, Member};
+use super::tree_tables::{self, Member};
 use crate::error::Result;
 use crate::name::literal;
 use crate::node::channel::Channel;
@@ -48,7 +48,7 @@ pub fn of_leaves(parent: Option<Oid>) -> Result<Vec<LeafSize>> {
     };
     let mut leaves = Vec::new();
     for parent in parents {
-        leaves.extend(members::load(parent)?.into_iter().filter(Member::is_leaf));
+        leaves.extend(tree_tables::load(parent)?.into_iter().filter(Member::is_leaf));
     }
     sizes(&leaves)
 }

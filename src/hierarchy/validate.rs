@@ -1,10 +1,10 @@
 //! What cannot become a parent, and what a parent cannot keep: refused before anything changes.
 
-use super::description::{Description, dependents};
-use super::key::Keys;
+use super::partition_keys::Keys;
 use crate::error::{Report, Result};
 use crate::name::{ident, idents};
 use crate::pg::sql;
+use crate::table::definition::{Description, dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 

@@ -3,7 +3,6 @@
 pub mod bootstrap;
 pub mod change;
 pub mod channel;
-pub mod doctor;
 pub mod facts;
 pub mod fanout;
 pub mod finding;

@@ -18,7 +18,7 @@ use super::{convert, finish, gate, holders, swap, switch, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::guc;
-use crate::hierarchy::managed::Managed;
+use crate::hierarchy::managed_parent::Managed;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction, transaction, worker};

@@ -13,16 +13,17 @@ use crate::catalog::carried::Statistics;
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
 use crate::catalog::{leaving, parent};
 use crate::error::{Report, Result};
-use crate::hierarchy::build::{lives_on, remote_nodes};
-use crate::hierarchy::create::{self, Checked, Intent, extras, local_leaves};
-use crate::hierarchy::description::Description;
-use crate::hierarchy::publications::{self, Accept};
-use crate::hierarchy::rebuild;
-use crate::hierarchy::script::Script;
-use crate::hierarchy::survey::Survey;
-use crate::hierarchy::{grants, mirror, validate};
+use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
+use crate::partitions::create::{self, Checked, Intent, extras, local_leaves};
+use crate::partitions::partition_ddl::{lives_on, remote_nodes};
+use crate::partitions::preflight::Survey;
+use crate::partitions::script::Script;
+use crate::partitions::{grants, mirror};
 use crate::pg::{managed as cache, relation, role, sql};
+use crate::table::ddl;
+use crate::table::definition::Description;
+use crate::table::publications::{self, Accept};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
@@ -226,8 +227,7 @@ impl Change<'_> {
             commands.extend(
                 column.owned.iter().map(|sequence| format!("ALTER SEQUENCE {sequence} OWNED BY {name}.{field}")),
             );
-            let (Some(identity), Some(sequence)) = (crate::hierarchy::columns::identity(column), &column.sequence)
-            else {
+            let (Some(identity), Some(sequence)) = (crate::table::columns::identity(column), &column.sequence) else {
                 continue;
             };
             commands.push(format!("ALTER TABLE {name} ALTER COLUMN {field} ADD {identity}"));
@@ -240,7 +240,7 @@ impl Change<'_> {
         }
         // With foreign leaves, unique keys are on the leaves only. Without, those of the leaves become parts of these.
         for key in table.keys.iter().filter(|key| key.unique && !self.is_mixed()) {
-            commands.extend(rebuild::create_key(key, name, true));
+            commands.extend(ddl::create_key(key, name, true));
         }
         commands.extend(table.triggers.iter().map(|trigger| trigger.definition.clone()));
         commands.push(format!("COMMENT ON TABLE {name} IS NULL"));
@@ -248,7 +248,7 @@ impl Change<'_> {
         let mut table = table.clone();
         table.publications.clear();
         let local = local_leaves(name, &self.tree);
-        commands.extend(rebuild::after_partitions(&table, &tables, &local, &table.owner, self.is_mixed()));
+        commands.extend(ddl::after_partitions(&table, &tables, &local, &table.owner, self.is_mixed()));
         commands
     }
 
@@ -257,7 +257,7 @@ impl Change<'_> {
         let unique = self.table.keys.iter().filter(|key| key.unique && !self.is_mixed()).map(|key| &key.name);
         let sequences = self.table.columns.iter().filter_map(|column| Some(&column.sequence.as_ref()?.name.name));
         let names: Vec<&String> = unique.chain(sequences).collect();
-        (!names.is_empty()).then(|| rebuild::make_way(&self.name().schema, names))
+        (!names.is_empty()).then(|| ddl::make_way(&self.name().schema, names))
     }
 
     fn in_attic(&self, name: &QualifiedName) -> QualifiedName {
@@ -323,7 +323,7 @@ impl Change<'_> {
 
     fn join_publications(&self) -> Result<()> {
         let local = local_leaves(self.name(), &self.tree);
-        let commands = rebuild::publish(&self.table, Some(self.name()), &local, self.is_mixed());
+        let commands = ddl::publish(&self.table, Some(self.name()), &local, self.is_mixed());
         commands.iter().try_for_each(|command| sql::run_quietly(command))
     }
 

@@ -3,11 +3,11 @@
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::Result;
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::mirror;
-use crate::hierarchy::script::Script;
+use crate::hierarchy::managed_parent::Managed;
 use crate::name::literal;
 use crate::node::trash::KeepTime;
+use crate::partitions::mirror;
+use crate::partitions::script::Script;
 use crate::pg::{role, sql, transaction};
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::LOCAL;

@@ -8,17 +8,17 @@ use crate::catalog::carried::Key;
 use crate::catalog::operation::{Operation, Own};
 use crate::error::Result;
 use crate::hierarchy::bound::{default_check, for_values};
-use crate::hierarchy::build::{Blueprint, DEFAULT_CHECK, lives_on};
-use crate::hierarchy::columns::{self, Place as ColumnPlace};
-use crate::hierarchy::create::fitted;
-use crate::hierarchy::description::Description;
-use crate::hierarchy::key::Keys;
-use crate::hierarchy::rebuild::{self, create_key, create_table};
-use crate::hierarchy::survey::Survey;
+use crate::hierarchy::partition_keys::Keys;
 use crate::name::{QualifiedName, ident, literal};
+use crate::partitions::create::fitted;
+use crate::partitions::partition_ddl::{Blueprint, DEFAULT_CHECK, lives_on};
+use crate::partitions::preflight::Survey;
 use crate::pg::transaction;
 use crate::reshard::subject::Subject;
 use crate::reshard::target::Column;
+use crate::table::columns::{self, Place as ColumnPlace};
+use crate::table::ddl::{self, create_key, create_table};
+use crate::table::definition::Description;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
 /// What a target carries until it is attached: with it, Postgres need not read the table to believe where its rows belong.
@@ -113,7 +113,7 @@ impl Stage {
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let mut commands =
             vec![create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree))];
-        rebuild::alter(&mut commands, &table.name, columns::settings(&table));
+        ddl::alter(&mut commands, &table.name, columns::settings(&table));
         commands.extend(blueprint.local_tree(&table.name, &self.tree));
         commands.extend(self.own_commands(LOCAL));
         commands.extend(self.attach_checks());
@@ -138,7 +138,7 @@ impl Stage {
     fn own_commands(&self, node: &str) -> Vec<String> {
         let mut commands = Vec::new();
         for (leaf, own) in self.leaves_on(node).iter().zip(&self.own) {
-            rebuild::alter(&mut commands, leaf, own.actions.clone());
+            ddl::alter(&mut commands, leaf, own.actions.clone());
             commands.extend(own.keys.iter().filter(|key| key.unique).flat_map(|key| own_key(key, leaf)));
             let identity = match own.replica_identity {
                 Some('d') => "DEFAULT",
@@ -161,7 +161,7 @@ impl Stage {
             let mut marked = self.table.clone();
             marked.keys.clone_from(&own.marks);
             marked.replica_identity = own.replica_identity.unwrap_or(marked.replica_identity);
-            commands.extend(rebuild::index_marks(&marked, std::slice::from_ref(leaf)));
+            commands.extend(ddl::index_marks(&marked, std::slice::from_ref(leaf)));
         }
         commands
     }
@@ -172,7 +172,7 @@ impl Stage {
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let mut commands =
             vec![create_table(&table, &table.name, ColumnPlace::LocalLeaf, &blueprint.partition_by(&self.tree))];
-        rebuild::alter(&mut commands, &table.name, columns::settings(&table));
+        ddl::alter(&mut commands, &table.name, columns::settings(&table));
         for leaf in self.tree.leaves().filter(|leaf| leaf.node.as_deref().is_some_and(|node| node != LOCAL)) {
             commands.push(format!(
                 "ALTER FOREIGN TABLE {} OPTIONS (SET schema_name {})",
@@ -236,10 +236,10 @@ impl Stage {
         let named = node != LOCAL || self.is_whole;
         let mut commands = Vec::new();
         if named && !later.is_empty() {
-            commands.push(rebuild::make_way(&self.table.name.schema, later.iter().map(|key| &key.name)));
+            commands.push(ddl::make_way(&self.table.name.schema, later.iter().map(|key| &key.name)));
         }
         commands.extend(later.iter().flat_map(|key| create_key(key, &self.table.name, named)));
-        commands.extend(rebuild::index_marks(&self.table, &self.leaves_on(node)));
+        commands.extend(ddl::index_marks(&self.table, &self.leaves_on(node)));
         commands.extend(self.late_own_commands(node));
         commands
     }
@@ -331,9 +331,9 @@ END",
 /// Under its own name, in whatever tablespace is the server's default.
 fn own_key(key: &Key, leaf: &QualifiedName) -> Vec<String> {
     let key = Key { tablespace: None, ..key.clone() };
-    let mut commands = vec![rebuild::make_way(&leaf.schema, [&key.name])];
+    let mut commands = vec![ddl::make_way(&leaf.schema, [&key.name])];
     commands.extend(create_key(&key, leaf, true));
-    commands.extend(rebuild::key_comments(&key, leaf));
+    commands.extend(ddl::key_comments(&key, leaf));
     commands
 }
 

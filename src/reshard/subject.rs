@@ -3,11 +3,11 @@
 use super::trouble::{Step, fail, halt};
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
-use crate::hierarchy::description::Description;
-use crate::hierarchy::key::Keys;
-use crate::hierarchy::managed::Managed;
+use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::partition_keys::Keys;
 use crate::hierarchy::validate;
 use crate::pg::role;
+use crate::table::definition::Description;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::spec;
 

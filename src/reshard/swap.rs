@@ -12,13 +12,14 @@ use crate::catalog::operation::{self, Operation, Source, SourceTable};
 use crate::catalog::{leaving, parent, way_back};
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
-use crate::hierarchy::build::lives_on;
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::script::Script;
-use crate::hierarchy::{grants, rebuild};
+use crate::hierarchy::managed_parent::Managed;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::own;
+use crate::partitions::grants;
+use crate::partitions::partition_ddl::lives_on;
+use crate::partitions::script::Script;
 use crate::pg::{managed as cache, role};
+use crate::table::ddl;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
 use shardkeeper_core::operation::State;
@@ -203,7 +204,7 @@ impl Swap<'_> {
             .filter(|leaf| leaf.node.as_deref() == Some(LOCAL))
             .map(|leaf| above.sibling(&leaf.name))
             .collect();
-        commands.extend(rebuild::publish(&self.managed.table, None, &local, self.managed.has_keys_on_leaves()));
+        commands.extend(ddl::publish(&self.managed.table, None, &local, self.managed.has_keys_on_leaves()));
         Ok(commands)
     }
 
@@ -222,7 +223,7 @@ impl Swap<'_> {
             self.operation.plan.sources.iter().flat_map(|source| &source.tables).map(|table| &table.name).collect();
         let stay: Vec<_> =
             self.managed.members.iter().filter(|member| member.is_leaf() && !gone.contains(&&member.name)).collect();
-        let parent = |member: &crate::hierarchy::members::Member| {
+        let parent = |member: &crate::hierarchy::tree_tables::Member| {
             let above = member.parent().and_then(|oid| self.managed.member(oid).ok());
             above.map(|above| above.name.to_string()).unwrap_or_default()
         };

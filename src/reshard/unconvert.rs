@@ -6,12 +6,12 @@ use super::trouble::{Step, fail};
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::description::{Description, outside_dependents};
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::rebuild;
-use crate::hierarchy::script::Script;
+use crate::hierarchy::managed_parent::Managed;
 use crate::name::{QualifiedName, ident, literal};
+use crate::partitions::script::Script;
 use crate::pg::{managed as cache, role, sql};
+use crate::table::ddl;
+use crate::table::definition::{Description, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::State;
@@ -164,7 +164,7 @@ impl<'a> Return<'a> {
     }
 
     fn join_publications(&self) -> Result<()> {
-        let commands = rebuild::publish(&self.managed.table, Some(self.name()), &[], false);
+        let commands = ddl::publish(&self.managed.table, Some(self.name()), &[], false);
         commands.iter().try_for_each(|command| sql::run_quietly(command))
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::catalog::operation::Plan;
 use crate::error::Result;
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::survey::{self, Load};
-use crate::hierarchy::way::Way;
+use crate::hierarchy::managed_parent::Managed;
+use crate::partitions::mirror_path::Way;
+use crate::partitions::preflight::{self, Load};
 use shardkeeper_core::plan::LOCAL;
 
 /// The server, and what is made there.
@@ -26,7 +26,7 @@ pub fn told(managed: &Managed, plan: &Plan) -> Result<Vec<Arrival>> {
         }
         let names: Vec<String> = missing.iter().map(|(member, _)| member.name.name.clone()).collect();
         let load = Load { partitioned: names.len(), ..Load::default() };
-        let needs = survey::check_node(&node, &managed.table, &names, load)?.needs;
+        let needs = preflight::check_node(&node, &managed.table, &names, load)?.needs;
         told.extend(needs.made.iter().map(|object| (node.clone(), format!("make {object}, which is missing"))));
         told.extend(
             missing.iter().map(|(member, _)| (node.clone(), format!("make the mirror's table {}", member.name))),

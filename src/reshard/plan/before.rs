@@ -3,8 +3,8 @@
 use crate::catalog::operation::{Before, Plan};
 use crate::catalog::parent;
 use crate::error::Result;
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::members::Member;
+use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::tree_tables::Member;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 use shardkeeper_core::spec::Site;
 use std::collections::BTreeMap;

@@ -18,13 +18,13 @@ pub use pieces::{merge, move_values, split};
 
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
 use crate::error::{Report, Result};
-use crate::hierarchy::grants;
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::members::{self, Member};
-use crate::hierarchy::publications::{self, Accept};
+use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::tree_tables::{self, Member};
 use crate::name::literal;
 use crate::node::channel::Channel;
+use crate::partitions::grants;
 use crate::pg::sql;
+use crate::table::publications::{self, Accept};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::{Kind, Mode};
@@ -125,7 +125,7 @@ fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Sou
         node: table.is_leaf().then(|| table.node().to_string()),
         nodes_below: match table.is_leaf() {
             true => Vec::new(),
-            false => members::nodes(managed.tables_below(table.oid())),
+            false => tree_tables::nodes(managed.tables_below(table.oid())),
         },
     });
     Source { name: child.name.clone(), label, bound, tables: tables.collect(), shape: None }
@@ -171,7 +171,7 @@ pub fn label_rows(targets: &[Partition]) -> Vec<(String, String)> {
 /// Where a leaf of a managed parent is; `None` if it is none.
 pub fn node_of(leaf: Oid) -> Result<Option<String>> {
     let Some((root, _)) = crate::catalog::parent::of_relation(leaf)? else { return Ok(None) };
-    let member = members::load(root)?.into_iter().find(|member| member.oid() == leaf && member.is_leaf());
+    let member = tree_tables::load(root)?.into_iter().find(|member| member.oid() == leaf && member.is_leaf());
     Ok(member.map(|member| member.node().to_string()))
 }
 

@@ -3,7 +3,7 @@
 use super::{Decided, beside, key_of, known_node, leaf_of, source};
 use crate::catalog::operation::Plan;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed::Managed;
+use crate::hierarchy::managed_parent::Managed;
 use crate::name::ident;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;

@@ -4,13 +4,13 @@
 use super::own::own;
 use crate::catalog::operation::{Own, Plan};
 use crate::error::{Report, Result};
-use crate::hierarchy::description::{dependents_question, outside_dependents};
-use crate::hierarchy::managed::Managed;
+use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::sql;
 use crate::reshard::swap::below;
+use crate::table::definition::{dependents_question, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::LOCAL;
@@ -140,7 +140,7 @@ fn names_are_free(plan: &Plan) -> Result<()> {
         by_node.entry(LOCAL.to_string()).or_default().push(&table.name);
         let nodes = match &table.sub {
             None => table.node.iter().cloned().collect(),
-            Some(sub) => crate::hierarchy::build::remote_nodes(sub.leaves()),
+            Some(sub) => crate::partitions::partition_ddl::remote_nodes(sub.leaves()),
         };
         for node in nodes.into_iter().filter(|node| node != LOCAL) {
             by_node.entry(node).or_default().push(&table.name);

@@ -4,12 +4,12 @@
 use crate::catalog::carried::Key;
 use crate::catalog::operation::{Own, Plan};
 use crate::error::{Report, Result};
-use crate::hierarchy::columns;
-use crate::hierarchy::description::{Check, Column, Description};
-use crate::hierarchy::managed::Managed;
+use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident};
 use crate::node::channel::Channel;
+use crate::table::columns;
+use crate::table::definition::{Check, Column, Description};
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::plan::LOCAL;
 use std::collections::BTreeMap;

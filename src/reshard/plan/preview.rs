@@ -5,11 +5,11 @@ use super::{Decided, leaving_for, obstacles};
 use crate::catalog::operation::Plan;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
-use crate::hierarchy::managed::Managed;
-use crate::hierarchy::publications;
+use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
 use crate::reshard::{requirements, shared};
+use crate::table::publications;
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
 
