@@ -16,7 +16,6 @@ mod partitions;
 mod pg;
 mod reshard;
 mod schema;
-mod settings;
 mod table;
 mod worker;
 

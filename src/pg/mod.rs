@@ -34,6 +34,7 @@ pub mod role;
 pub mod route;
 pub mod router;
 pub mod secret;
+pub mod settings;
 pub mod sql;
 pub mod subtransaction;
 pub mod transaction;

@@ -1,8 +1,8 @@
 //! What a session of ours sets before anything else, whatever the role, the database or the server has set: see
-//! `crate::settings`.
+//! `crate::pg::settings`.
 
 use super::session::Limits;
-use crate::settings::{TEXT, TRANSACTIONS};
+use crate::pg::settings::{TEXT, TRANSACTIONS};
 
 /// A setting that nobody knows, to find out whether start-up options get through.
 pub const MARK: &str = "shardkeeper_session.options";

@@ -40,7 +40,10 @@ fn parts(options: &Options, clock: &mut Clock) -> Result<()> {
         clock.part("clippy", || clippy(&installs))?;
     }
     if wants("core") {
-        clock.part("core", || run(cargo("test").args(["--profile", "cluster", "--package", "shardkeeper_core"])))?;
+        clock.part("core", || {
+            run(cargo("test").args(["--profile", "cluster", "--package", "shardkeeper_core"]))?;
+            run(cargo("test").args(["--profile", "cluster", "--package", "xtask", "--test", "floors"]))
+        })?;
     }
     if options.part().is_some_and(|part| part != "cluster") {
         return Ok(());

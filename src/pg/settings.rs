@@ -4,8 +4,8 @@
 //! Three places set them: our own sessions with nodes and the background workers by this list, and by the same list in SQL the
 //! functions on the coordinator (`sql/settings.sql`) and the session channel (`sql/node.sql`).
 
+use super::sql;
 use crate::error::Result;
-use crate::pg::sql;
 
 /// How values and definitions are written and read.
 pub const TEXT: [(&str, &str); 14] = [
