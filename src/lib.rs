@@ -1,7 +1,24 @@
 //! shardkeeper: ordinary Postgres servers as one partitioned database.
 //!
-//! `api` takes SQL calls and shapes rows; `node` talks to the other servers; `hierarchy` builds and takes apart trees;
-//! `worker` is what runs in the background; `pg` is the only module with `unsafe`.
+//! The floors, from the top down; a module uses only those below it, which `xtask/tests/floors.rs` keeps so:
+//!
+//! - `worker`: where background processes begin: the launcher, the worker of a database, that of an operation
+//! - `api`: the SQL functions: parse, call, shape rows
+//! - `check`: what `shard_check` says
+//! - `reshard`: moving data while applications read and write
+//! - `partitions`: the calls that change a tree: create, add, detach, drop, release, adopt
+//! - `schema`: what happens to definitions: commands by hand, drift, repair
+//! - `hierarchy`: the model of a managed parent and its tree, read only
+//! - `table`: one table, and the commands that make each of its objects
+//! - `node`: other servers: the session channel, own sessions, journal and healing, registration
+//! - `catalog`: typed rows in and out of the extension's own tables
+//! - `background`: starting, waking and finding workers; their log
+//! - `pg`: safe wrappers over the server, the only module with `unsafe`
+//! - `error`, `guc`, `name`: what everything stands on
+//!
+//! Decisions that need no server are in the crate `shardkeeper_core`.
+
+#![deny(unsafe_code)]
 
 mod api;
 mod background;
@@ -13,6 +30,7 @@ mod hierarchy;
 mod name;
 mod node;
 mod partitions;
+#[allow(unsafe_code)]
 mod pg;
 mod reshard;
 mod schema;
