@@ -52,7 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::process::no_backtraces();
     guc::register();
     pg::guc::reserve(c"shardkeeper");
-    pg::drop_hook::register(reshard::leave::object);
+    pg::drop_hook::register(reshard::extension_drop::object);
     #[cfg(feature = "pg18")]
     pg::planning::register();
     pg::worker::register(worker::entry::ENTRIES);

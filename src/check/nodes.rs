@@ -13,7 +13,7 @@ use crate::node::own::{self, Limits, Session, Target};
 use crate::node::pooler;
 use crate::node::settle::{self, Unsettled};
 use crate::pg::{role, sql};
-use crate::reshard::health::{self as operations, Trace};
+use crate::reshard::check::{self as operations, Trace};
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::words::count;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! What people steer operations with.
 
-use super::copied;
+use super::cleanup::copied_database;
 use crate::catalog::copied::refusal;
 use crate::catalog::operation::{self, Failure, Operation};
 use crate::catalog::way_back;
@@ -19,7 +19,7 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
     let operation = mine(id)?;
     if !operation.is_own {
         return match wish {
-            Wish::Cancel | Wish::Finish => copied::forget(&operation),
+            Wish::Cancel | Wish::Finish => copied_database::forget(&operation),
             _ => refusal(id).into(),
         };
     }
@@ -27,7 +27,7 @@ pub fn wish(id: i64, wish: Wish) -> Result<()> {
         return refused(&operation, refusal)?.into();
     }
     if wish == Wish::Revert {
-        super::back::check(&operation)?;
+        super::revert::check(&operation)?;
         way_back::forget_refusal(id)?;
     }
     operation::set_wish(id, wish)?;
@@ -44,14 +44,14 @@ fn refused(operation: &Operation, refusal: Refusal) -> Result<Report> {
     let id = operation.id;
     let (mut detail, mut hint) = (refusal.detail(), refusal.hint(id));
     match refusal {
-        Refusal::Switched if super::back::check(operation).is_err() => {
+        Refusal::Switched if super::revert::check(operation).is_err() => {
             hint = format!("To drop the old ones, run SELECT shard_finish({id});");
             if operation.kind != Kind::Convert {
                 hint += " another operation can move the data back.";
             }
         }
         Refusal::Over { state: State::Cancelled | State::Failed, .. } if operation.is_group() => {
-            if let Some(stays) = super::group::what_stays(operation)? {
+            if let Some(stays) = super::operation_group::what_stays(operation)? {
                 (detail, hint) = stays;
             }
         }

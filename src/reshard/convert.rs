@@ -3,12 +3,16 @@
 //! The staged tree is the whole new hierarchy. At the switch its root goes to the schema of the old table, takes its name and
 //! gets everything else that the user put on it; the old table goes to the attic. On nodes the staged mirror moves likewise.
 
-use super::follow::Flow;
-use super::subject::{self, Subject};
-use super::swap::below;
+pub mod convert_back;
+pub mod source_table;
+use self::source_table::Subject;
+use super::apply::Flow;
+use super::outcome::Step;
+use super::prepare::prerequisites;
+use super::switch::swap::below;
+use super::switch::write_fence;
 use super::switch::{approach, drain, lock_parent};
-use super::trouble::Step;
-use super::{back, gate, plan as plans, requirements};
+use super::{plan as plans, revert};
 use crate::catalog::carried::Statistics;
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
 use crate::catalog::{leaving, parent};
@@ -56,7 +60,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64>
     if mode == Mode::Online {
         plans::check_encoding()?;
         let departs = !remote_nodes(plan.tree.leaves()).is_empty();
-        requirements::check_here(std::slice::from_ref(&table.name), departs)?;
+        prerequisites::check_here(std::slice::from_ref(&table.name), departs)?;
     }
     let leaf = SourceTable { name: table.name.clone(), node: Some(LOCAL.to_string()), nodes_below: Vec::new() };
     let old = Partition {
@@ -128,7 +132,7 @@ pub fn switch(operation: &Operation) -> Step {
     lock_parent(operation)?;
     drain(operation, &mut flow)?;
     let root = swap(operation, &surveys)?;
-    Ok(back::open(operation, root, &mut flow)?)
+    Ok(revert::open(operation, root, &mut flow)?)
 }
 
 /// What the nodes are like that get leaves.
@@ -142,7 +146,7 @@ pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Survey>> {
 
 /// Puts the hierarchy in the place of the table, on all servers, and says so; the new root. Under the lock of `lock_parent`.
 pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Survey>) -> Step<Oid> {
-    subject::unchanged(operation)?;
+    source_table::unchanged(operation)?;
     let subject = Subject::read(operation)?;
     let root = operation.staged(&subject.table.name.name);
     let tree = operation.plan.target_tree();
@@ -209,7 +213,7 @@ impl Change<'_> {
         commands.push(format!("COMMENT ON TABLE {name} IS NULL"));
         let leaves = self.tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node));
         let leaves: Vec<QualifiedName> = leaves.map(|leaf| name.sibling(leaf.name.clone())).collect();
-        let (shut, open) = gate::shut(self.operation, &leaves);
+        let (shut, open) = write_fence::shut(self.operation, &leaves);
         commands.extend(shut);
         inverse.splice(0..0, open);
         let rights = grants::wanted(self.operation.parent(), node)?;

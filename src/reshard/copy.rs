@@ -5,14 +5,17 @@
 //! catching up. All servers have a source under the same snapshot. Otherwise a row that moved from one of them to another in
 //! between, with values that the change leaves out, would be known to none.
 
-use super::finish::finish_tables;
-use super::follow::Flow;
-use super::holders::wait_until_quiet;
-use super::place::{self, BRIEF, Place};
-use super::stage::Stage;
-use super::target::Target;
-use super::throttle::Throttle;
-use super::trouble::{Step, Trouble};
+pub mod build_indexes;
+pub mod rate_limit;
+use self::build_indexes::finish_tables;
+use self::rate_limit::Throttle;
+use super::apply::Flow;
+use super::apply::target::Target;
+use super::lock_holders::wait_until_quiet;
+use super::outcome::{Step, Trouble};
+use super::prepare::staging::Stage;
+use super::server::LONG;
+use super::server::{self, BRIEF, Place};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, idents, literal};
@@ -21,7 +24,6 @@ use crate::pg::copy_from::{self, Format};
 use crate::pg::copy_to::Reader;
 use crate::pg::router::Router;
 use crate::pg::{progress, role, sql, transaction, worker};
-use crate::reshard::place::LONG;
 use bytes::Bytes;
 use futures_util::stream::Fuse;
 use futures_util::{SinkExt, StreamExt};
@@ -178,7 +180,7 @@ pub fn one_source(
     let router = match operation.plan.target_nodes().len() {
         1 => None,
         _ => {
-            let nodes: Vec<(Oid, String)> = super::follow::leaf_nodes(&table.name)?;
+            let nodes: Vec<(Oid, String)> = super::apply::leaf_nodes(&table.name)?;
             let place = |node: &String| flow.targets.iter().position(|target| target.node == *node);
             let leaves = nodes.iter().filter_map(|(leaf, node)| Some((*leaf, place(node)?))).collect();
             Some((role::acting_as(table.role, || Router::open(table.oid, &columns))?, leaves))
@@ -240,7 +242,7 @@ fn open(
     }
     let mut session = match sessions.remove(node).flatten() {
         Some(session) => session,
-        None => place::session(operation, node)?,
+        None => server::session(operation, node)?,
     };
     let command = format!("COPY (SELECT {} FROM ONLY {source}) TO STDOUT (FORMAT binary)", idents(columns));
     // The lock first: TRUNCATE would take the rows away from under the snapshot.

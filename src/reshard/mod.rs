@@ -1,48 +1,33 @@
 //! Moving data: one engine that replaces a set of leaves by another while applications read and write.
 //!
-//! `plan` decides what is replaced when a call asks for it, `control` is what people steer with, `run` is the worker of one
-//! operation, `group` that of many moves. Its steps are `prepare` (`requirements` is what it asks of servers), `copy` with
-//! `finish`, `follow` (catching up), `verify`, `switch` with `swap`, and `sweep` (cleaning up); each can be repeated from its
-//! start after a crash. `gate` keeps direct writers out while a commit is split, and `room` spares the switch the reading of
-//! a default partition. `back` leads the same steps the other way, by the stream that all
-//! ways back of a server share (`shared`) and one worker reads (`kept`); `blocking` takes all from the copy to the switch at once
-//! while writers wait. `convert` is the plan and the switch of a plain table that becomes a parent, `unconvert` its switch
-//! back. `stage` is where the targets stand, `place` a server, `stream` its changes, `subject` the table that changes,
-//! `throttle` what slows a copy down. `trouble` is what becomes of an error,
-//! `holders` who is in the way, `health` the doctor's part; `leave` keeps the extension until all has ended, and `copied` forgets
-//! what belongs to a database that this one is a copy of.
+//! `plan` decides what is replaced when a call asks for it; `control` is what people steer with. `run` is the worker of one
+//! operation, which takes it from state to state; `operation_group` and `modulus_group` are those of many that belong together.
+//!
+//! The steps, each of which can be repeated from its start after a crash: `prepare` asks what the servers must have and builds
+//! the staging tables; `copy` brings the rows and builds indexes; `apply` follows what changed since; `verify` compares;
+//! `switch` puts the new partitions in the place of the old ones; `cleanup` takes away what is left. `revert` leads the same
+//! steps the other way, `convert` is plan and switch of a plain table that becomes a parent, and `block_writes` takes all from
+//! the copy to the switch at once while writers wait.
+//!
+//! `server` is where a step happens, here or on a node; `outcome` what becomes of an error, `lock_holders` who is in the way,
+//! `check` the part of `shard_check`; `extension_drop` keeps the extension until all operations have ended.
 
-mod back;
-mod blocking;
+mod apply;
+mod block_writes;
+pub mod check;
+mod cleanup;
 pub mod control;
 pub mod convert;
-mod copied;
 mod copy;
-mod finish;
-mod follow;
-mod gate;
-mod group;
-pub mod health;
-mod holders;
-pub mod kept;
-pub mod leave;
-mod mirrors;
-mod parts;
-mod place;
+pub mod extension_drop;
+mod lock_holders;
+mod modulus_group;
+mod operation_group;
+mod outcome;
 pub mod plan;
 mod prepare;
-mod requirements;
-mod room;
+pub mod revert;
 pub mod run;
-mod shared;
-mod stage;
-mod stream;
-mod subject;
-mod swap;
-mod sweep;
+mod server;
 mod switch;
-mod target;
-mod throttle;
-mod trouble;
-mod unconvert;
 mod verify;

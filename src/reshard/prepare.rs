@@ -1,12 +1,16 @@
 //! The first step: everything is checked, the stage is built, and, unless writers will wait, changes of the sources begin to
 //! be kept.
 
-use super::place::{BRIEF, Place};
-use super::requirements::{check_source, leaves_on};
-use super::stage::Stage;
-use super::subject::Subject;
-use super::trouble::{Step, fail};
-use super::{holders, run, shared, sweep, switch};
+pub mod default_exclusion;
+pub mod prerequisites;
+pub mod staging;
+use self::prerequisites::{check_source, leaves_on};
+use self::staging::Stage;
+use super::convert::source_table::Subject;
+use super::outcome::{Step, fail};
+use super::revert::shared_slot;
+use super::server::{BRIEF, Place};
+use super::{cleanup, lock_holders, run, switch};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -36,8 +40,8 @@ pub fn prepare(operation: &Operation) -> Step {
         // The way back of a switch that was half made leads through what is removed here.
         switch::undo_halves(operation)?;
     }
-    sweep::way_back(operation)?;
-    sweep::stage(operation)?;
+    cleanup::way_back(operation)?;
+    cleanup::stage(operation)?;
     if !operation.converts() {
         as_planned(operation)?;
     }
@@ -51,7 +55,7 @@ pub fn prepare(operation: &Operation) -> Step {
     }
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {
         let tables: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
-        shared::give_way(operation, node)?;
+        shared_slot::give_way(operation, node)?;
         publish(operation, node, &operation.stage, &tables)?;
     }
     Ok(())
@@ -175,11 +179,11 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
 pub fn make_slot(operation: &Operation, node: &str, name: &str) -> Step {
     let (mut patience, most) = SLOT_PATIENCE;
     loop {
-        holders::wait_until_quiet(operation, node)?;
+        lock_holders::wait_until_quiet(operation, node)?;
         match make_slot_within(operation, node, name, patience) {
             // Another transaction has come in between.
             Err(Error::Report(report)) if report.code == Code::ERRCODE_QUERY_CANCELED => {
-                holders::says_who_is_older(operation, node)?;
+                lock_holders::says_who_is_older(operation, node)?;
                 run::look(operation)?;
                 patience = most.min(patience * 2);
             }

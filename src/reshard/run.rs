@@ -3,9 +3,12 @@
 //! What the worker knows is in the operation's row; it can be killed at any line and another goes on. After an error it
 //! leaves, and the database worker starts another one when it is time to try again.
 
-use super::follow::Flow;
-use super::trouble::{Step, Trouble};
-use super::{back, blocking, copy, finish, group, holders, prepare, room, stream, sweep, switch, trouble, verify};
+use super::apply::Flow;
+use super::apply::slot;
+use super::copy::{self, build_indexes};
+use super::outcome::{Step, Trouble};
+use super::prepare::{self, default_exclusion};
+use super::{block_writes, cleanup, lock_holders, operation_group, outcome, revert, switch, verify};
 use crate::background::log::Log;
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::catalog::parent;
@@ -63,7 +66,7 @@ pub fn run(id: i64) {
             Ok(None) => return,
             Err(Trouble::Asked) => {}
             Err(met) => {
-                trouble::note(&operation, met);
+                outcome::note(&operation, met);
                 return;
             }
         }
@@ -91,7 +94,7 @@ pub fn settings(name: &str) -> Result<()> {
         "SET client_encoding = 'UTF8'",
         // Rows are brought as they are: triggers of the application fired for them on the source.
         "SET session_replication_role = 'replica'",
-        super::place::EVERY_ROW,
+        super::server::EVERY_ROW,
     ];
     for setting in more {
         sql::run(setting, &[])?;
@@ -105,7 +108,7 @@ pub fn settings(name: &str) -> Result<()> {
 fn take_up(id: i64) -> Result<bool> {
     let Some(operation) = transaction::run(|| operation::load(id))? else { return Ok(false) };
     if operation.failures > 0 || !matches!(operation.state, State::Planned | State::Switched) {
-        super::place::end_lost_sessions(&operation);
+        super::server::end_lost_sessions(&operation);
     }
     if matches!(operation.state, State::Ready | State::Switching) && operation.wish == Wish::Run {
         // A node that is down is met again by the comparison, which then says so.
@@ -138,13 +141,13 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         return Err(Trouble::Asked);
     }
     if operation.is_group() {
-        return group::step(operation, wish);
+        return operation_group::step(operation, wish);
     }
     if operation.state.is_before_switch()
         && !operation.converts()
         && transaction::run(|| parent::load(operation.parent()))?.is_none()
     {
-        return super::trouble::fail(
+        return super::outcome::fail(
             Report::new(
                 Code::ERRCODE_UNDEFINED_TABLE,
                 format!("{} is no longer there, or not managed", operation.name),
@@ -153,7 +156,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         );
     }
     if wish == Wish::Run {
-        transaction::run(|| Ok(super::subject::unchanged(operation)))??;
+        transaction::run(|| Ok(super::convert::source_table::unchanged(operation)))??;
     }
     match (operation.state, wish) {
         (state, Wish::Pause) if state != State::Switched => Ok(None),
@@ -161,20 +164,20 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (State::Planned, _) => Ok(Some(State::Preparing)),
         (State::Preparing, _) => prepare::prepare(operation).map(|()| Some(State::Copying)),
         (State::Copying, _) if operation.mode == Mode::BlockWrites => {
-            blocking::run(operation)?;
+            block_writes::run(operation)?;
             // Its transaction has entered the state.
             Err(Trouble::Asked)
         }
         (State::Copying, _) => copy::copy(operation).map(|()| Some(State::CatchingUp)),
         (State::CatchingUp, _) => {
             follow(operation, NEAR)?;
-            room::make(operation)?;
+            default_exclusion::make(operation)?;
             Ok(Some(State::Verifying))
         }
         (State::Verifying, _) => verify::verify(operation).map(|()| Some(State::Ready)),
         (State::Ready, _) => {
             switch::get_ready(operation)?;
-            back::prepare(operation)?;
+            revert::prepare(operation)?;
             follow(operation, VERY_NEAR)?;
             Ok(Some(State::Switching))
         }
@@ -183,7 +186,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
                 // The switch itself has entered the state.
                 return Err(Trouble::Asked);
             };
-            holders::waits_for_lock(operation, switch::waits_for_lock(refused))?;
+            lock_holders::waits_for_lock(operation, switch::waits_for_lock(refused))?;
             worker::sleep(REST);
             follow(operation, VERY_NEAR)?;
             Err(Trouble::Asked)
@@ -191,16 +194,16 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (State::Switched, wish) => {
             if !operation.tidy {
                 if !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
-                    sweep::way_back(operation)?;
+                    cleanup::way_back(operation)?;
                 }
                 if !operation.swept {
                     switch::sweep(operation)?;
-                    finish::analyze(operation);
+                    build_indexes::analyze(operation);
                     transaction::run(|| operation::set_swept(operation.id))?;
                 }
                 // What the targets carry goes with them in a revert, which need not wait for their locks.
                 if wish != Wish::Revert {
-                    back::settle_in(operation)?;
+                    revert::settle_in(operation)?;
                     switch::clear_targets(operation)?;
                     transaction::run(|| operation::set_tidy(operation.id))?;
                 }
@@ -217,11 +220,11 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         }
         (State::Reverting, Wish::Cancel) => {
             switch::undo_halves(operation)?;
-            back::drop_checks(operation);
+            revert::drop_checks(operation);
             transaction::run(|| operation::stay_switched(operation.id, "the revert was given up"))?;
             Err(Trouble::Asked)
         }
-        (State::Reverting, _) => back::revert(operation),
+        (State::Reverting, _) => revert::revert(operation),
         (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Ok(None),
     }
 }
@@ -233,14 +236,14 @@ fn clean_up(operation: &Operation) -> Step {
         switch::undo_halves(operation)?;
     }
     // A server that is down must not keep the others from being cleaned.
-    let cleared = if operation.state == State::Reverted { back::clear_attic(operation) } else { Ok(()) };
+    let cleared = if operation.state == State::Reverted { revert::clear_attic(operation) } else { Ok(()) };
     let done = [
         cleared,
-        sweep::way_back(operation),
-        sweep::stage(operation),
-        sweep::attic(operation),
-        room::clear(operation),
-        super::mirrors::drop_empty(operation),
+        cleanup::way_back(operation),
+        cleanup::stage(operation),
+        cleanup::attic(operation),
+        default_exclusion::clear(operation),
+        super::cleanup::empty_mirrors::drop_empty(operation),
     ];
     done.into_iter().collect::<Result<Vec<()>>>()?;
     transaction::run(|| operation::end(operation.id))?;
@@ -263,7 +266,7 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
         let session = flow.sources.get_mut(node).and_then(Option::as_mut);
         let mut outcome = Ok(());
         transaction::run(|| {
-            outcome = stream::claim(operation, node, session);
+            outcome = slot::claim(operation, node, session);
             Ok(())
         })?;
         outcome?;
@@ -275,15 +278,13 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
     loop {
         if freshened.is_none_or(|at| at.elapsed() > FRESHEN) {
             freshened = Some(Instant::now());
-            nodes
-                .iter()
-                .for_each(|node| stream::freshen(operation, flow.sources.get_mut(node).and_then(Option::as_mut)));
+            nodes.iter().for_each(|node| slot::freshen(operation, flow.sources.get_mut(node).and_then(Option::as_mut)));
         }
         let mut behind = 0;
         let mut progressed = false;
         for node in &nodes {
             let before = flow.changes;
-            let mut outcome = Ok(super::follow::Round::default());
+            let mut outcome = Ok(super::apply::Round::default());
             let ended = transaction::run(|| {
                 outcome = flow.round(operation, node, Some(LIMIT));
                 match &outcome {
@@ -298,10 +299,10 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {
                 let seen = ends.get(node).copied().filter(|_| round.whole).unwrap_or_default();
-                stream::advance(&operation.stage, session.as_deref_mut(), round.applied.max(seen))?;
-                stream::lag(operation, session)
+                slot::advance(&operation.stage, session.as_deref_mut(), round.applied.max(seen))?;
+                slot::lag(operation, session)
             })?;
-            let Some(lag) = lag else { return stream::gone(operation, node) };
+            let Some(lag) = lag else { return slot::gone(operation, node) };
             behind = behind.max(lag.bytes);
             ends.insert(node, lag.end());
         }

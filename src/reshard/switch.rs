@@ -4,12 +4,16 @@
 //! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
 //! go to a schema of their own, the attic, where nobody finds them.
 
-use super::follow::Flow;
-use super::stage::ATTACH_CHECK;
-use super::stream;
-use super::swap::{self, swap};
-use super::trouble::{Step, fail};
-use super::{back, gate, room};
+pub mod swap;
+pub mod write_fence;
+use self::swap::swap;
+use super::apply::Flow;
+use super::apply::slot;
+use super::outcome::{Step, fail};
+use super::prepare::default_exclusion;
+use super::prepare::staging::ATTACH_CHECK;
+use super::revert;
+use super::server::{BRIEF, Place};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
@@ -21,7 +25,6 @@ use crate::node::heal::{self, Coordinator};
 use crate::node::own::{self, Lent, Target as Way};
 use crate::partitions::partition_ddl::lives_on;
 use crate::pg::{role, sql, transaction, worker};
-use crate::reshard::place::{BRIEF, Place};
 use futures_util::future::join_all;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -79,7 +82,7 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
     match (outcome, ended) {
         (Ok(()), Ok(())) => {
             // What cannot be reached now is done when the switch is tidied up.
-            let _ = gate::open(operation);
+            let _ = write_fence::open(operation);
             Ok(None)
         }
         (Ok(()), Err(error)) => {
@@ -87,7 +90,7 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
             let _ = undo_halves(operation);
             not_now(error)
         }
-        (Err(super::trouble::Trouble::Again(error)), _) => not_now(error),
+        (Err(super::outcome::Trouble::Again(error)), _) => not_now(error),
         (Err(trouble), _) => Err(trouble),
     }
 }
@@ -142,7 +145,7 @@ fn work(operation: &Operation) -> Step {
         return super::convert::switch(operation);
     }
     if operation.is_return && operation.kind == Kind::Convert {
-        return super::unconvert::switch(operation);
+        return super::convert::convert_back::switch(operation);
     }
     let mut flow = Flow::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
@@ -152,7 +155,7 @@ fn work(operation: &Operation) -> Step {
     drain(operation, &mut flow)?;
     swap(operation, &managed, owners)?;
     if !operation.is_return {
-        back::open(operation, operation.parent(), &mut flow)?;
+        revert::open(operation, operation.parent(), &mut flow)?;
     }
     Ok(())
 }
@@ -177,7 +180,7 @@ pub fn approach(operation: &Operation, flow: &mut Flow) -> Step {
 /// Applies the last changes: nobody can make more.
 pub fn drain(operation: &Operation, flow: &mut Flow) -> Step {
     for node in operation.plan.source_nodes() {
-        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        slot::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         flow.up_to_date(operation, &node)?;
     }
     Ok(())
@@ -238,8 +241,8 @@ fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
 
 /// After the switch, and before the first step back: what it made needless goes. Safe to repeat.
 pub fn sweep(operation: &Operation) -> Result<()> {
-    gate::open(operation)?;
-    super::sweep::stage(operation)
+    write_fence::open(operation)?;
+    super::cleanup::stage(operation)
 }
 
 /// Takes away what the targets carried for the switch. They serve by now: for each a lock is asked for as briefly as for the
@@ -261,12 +264,12 @@ pub fn clear_targets(operation: &Operation) -> Result<()> {
         }
         if node != LOCAL {
             let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(&node));
-            commands.extend(leaves.map(|leaf| gate::removal(&above.sibling(&leaf.name))));
+            commands.extend(leaves.map(|leaf| write_fence::removal(&above.sibling(&leaf.name))));
         }
         let mut place = own::wait(Place::open(&node, operation.role(), BRIEF))?;
         commands.iter().try_for_each(|command| gently(&mut place, command)).map_err(cannot_tidy)?;
     }
-    room::clear(operation)
+    default_exclusion::clear(operation)
 }
 
 /// Tries for a while; writers never wait for longer than `shardkeeper.switch_lock_timeout`.

@@ -1,12 +1,12 @@
 //! The comparison: sources under one snapshot each, and targets that have exactly the transactions which these snapshots
 //! see. Nothing is locked; writers go on, and what they do meanwhile is applied afterwards.
 
-use super::follow::Flow;
-use super::place;
-use super::stream;
-use super::target::Column;
-use super::trouble::{Step, halt};
-use super::{copy, holders};
+use super::apply::Flow;
+use super::apply::slot;
+use super::apply::target::Column;
+use super::outcome::{Step, halt};
+use super::server;
+use super::{copy, lock_holders};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
@@ -29,7 +29,7 @@ pub fn verify(operation: &Operation) -> Step {
     for _ in 0..ATTEMPTS {
         // What was applied already must be seen by the snapshots too, and a commit is in the log before others see it.
         for node in operation.plan.source_nodes() {
-            holders::wait_until_quiet(operation, &node)?;
+            lock_holders::wait_until_quiet(operation, &node)?;
         }
         let mut outcome = Ok(false);
         let sources: Vec<&QualifiedName> = operation.plan.source_leaves().map(|(name, _)| name).collect();
@@ -78,7 +78,7 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
         let (session, text) = match node.as_str() {
             LOCAL => (None, sql::one::<String>(SNAPSHOT, &[])?),
             _ => {
-                let mut session = place::session(operation, &node)?;
+                let mut session = server::session(operation, &node)?;
                 let leaves = operation.plan.source_leaves().filter(|(_, place)| *place == node);
                 let leaves: Vec<String> = leaves.map(|(leaf, _)| format!("ONLY {leaf}")).collect();
                 // The locks first: TRUNCATE would take rows away from under the snapshot.
@@ -108,8 +108,8 @@ fn compare(operation: &Operation) -> Step<bool> {
     let (mut views, snapshots) = views(operation)?;
     flow.gates = snapshots;
     for node in operation.plan.source_nodes() {
-        stream::claim(operation, &node, flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        stream::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        slot::claim(operation, &node, flow.sources.get_mut(&node).and_then(Option::as_mut))?;
+        slot::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         if !flow.up_to_date(operation, &node)? {
             return Ok(false);
         }
@@ -211,7 +211,7 @@ impl Expressions {
 
 /// The columns of the primary key, or all.
 fn identity<'a>(operation: &Operation, columns: &'a [Column]) -> Result<Vec<&'a Column>> {
-    let keys = super::subject::Subject::read(operation)?.table.keys;
+    let keys = super::convert::source_table::Subject::read(operation)?.table.keys;
     let primary = keys.iter().find(|key| key.primary);
     Ok(match primary {
         Some(key) => columns.iter().filter(|column| key.columns.contains(&column.name)).collect(),

@@ -3,7 +3,8 @@
 
 use super::{database, launcher};
 use crate::pg::worker::Entries;
-use crate::reshard::{kept, run};
+use crate::reshard::revert::keeper;
+use crate::reshard::run;
 
 pub const ENTRIES: Entries =
-    Entries { launcher: launcher::run, database: database::run, operation: run::run, keeper: kept::run };
+    Entries { launcher: launcher::run, database: database::run, operation: run::run, keeper: keeper::run };

@@ -3,18 +3,18 @@
 mod arrival;
 mod before;
 mod group;
-mod hash;
+mod modulus;
 mod moves;
 mod obstacles;
 mod own;
-mod pieces;
 mod preview;
+mod split_merge;
 
 pub use group::{Group, Shares, drain, rebalance};
-pub use hash::{next_part, set_modulus};
+pub use modulus::{next_part, set_modulus};
 pub use moves::move_leaf;
 pub use obstacles::since;
-pub use pieces::{merge, move_values, split};
+pub use split_merge::{merge, move_values, split};
 
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
 use crate::error::{Report, Result};

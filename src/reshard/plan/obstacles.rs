@@ -9,7 +9,7 @@ use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::sql;
-use crate::reshard::swap::below;
+use crate::reshard::switch::swap::below;
 use crate::table::definition::{dependents_question, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;

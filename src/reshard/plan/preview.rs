@@ -8,7 +8,8 @@ use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
-use crate::reshard::{requirements, shared};
+use crate::reshard::prepare::prerequisites;
+use crate::reshard::revert::shared_slot;
 use crate::table::publications;
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
@@ -42,7 +43,7 @@ pub fn preview(managed: &Managed, plan: &Plan, mode: Mode, arrived: &mut Vec<Arr
         told.insert(0, waits(plan)?);
         let mut gone = Vec::new();
         for node in plan.source_nodes() {
-            let given: Vec<String> = shared::would_give_way(&node)?.iter().map(ToString::to_string).collect();
+            let given: Vec<String> = shared_slot::would_give_way(&node)?.iter().map(ToString::to_string).collect();
             if !given.is_empty() {
                 let what = "take the replication slot of what is kept there, as all of max_replication_slots are used: these operations cannot be reverted any more:";
                 gone.push((node, format!("{what} {}", given.join(", "))));
@@ -100,7 +101,7 @@ fn waits(plan: &Plan) -> Result<Vec<(String, String)>> {
         let tables: Vec<QualifiedName> =
             plan.source_leaves().filter(|(_, at)| *at == node).map(|(name, _)| name.clone()).collect();
         let departs = plan.target_nodes().iter().any(|target| *target != node);
-        if let Some(report) = requirements::foreseen(&node, &tables, departs)? {
+        if let Some(report) = prerequisites::foreseen(&node, &tables, departs)? {
             rows.push((node, format!("wait until this is mended: {}", report.one_line())));
         }
     }
