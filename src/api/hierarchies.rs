@@ -1,6 +1,6 @@
 //! SQL functions that build hierarchies, change them and take them apart.
 
-use super::resharding;
+use super::data_movement;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::partition_keys;
 use crate::node::trash::KeepTime;
@@ -36,7 +36,7 @@ pub(super) fn node_names(argument: &str, nodes: Vec<Option<String>>) -> Result<V
 
 /// How long what is dropped is kept.
 fn keep(interval: Option<Interval>) -> Result<KeepTime> {
-    let given = interval.map(|interval| resharding::keep_time("keep", interval)).transpose()?;
+    let given = interval.map(|interval| data_movement::keep_time("keep", interval)).transpose()?;
     Ok(KeepTime::of(given.as_deref()))
 }
 
@@ -54,7 +54,7 @@ fn shard_create_parent(
     mode: default!(Option<&str>, "'online'"),
     accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<Option<i64>, ErrorReport> {
-    let (parent, spec, mode) = (given("parent", parent)?, given("spec", spec)?, resharding::mode(mode)?);
+    let (parent, spec, mode) = (given("parent", parent)?, given("spec", spec)?, data_movement::mode(mode)?);
     Ok(create_parent(parent.0, &spec::parse(&spec.0).map_err(Error::from)?, mode, Accept::parse(accept)?)?)
 }
 
@@ -81,7 +81,7 @@ fn shard_create_parent_short(
     mode: default!(Option<&str>, "'online'"),
     accept: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> Result<Option<i64>, ErrorReport> {
-    let mode = resharding::mode(mode)?;
+    let mode = data_movement::mode(mode)?;
     let parent = given("parent", parent)?.0;
     let level = one_level(
         parent,

@@ -1,11 +1,11 @@
 //! SQL functions: parse, call, shape rows.
 
 mod check;
+pub mod data_movement;
 mod ddl;
 mod hierarchies;
-mod look;
-mod movement;
+pub mod inspect;
 mod nodes;
+pub mod operations;
 mod preview;
-mod resharding;
 mod trash;

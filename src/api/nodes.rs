@@ -2,15 +2,15 @@
 
 use super::hierarchies::{given, node_names};
 use crate::error::{Report, Result as Outcome};
-use crate::node::change::{self, Changes};
-use crate::node::fanout;
+use crate::node::add::{self, NewNode};
+use crate::node::alter::{self, Changes};
 use crate::node::finding::Finding;
-use crate::node::register::{self, NewNode};
 use crate::node::reset::{self, Request};
+use crate::node::run_on_nodes;
 use crate::node::settle::{self, Decision};
 use crate::partitions::grants;
+use crate::pg::redact;
 use crate::pg::regrole::Regrole;
-use crate::pg::secret;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -39,7 +39,7 @@ fn shard_add_node(
     let (name, host, port) = (given("name", name)?, given("host", host)?, given("port", port)?);
     let options = &given("options", options)?.0;
     let new = NewNode { name, host, port, dbname, username, password, region, options };
-    Ok(TableIterator::new(rows(secret::hiding(password, || register::add(&new))?)))
+    Ok(TableIterator::new(rows(redact::hiding(password, || add::add(&new))?)))
 }
 
 /// Changes how a node is reached; what is NULL stays.
@@ -62,14 +62,14 @@ fn shard_alter_node(
     let name = given("name", name)?;
     let options = options.as_ref().map(|json| &json.0);
     let changes = Changes { host, port, dbname, username, password, region, options };
-    Ok(TableIterator::new(rows(secret::hiding(password, || change::alter(name, &changes))?)))
+    Ok(TableIterator::new(rows(redact::hiding(password, || alter::alter(name, &changes))?)))
 }
 
 /// Forgets a node that stores nothing.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_drop_node(name: Option<&str>) -> Result<(), ErrorReport> {
-    Ok(change::drop(given("name", name)?)?)
+    Ok(alter::drop(given("name", name)?)?)
 }
 
 /// Gives another role its way to a node.
@@ -82,7 +82,7 @@ fn shard_grant_node(
     password: default!(Option<&str>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let (name, role) = (given("name", name)?, given("role", role)?.0);
-    secret::hiding(password, || change::grant(name, role, username, password))?;
+    redact::hiding(password, || alter::grant(name, role, username, password))?;
     Ok(grants::follow_all(name)?)
 }
 
@@ -106,12 +106,12 @@ fn shard_run_on_nodes(
     >,
     ErrorReport,
 > {
-    let row = |answer: fanout::Answer| match answer.outcome {
+    let row = |answer: run_on_nodes::Answer| match answer.outcome {
         Ok((rows, result)) => (answer.node, true, Some(rows), result.map(JsonB), None),
         Err(error) => (answer.node, false, None, None, Some(Report::from(error).one_line())),
     };
     let nodes = nodes.map(|nodes| node_names("nodes", nodes)).transpose()?;
-    Ok(TableIterator::new(fanout::run(given("sql", sql)?, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
+    Ok(TableIterator::new(run_on_nodes::run(given("sql", sql)?, nodes)?.into_iter().map(row).collect::<Vec<_>>()))
 }
 
 /// Settles what a transaction left in the journal of a node, where the worker cannot know how it ended: `keep` or `undo`.

@@ -1,7 +1,7 @@
 //! What the calls that move data would do, step by step. They take the same arguments.
 
+use super::data_movement::{balancing, listed, mode, named};
 use super::hierarchies::given;
-use super::resharding::{balancing, listed, mode, named};
 use crate::pg::regclass::Regclass;
 use crate::pg::subtransaction::steady;
 use crate::reshard::plan;

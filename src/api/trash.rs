@@ -1,7 +1,7 @@
 //! SQL functions for what was dropped and is kept for a while.
 
+use super::data_movement::keep_time;
 use super::hierarchies::given;
-use super::resharding::keep_time;
 use crate::partitions::trash;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;

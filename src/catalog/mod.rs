@@ -2,7 +2,7 @@
 
 pub mod carried;
 pub mod copied;
-pub mod leaving;
+pub mod drain;
 pub mod node;
 pub mod operation;
 pub mod parent;

@@ -6,7 +6,7 @@ use crate::hierarchy::validate::INSTEAD_OF_TRANSITION;
 use crate::name::{QualifiedName, ident, idents, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
-use crate::node::own::{self, Limits, Session, Target};
+use crate::node::session::{self, Limits, Session, Target};
 use crate::pg::{role, sql};
 use crate::schema::come_back::{self, Lost};
 use crate::table::definition::Description;
@@ -180,7 +180,7 @@ fn on_node(node: &str, above: &QualifiedName, modulus: i64, remainder: i64) -> R
         literal(&above.to_string())
     );
     let Ok(target) = Target::of(node, role::current()) else { return Ok(None) };
-    let found = own::wait(async {
+    let found = session::wait(async {
         let mut session = Session::open(&target, Limits::SHORT.named("shardkeeper check")).await?;
         session.document::<QualifiedName>(&query, &[]).await
     });

@@ -6,11 +6,11 @@ use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::name::literal;
 use crate::node::bootstrap;
-use crate::node::facts::Facts;
 use crate::node::finding::{Finding, Row, Severity};
-use crate::node::heal::Coordinator;
-use crate::node::own::{self, Limits, Session, Target};
+use crate::node::in_doubt::Coordinator;
 use crate::node::pooler;
+use crate::node::server_info::Facts;
+use crate::node::session::{self, Limits, Session, Target};
 use crate::node::settle::{self, Unsettled};
 use crate::pg::{role, sql};
 use crate::reshard::check::{self as operations, Trace};
@@ -43,7 +43,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
         rows.extend(check_here(&node)?.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
         asked.push((Target::of(&node, role::current()), node));
     }
-    let found = own::wait(async {
+    let found = session::wait(async {
         let all = asked.into_iter().map(|(target, node)| {
             let (local, signature) = (&local, &signature);
             async move {
@@ -194,7 +194,7 @@ async fn check_there(target: &Target, local: &Facts, signature: &str, question: 
         // In one round trip.
         for message in session.text(&format!("BEGIN READ ONLY; {question}; COMMIT")).await? {
             if let SimpleQueryMessage::Row(row) = message {
-                there.answer = own::text(session.node(), &row, 0)?.map(String::from);
+                there.answer = session::text(session.node(), &row, 0)?.map(String::from);
             }
         }
     }
@@ -212,7 +212,7 @@ const TRASH: &str =
 async fn check_trash(session: &mut Session) -> Result<Option<Finding>> {
     let Some(row) = session.row(TRASH, &[]).await? else { return Ok(None) };
     let node = session.node();
-    Ok(trash_finding(own::value(node, &row, 0)?, own::value(node, &row, 1)?, own::value(node, &row, 2)?))
+    Ok(trash_finding(session::value(node, &row, 0)?, session::value(node, &row, 1)?, session::value(node, &row, 2)?))
 }
 
 fn check_local_trash() -> Result<Vec<Row>> {

@@ -4,7 +4,7 @@ use super::sizes;
 use super::tree_tables::{self, Member};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::pg::route;
+use crate::pg::key_router;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::tree::{self, TreeNode};
@@ -41,7 +41,7 @@ fn node(
     sizes: &HashMap<Oid, (Option<i64>, Option<i64>)>,
 ) -> TreeNode {
     let size = sizes.get(&member.oid());
-    let below = if member.is_leaf() { Vec::new() } else { route::in_order(member.oid()) };
+    let below = if member.is_leaf() { Vec::new() } else { key_router::in_order(member.oid()) };
     TreeNode {
         name: member.name.name.clone(),
         key: member.key.as_ref().map(|key| {

@@ -3,7 +3,7 @@
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::name::ident;
-use crate::pg::{foreign, managed, route};
+use crate::pg::{foreign_server, key_router, parent_cache};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::{Map, Value};
@@ -24,16 +24,16 @@ struct Key {
     texts: Vec<(String, Option<String>)>,
 }
 
-impl route::Row for Key {
+impl key_router::Row for Key {
     fn value(&self, column: &str) -> Option<Option<&str>> {
         self.texts.iter().find(|(name, _)| name == column).map(|(_, text)| text.as_deref())
     }
 }
 
 pub fn locate(root: Oid, key: Value) -> Result<Located> {
-    if !managed::is_known(root) {
+    if !parent_cache::is_known(root) {
         parent::require(root)?;
-        managed::remember(root);
+        parent_cache::remember(root);
     }
     let Value::Object(members) = key else {
         return Report::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "the key is not a JSON object")
@@ -41,8 +41,8 @@ pub fn locate(root: Oid, key: Value) -> Result<Located> {
             .into();
     };
     let key = read(root, members)?;
-    let leaf = route::leaf(root, &key)?;
-    Ok(match foreign::server_of(leaf) {
+    let leaf = key_router::leaf(root, &key)?;
+    Ok(match foreign_server::server_of(leaf) {
         Some(server) => Located {
             partition: leaf,
             host: server.options.get("host").or(server.options.get("hostaddr")).cloned(),
@@ -54,8 +54,8 @@ pub fn locate(root: Oid, key: Value) -> Result<Located> {
             partition: leaf,
             node: LOCAL.to_string(),
             host: None,
-            port: Some(foreign::own_port()),
-            dbname: foreign::own_database(),
+            port: Some(foreign_server::own_port()),
+            dbname: foreign_server::own_database(),
         },
     })
 }
@@ -63,7 +63,7 @@ pub fn locate(root: Oid, key: Value) -> Result<Located> {
 fn read(root: Oid, members: Map<String, Value>) -> Result<Key> {
     let mut texts = Vec::with_capacity(members.len());
     for (name, value) in members {
-        if !route::has_column(root, &name) {
+        if !key_router::has_column(root, &name) {
             return Report::new(
                 Code::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("the key has an unknown column {}", ident(&name)),

@@ -4,7 +4,7 @@ use super::tree_tables::{self, Member};
 use crate::error::Result;
 use crate::name::literal;
 use crate::node::channel::Channel;
-use crate::node::own::{self, Limits, Session, Target};
+use crate::node::session::{self, Limits, Session, Target};
 use crate::pg::{role, sql, subtransaction};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -109,7 +109,7 @@ pub fn remote<T: DeserializeOwned>(node: &str, question: &str) -> Result<Option<
         return Channel::open(node)?.document(question);
     }
     let target = Target::of(node, role::current())?;
-    own::wait(async {
+    session::wait(async {
         let limits = Limits::SHORT.named("shardkeeper sizes");
         Session::open(&target, limits).await?.document(question, &[]).await
     })

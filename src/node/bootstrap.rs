@@ -1,6 +1,6 @@
 //! What a node needs of ours: schemas, the session channel, the journal and the trash. Plain SQL, run once per node.
 
-use super::own::{self, Session};
+use super::session::{self, Session};
 use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
@@ -34,7 +34,7 @@ const LOOK: &str = "SELECT
 pub async fn bootstrap(session: &mut Session) -> Result<()> {
     let node = session.node().to_string();
     let Some(seen) = session.row(LOOK, &[]).await? else { return Ok(()) };
-    let is = |at| own::value::<bool>(&node, &seen, at);
+    let is = |at| session::value::<bool>(&node, &seen, at);
     if is(0)? {
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node \"{node}\" is a coordinator itself"))
             .detail("The extension shardkeeper is installed in its database, or was, and left its tables.")
@@ -46,7 +46,7 @@ pub async fn bootstrap(session: &mut Session) -> Result<()> {
             return Ok(());
         }
         if !is(3)? {
-            return foreign(&node, own::value(&node, &seen, 4)?).into();
+            return foreign(&node, session::value(&node, &seen, 4)?).into();
         }
     } else if !is(1)? {
         return Report::new(

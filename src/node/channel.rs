@@ -4,11 +4,11 @@
 //! Each node has the view `shardkeeper.session`; the coordinator has a foreign table over it, named like the node, in
 //! the schema `shardkeeper_nodes`. That schema is no member of the extension, so tables outlive `DROP EXTENSION`.
 
+use super::session;
 use crate::background;
 use crate::catalog::node::{SCHEMA, unknown_node};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::own;
 use crate::pg::{reraise, role, sql, wal};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
@@ -58,7 +58,7 @@ impl Channel {
 
     /// A query on the node that returns one JSON document.
     pub fn document<T: DeserializeOwned>(&self, query: &str) -> Result<Option<T>> {
-        self.query(query)?.map(|text| own::document(&self.node, &text)).transpose()
+        self.query(query)?.map(|text| session::document(&self.node, &text)).transpose()
     }
 
     /// Runs a user's statement, of which nothing is journaled: it commits with postgres_fdw's transaction, and is undone with it.

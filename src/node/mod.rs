@@ -1,17 +1,17 @@
 //! Talking to nodes: the session channel inside the caller's transaction, own sessions for what outlives it.
 
+pub mod add;
+pub mod alter;
 pub mod bootstrap;
-pub mod change;
 pub mod channel;
-pub mod facts;
-pub mod fanout;
+pub mod dropped_in_use;
 pub mod finding;
-pub mod heal;
-pub mod left;
+pub mod in_doubt;
 pub mod options;
-pub mod own;
 pub mod pooler;
-pub mod register;
 pub mod reset;
+pub mod run_on_nodes;
+pub mod server_info;
+pub mod session;
 pub mod settle;
 pub mod trash;

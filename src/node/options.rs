@@ -1,6 +1,6 @@
 //! Options of a node: what a caller may set, what we set, and why.
 
-use super::own::Options;
+use super::session::Options;
 use crate::error::{Report, Result};
 use crate::guc;
 use pgrx::PgSqlErrorCode as Code;

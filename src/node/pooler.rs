@@ -4,7 +4,7 @@
 //! settings to other clients, and theirs to us.
 
 use super::finding::{Finding, Severity};
-use super::own::{Limits, MARK, Session, Target};
+use super::session::{Limits, MARK, Session, Target};
 use crate::error::{Report, Result};
 use pgrx::PgSqlErrorCode as Code;
 use std::hash::{BuildHasher, RandomState};

@@ -1,9 +1,9 @@
 //! `shard_reset_node`: frees a node of what is ours there and no longer known here, as after a coordinator's database was
 //! dropped and made again. What has rows stays unless that was asked for, and goes to the trash then.
 
-use super::change::{check_owner, leaves};
+use super::add::is_known;
+use super::alter::{check_owner, leaves};
 use super::channel::Channel;
-use super::register::is_known;
 use super::trash::KeepTime;
 use crate::catalog::node::unknown_node;
 use crate::error::{Report, Result};

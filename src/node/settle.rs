@@ -3,8 +3,8 @@
 
 use super::channel::Channel;
 use super::finding::{Finding, Severity};
-use super::heal::{Coordinator, Outcome, Pending, outcomes};
-use super::own::{self, Session};
+use super::in_doubt::{Coordinator, Outcome, Pending, outcomes};
+use super::session::{self, Session};
 use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
@@ -37,7 +37,7 @@ pub async fn unsettled(session: &mut Session) -> Result<Vec<Unsettled>> {
     );
     let rows = session.rows(&sql, &[]).await?;
     let node = session.node();
-    rows.iter().map(|row| own::document(node, own::value::<&str>(node, row, 0)?)).collect()
+    rows.iter().map(|row| session::document(node, session::value::<&str>(node, row, 0)?)).collect()
 }
 
 /// What each of them is, and what to do about it. Within a transaction.

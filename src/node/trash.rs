@@ -1,6 +1,6 @@
 //! What was dropped is kept for a while on its server, and then destroyed.
 
-use super::own::Session;
+use super::session::Session;
 use crate::error::{Error, Result};
 use crate::guc;
 use crate::name::{QualifiedName, ident, literal};

@@ -18,7 +18,7 @@ use crate::hierarchy::tree_tables::{self, Member};
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
-use crate::pg::{managed as cache, relation, role, sql};
+use crate::pg::{parent_cache as cache, relation, role, sql};
 use crate::table::definition::Description;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;

@@ -11,7 +11,7 @@ use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::tree_tables::{self, Member};
 use crate::name::{ident, literal};
 use crate::node::trash::KeepTime;
-use crate::pg::{managed, relation, role, sql};
+use crate::pg::{parent_cache, relation, role, sql};
 use crate::table::definition::outside_dependents;
 use crate::table::required_types;
 use pgrx::PgSqlErrorCode as Code;
@@ -186,7 +186,7 @@ pub fn discard_local(top: &Member, tables: &[&Member], keep: &KeepTime) -> Resul
     if top.server.is_some() {
         return Ok(());
     }
-    managed::forget_everywhere(top.oid());
+    parent_cache::forget_everywhere(top.oid());
     if keep.is_zero()? || !tables.iter().any(|table| table.is_leaf() && table.server.is_none()) {
         sql::run(&format!("DROP TABLE {}", top.name), &[])?;
         return Ok(());

@@ -9,7 +9,7 @@ use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::validate;
 use crate::name::literal;
 use crate::node::trash::KeepTime;
-use crate::pg::{managed, relation};
+use crate::pg::{parent_cache, relation};
 use crate::table::definition::{Description, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -17,7 +17,7 @@ use pgrx::pg_sys::Oid;
 /// Stops managing; every table stays as it is, on every server.
 pub fn release(root: Oid) -> Result<()> {
     let managed = open_root(root)?;
-    managed::forget_everywhere(managed.root);
+    parent_cache::forget_everywhere(managed.root);
     parent::delete(managed.root)
 }
 

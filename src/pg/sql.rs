@@ -1,8 +1,8 @@
 //! Queries on the coordinator, in the caller's transaction. All commands of our own go through `run` and `change`, and
 //! event triggers know them by that.
 
+use super::{latest_snapshot, ours, process};
 use crate::error::Result;
-use crate::pg::{latest, ours, process};
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Spi, SpiClient, SpiTupleTable};
 use pgrx::{FromDatum, IntoDatum};
@@ -19,7 +19,7 @@ pub fn change(sql: &str, args: &[DatumWithOid<'_>]) -> Result<u64> {
     let _ours = ours::enter();
     Spi::connect_mut(|client| {
         client.update(sql, None, args)?;
-        Ok(latest::processed())
+        Ok(latest_snapshot::processed())
     })
 }
 
@@ -65,14 +65,18 @@ pub fn column<T: FromDatum + IntoDatum>(sql: &str, args: &[DatumWithOid<'_>]) ->
 /// A SELECT that returns one text column of JSON documents, as typed rows, as things are now whatever snapshot the
 /// transaction has.
 pub fn documents<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
-    let texts = if process::may_write() && latest::is_needed() { latest::texts(sql, args) } else { column(sql, args)? };
+    let texts = if process::may_write() && latest_snapshot::is_needed() {
+        latest_snapshot::texts(sql, args)
+    } else {
+        column(sql, args)?
+    };
     texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
 }
 
 /// The first JSON document of a query that only looks, as things are now. The transaction gets no id by it, so nobody waits
 /// for its end.
 pub fn glance<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
-    Ok(latest::texts(sql, args).first().map(|text| serde_json::from_str(text)).transpose()?)
+    Ok(latest_snapshot::texts(sql, args).first().map(|text| serde_json::from_str(text)).transpose()?)
 }
 
 /// The first JSON document of a query as `documents` takes it.

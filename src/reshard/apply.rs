@@ -16,8 +16,8 @@ use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::name::{QualifiedName, ident};
-use crate::node::own::Session;
-use crate::pg::{route, sql};
+use crate::node::session::Session;
+use crate::pg::{key_router, sql};
 use column_map::Layout;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -148,7 +148,7 @@ impl Flow {
             return Ok(0);
         }
         let row = TextRow { columns: &self.table.columns, values };
-        let leaf = route::leaf(self.table.oid, &row)?;
+        let leaf = key_router::leaf(self.table.oid, &row)?;
         match self.leaves.get(&leaf) {
             Some(at) => Ok(*at),
             None => Report::new(Code::ERRCODE_INTERNAL_ERROR, "a row belongs to no target").into(),
@@ -324,7 +324,7 @@ struct TextRow<'a> {
     values: &'a [Value],
 }
 
-impl route::Row for TextRow<'_> {
+impl key_router::Row for TextRow<'_> {
     fn value(&self, column: &str) -> Option<Option<&str>> {
         let at = self.columns.iter().position(|found| found.name == column)?;
         match &self.values[at] {

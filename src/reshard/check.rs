@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::name::{ident, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
-use crate::node::own::Session;
+use crate::node::session::Session;
 use crate::pg::lock::{self, Single};
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;

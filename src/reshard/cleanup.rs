@@ -7,7 +7,7 @@ use super::server::{BRIEF, Place};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Result};
 use crate::name::{ident, literal};
-use crate::node::own;
+use crate::node::session;
 use crate::pg::{sql, transaction};
 use shardkeeper_core::operation::State;
 use shardkeeper_core::plan::LOCAL;
@@ -65,7 +65,7 @@ pub fn stream(operation: &Operation, node: &str, named: &str) -> Result<()> {
     if node == LOCAL {
         return transaction::run(|| sql::run_quietly(&command));
     }
-    own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&command).await })
+    session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&command).await })
 }
 
 /// A slot; `false` if there was none. A process that still reads it is one of ours that lost its worker.
@@ -88,7 +88,7 @@ pub fn slot(operation: &Operation, node: &str, named: &str) -> Result<bool> {
             Ok(found)
         });
     }
-    own::wait(async {
+    session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         let found = place.document::<bool>(&there, &[]).await?.is_some();
         if found {
@@ -108,7 +108,7 @@ fn schema(operation: &Operation, node: &str, schema: &str, how: &str) -> Result<
             Ok(())
         });
     }
-    own::wait(async {
+    session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.run(&drop).await
     })

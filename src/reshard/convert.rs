@@ -15,7 +15,7 @@ use super::switch::{approach, drain, lock_parent};
 use super::{plan as plans, revert};
 use crate::catalog::carried::Statistics;
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
-use crate::catalog::{leaving, parent};
+use crate::catalog::{drain, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
@@ -24,7 +24,7 @@ use crate::partitions::partition_ddl::{lives_on, remote_nodes};
 use crate::partitions::preflight::Survey;
 use crate::partitions::script::Script;
 use crate::partitions::{grants, mirror};
-use crate::pg::{managed as cache, relation, role, sql};
+use crate::pg::{parent_cache as cache, relation, role, sql};
 use crate::table::ddl;
 use crate::table::definition::Description;
 use crate::table::publications::{self, Accept};
@@ -336,7 +336,7 @@ impl Change<'_> {
         let Some(root) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.to_string().into()])? else {
             return Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("{name} vanished while it was switched")).into();
         };
-        let spec = leaving::spec_after(self.operation.id, &plan.spec)?;
+        let spec = drain::spec_after(self.operation.id, &plan.spec)?;
         parent::insert(root, spec, &extras(&self.table), &plan.dealt)?;
         parent::add_partitions(root, &name.schema, &plans::label_rows(&plan.targets))?;
         for node in self.surveys.keys() {

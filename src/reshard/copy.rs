@@ -19,10 +19,10 @@ use super::server::{self, BRIEF, Place};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, idents, literal};
-use crate::node::own::{self, Session};
+use crate::node::session::{self, Session};
 use crate::pg::copy_from::{self, Format};
+use crate::pg::copy_row_router::Router;
 use crate::pg::copy_to::Reader;
-use crate::pg::router::Router;
 use crate::pg::{progress, role, sql, transaction, worker};
 use bytes::Bytes;
 use futures_util::stream::Fuse;
@@ -56,7 +56,7 @@ pub fn copy(operation: &Operation) -> Step {
     }
     let stage = Stage::read(operation)?;
     for node in operation.plan.target_nodes() {
-        let mut place = own::wait(Place::open(&node, operation.role(), LONG))?;
+        let mut place = session::wait(Place::open(&node, operation.role(), LONG))?;
         finish_tables(&stage, &node, &mut place)?;
     }
     Ok(())
@@ -93,7 +93,7 @@ pub fn sizes(operation: &Operation) -> Result<Progress> {
             "SELECT json_build_object('rows', coalesce(sum(greatest(c.reltuples, 0)), 0), 'bytes', coalesce(sum(pg_table_size(c.oid)), 0))::text
              FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass"
         );
-        let size = own::wait(async {
+        let size = session::wait(async {
             let mut place = Place::open(&node, operation.role(), BRIEF).await?;
             place.document::<Size>(&query, &[]).await
         })?;
@@ -248,7 +248,7 @@ fn open(
     // The lock first: TRUNCATE would take the rows away from under the snapshot.
     let begin =
         format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE ONLY {source} IN ACCESS SHARE MODE");
-    let (snapshot, stream) = own::wait(async {
+    let (snapshot, stream) = session::wait(async {
         session.run(&begin).await?;
         let snapshot: Option<String> = session.one(SNAPSHOT, &[]).await?;
         let stream = session.with(async |client| client.copy_out(&command).await).await?;
@@ -271,7 +271,7 @@ impl Pump<'_> {
             outlet.target.begin()?;
             outlet.target.clear()?;
             if let Some(session) = &mut outlet.target.session {
-                let sink = own::wait(session.with(async |client| client.copy_in(&command).await))?;
+                let sink = session::wait(session.with(async |client| client.copy_in(&command).await))?;
                 outlet.sink = Some(Box::pin(sink));
                 outlet.buffer.extend_from_slice(&HEADER);
             }
@@ -324,7 +324,7 @@ impl Pump<'_> {
                 more
             }
             Inlet::There { session, stream, splitter } => {
-                let chunk = own::wait(session.with(async |_| {
+                let chunk = session::wait(session.with(async |_| {
                     let mut chunk = Vec::with_capacity(CHUNK + 8192);
                     while chunk.len() < CHUNK {
                         match stream.next().await {
@@ -349,7 +349,7 @@ impl Pump<'_> {
     fn end(&mut self, source: &str, snapshot: &str) -> Result<()> {
         for outlet in &mut self.outlets {
             if let (Some(mut sink), Some(session)) = (outlet.sink.take(), &mut outlet.target.session) {
-                own::wait(session.with(async |_| {
+                session::wait(session.with(async |_| {
                     sink.send(Bytes::from_static(&TRAILER)).await?;
                     sink.as_mut().finish().await
                 }))?;
@@ -367,7 +367,7 @@ impl Outlet {
             return Ok(());
         }
         let bytes = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK + 8192)));
-        own::wait(session.with(async |_| sink.send(bytes).await))
+        session::wait(session.with(async |_| sink.send(bytes).await))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::catalog::operation::Operation;
 use crate::catalog::tries;
 use crate::error::{Report, Result};
 use crate::name::{ident, literal};
-use crate::node::own;
+use crate::node::session;
 use crate::pg::{sql, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
@@ -62,9 +62,9 @@ pub fn of_locks(operation: &Operation) -> Option<String> {
 fn ask(operation: &Operation, node: &str, query: &str) -> Option<String> {
     let found = match node {
         LOCAL => transaction::run(|| sql::document::<Holder>(query, &[])),
-        _ => {
-            own::wait(async { Place::open(node, operation.role(), BRIEF).await?.document::<Holder>(query, &[]).await })
-        }
+        _ => session::wait(async {
+            Place::open(node, operation.role(), BRIEF).await?.document::<Holder>(query, &[]).await
+        }),
     };
     found.ok().flatten().map(|holder| holder.sentence(node))
 }
@@ -112,9 +112,9 @@ pub fn with_holder(mut report: Report, holder: Option<&str>) -> Report {
 /// that a slot made before does not tell of: a commit can be in the log, and so before the slot's beginning, long before
 /// others see it, as it may wait for a standby in between. Outside a transaction.
 pub fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
-    let mut place = own::wait(Place::open(node, operation.role(), BRIEF))?;
+    let mut place = session::wait(Place::open(node, operation.role(), BRIEF))?;
     let mut ask = |query: &str| -> Result<i64> {
-        let found = own::wait(place.document::<i64>(query, &[]))?;
+        let found = session::wait(place.document::<i64>(query, &[]))?;
         Ok(found.unwrap_or_default())
     };
     let now = ask("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text")?;

@@ -16,7 +16,7 @@ use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::managed_parent::Managed;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::own;
+use crate::node::session;
 use crate::partitions::create::{self, discard, fitted};
 use crate::partitions::grants;
 use crate::partitions::mirror;
@@ -24,7 +24,7 @@ use crate::partitions::mirror_path::Way;
 use crate::partitions::partition_ddl::Blueprint;
 use crate::partitions::preflight::{self, Load, Survey};
 use crate::partitions::script::Script;
-use crate::pg::{deadline, role, sql, transaction};
+use crate::pg::{role, sql, timeout, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::operation::Mode;
 use shardkeeper_core::plan::LOCAL;
@@ -96,7 +96,7 @@ fn build_on(operation: &Operation, stage: &Stage, node: &str) -> Result<()> {
     let survey = if operation.converts() { look(operation, node)? } else { way(operation, node)? };
     // Others get their rights at the switch.
     let commands = stage.node_commands(node, &survey);
-    own::wait(async {
+    session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.run(&commands.join(";\n")).await
     })
@@ -160,7 +160,7 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
 ///
 /// Under `name`, by a publication of these tables and a slot.
 pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[QualifiedName]) -> Step {
-    let told = own::wait(async {
+    let told = session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.document::<bool>(&tells_computed(tables), &[]).await
     })?;
@@ -170,7 +170,7 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
     match node {
         // As the server's own superuser: the owner need not have REPLICATION.
         LOCAL => transaction::run(|| sql::run_quietly(&publication))?,
-        _ => own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&publication).await })?,
+        _ => session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&publication).await })?,
     }
     make_slot(operation, node, name)
 }
@@ -199,14 +199,14 @@ fn make_slot_within(operation: &Operation, node: &str, name: &str, patience: Dur
     );
     if node == LOCAL {
         return transaction::run(|| {
-            let _deadline = deadline::deadline(patience);
+            let _deadline = timeout::deadline(patience);
             // Only a transaction without an id of its own can make a slot. It waits for the ends of transactions, which
             // count as locks.
             sql::one_without_id::<String>("SELECT pg_catalog.set_config('lock_timeout', '0', true)", &[])?;
             sql::one_without_id::<String>(&slot, &[]).map(|_| ())
         });
     }
-    own::wait(async {
+    session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         let patience = patience.as_millis();
         place.run(&format!("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {patience}; {slot}")).await

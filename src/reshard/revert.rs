@@ -19,7 +19,7 @@ use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::own;
+use crate::node::session;
 use crate::partitions::partition_ddl::lives_on;
 use crate::pg::{role, sql, transaction, worker};
 use crate::table::definition::Description;
@@ -100,7 +100,7 @@ pub fn open(operation: &Operation, parent: Oid, flow: &mut Flow) -> Result<()> {
     for target in &mut flow.targets {
         let end: Option<String> = match &mut target.session {
             None => sql::one(END, &[])?,
-            Some(session) => own::wait(session.one(END, &[]))?,
+            Some(session) => session::wait(session.one(END, &[]))?,
         };
         let Some(end) = end else {
             return Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told no position of its log").into();
@@ -194,7 +194,7 @@ fn add_checks(back: &Operation) -> Result<()> {
     nodes.retain(|node| node != LOCAL);
     nodes.push(LOCAL.to_string());
     for node in nodes {
-        own::wait(async { Place::open(&node, back.role(), LONG).await?.run(&command).await })?;
+        session::wait(async { Place::open(&node, back.role(), LONG).await?.run(&command).await })?;
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ pub fn drop_checks(operation: &Operation) {
             format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {check}")
         };
         let commands: Vec<String> = here.map(drop).collect();
-        let _ = own::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&commands.join(";\n")).await });
+        let _ = session::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&commands.join(";\n")).await });
     }
 }
 
@@ -250,13 +250,13 @@ fn make_stage(back: &Operation) -> Result<()> {
     for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
         let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress_table(back, node)));
         let there: Option<bool> =
-            own::wait(async { Place::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;
+            session::wait(async { Place::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;
         if there == Some(true) {
             continue;
         }
         let survey = prepare::way(back, node)?;
         let commands = stage.return_on(node, &survey).join(";\n");
-        own::wait(async { Place::open(node, back.role(), LONG).await?.run(&commands).await })?;
+        session::wait(async { Place::open(node, back.role(), LONG).await?.run(&commands).await })?;
     }
     let root = stage.root().to_string();
     let there = transaction::run(|| {
@@ -297,7 +297,7 @@ pub fn clear_attic(operation: &Operation) -> Result<()> {
         if node != LOCAL {
             drops = format!("{drops}, {}", progress_table(&back, &node));
         }
-        own::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&drops).await })?;
+        session::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&drops).await })?;
     }
     Ok(())
 }

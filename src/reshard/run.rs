@@ -16,7 +16,7 @@ use crate::catalog::way_back::WayBack;
 use crate::error::{Report, Result};
 use crate::guc;
 use crate::name::literal;
-use crate::node::own;
+use crate::node::session;
 use crate::pg::lock::{self, Single};
 use crate::pg::settings;
 use crate::pg::{sql, transaction, worker};
@@ -75,7 +75,7 @@ pub fn run(id: i64) {
 
 /// `false` when another worker has the operation.
 fn settle_in(id: i64) -> Result<bool> {
-    own::keep_sessions();
+    session::keep_sessions();
     // By this name the view shard_progress finds the rows that are copied in a transaction still open.
     settings(&format!("shardkeeper operation {id}"))?;
     let number = u32::try_from(id).unwrap_or(u32::MAX);

@@ -6,7 +6,7 @@
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::name::literal;
-use crate::node::own::{self, Lent, Limits, Session, Target};
+use crate::node::session::{self, Lent, Limits, Session, Target};
 use crate::pg::{role, sql, transaction};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -31,7 +31,7 @@ pub const EVERY_ROW: &str = "SET row_security = off";
 /// A session for rows and changes. Within a transaction.
 pub fn session(operation: &Operation, node: &str) -> Result<Session> {
     let way = Target::of(node, operation.role())?;
-    own::wait(async {
+    session::wait(async {
         let mut session = Session::open(&way, LONG).await?;
         session.run(&format!("SET application_name = {}; {EVERY_ROW}", literal(&name_of(operation)))).await?;
         Ok(session)
@@ -57,8 +57,9 @@ pub fn end_lost_sessions(operation: &Operation) {
     nodes.dedup();
     for node in nodes.iter().filter(|node| *node != LOCAL) {
         let way = transaction::run(|| Target::of(node, operation.role()));
-        let _ = way
-            .and_then(|way| own::wait(async { Session::open(&way, BRIEF).await?.rows(END, &[&name]).await.map(drop) }));
+        let _ = way.and_then(|way| {
+            session::wait(async { Session::open(&way, BRIEF).await?.rows(END, &[&name]).await.map(drop) })
+        });
     }
 }
 
@@ -90,7 +91,7 @@ impl Place {
             return Ok(Place::Within { role });
         }
         let target = Target::of(node, role)?;
-        Ok(Place::Node(Box::new(own::wait(Lent::open(&target, limits))?)))
+        Ok(Place::Node(Box::new(session::wait(Lent::open(&target, limits))?)))
     }
 
     /// One or several statements in one transaction.

@@ -21,8 +21,8 @@ use crate::guc;
 use crate::hierarchy::managed_parent::Managed;
 use crate::name::ident;
 use crate::node::channel::Channel;
-use crate::node::heal::{self, Coordinator};
-use crate::node::own::{self, Lent, Target as Way};
+use crate::node::in_doubt::{self, Coordinator};
+use crate::node::session::{self, Lent, Target as Way};
 use crate::partitions::partition_ddl::lives_on;
 use crate::pg::{role, sql, transaction, worker};
 use futures_util::future::join_all;
@@ -44,7 +44,7 @@ pub fn get_ready(operation: &Operation) -> Result<()> {
         sql::run_quietly(&format!("CREATE SCHEMA IF NOT EXISTS {attic} AUTHORIZATION {}", ident(&owner)))
     })?;
     for node in &nodes(operation) {
-        own::wait(async {
+        session::wait(async {
             let mut place = Place::open(node, operation.role(), BRIEF).await?;
             place.run(&format!("CREATE SCHEMA IF NOT EXISTS {attic}")).await
         })?;
@@ -107,10 +107,10 @@ pub fn settle(operation: &Operation, nodes: &[String]) -> Result<()> {
         let ways = nodes.iter().map(|node| Way::of(node, operation.role())).collect::<Result<Vec<_>>>()?;
         Ok((Coordinator::read()?, ways))
     })?;
-    own::wait(async {
+    session::wait(async {
         let visits = ways.iter().map(async |way| {
             let mut lent = Lent::open(way, BRIEF).await?;
-            heal::settle(lent.session().await?, &coordinator).await.map(drop)
+            in_doubt::settle(lent.session().await?, &coordinator).await.map(drop)
         });
         join_all(visits).await.into_iter().collect()
     })
@@ -266,7 +266,7 @@ pub fn clear_targets(operation: &Operation) -> Result<()> {
             let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(&node));
             commands.extend(leaves.map(|leaf| write_fence::removal(&above.sibling(&leaf.name))));
         }
-        let mut place = own::wait(Place::open(&node, operation.role(), BRIEF))?;
+        let mut place = session::wait(Place::open(&node, operation.role(), BRIEF))?;
         commands.iter().try_for_each(|command| gently(&mut place, command)).map_err(cannot_tidy)?;
     }
     default_exclusion::clear(operation)
@@ -276,12 +276,12 @@ pub fn clear_targets(operation: &Operation) -> Result<()> {
 pub fn gently(place: &mut Place, command: &str) -> Result<()> {
     let command = format!("SET LOCAL lock_timeout = {}; {command}", guc::switch_lock_timeout_milliseconds());
     for _ in 0..TRIES {
-        match own::wait(place.run(&command)) {
+        match session::wait(place.run(&command)) {
             Err(error) if error.is_lock() => worker::sleep(REST),
             outcome => return outcome,
         }
     }
-    own::wait(place.run(&command))
+    session::wait(place.run(&command))
 }
 
 fn cannot_tidy(error: Error) -> Error {

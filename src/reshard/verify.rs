@@ -10,7 +10,7 @@ use super::{copy, lock_holders};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
-use crate::node::own::{self, Session};
+use crate::node::session::{self, Session};
 use crate::pg::{sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
@@ -60,7 +60,7 @@ pub fn verify_locked(operation: &Operation) -> Step {
     // Their locks are in the way of the switch.
     let sessions = views.values_mut().filter_map(|view| view.session.as_mut());
     for session in sessions.chain(flow.targets.iter_mut().filter_map(|target| target.session.as_mut())) {
-        own::wait(session.run("ROLLBACK"))?;
+        session::wait(session.run("ROLLBACK"))?;
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
                     "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
                     leaves.join(", ")
                 );
-                let text = own::wait(async {
+                let text = session::wait(async {
                     session.run(&begin).await?;
                     session.one::<String>(SNAPSHOT, &[]).await
                 })?;
@@ -145,7 +145,7 @@ fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, V
 fn session_of<'a>(flow: &'a mut Flow, node: &str) -> Result<Option<&'a mut Session>> {
     let target = flow.targets.iter_mut().find(|target| target.node == node);
     let Some(session) = target.and_then(|target| target.session.as_mut()) else { return Ok(None) };
-    own::wait(session.run("ROLLBACK; BEGIN"))?;
+    session::wait(session.run("ROLLBACK; BEGIN"))?;
     Ok(Some(session))
 }
 
@@ -223,7 +223,7 @@ fn ask<T: serde::de::DeserializeOwned>(session: Option<&mut Session>, query: &st
     match session {
         // As the worker itself: row security could hide rows from their owner. What it runs is Postgres's own.
         None => sql::column::<String>(query, &[])?.iter().map(|text| Ok(serde_json::from_str(text)?)).collect(),
-        Some(session) => own::wait(session.documents(query, &[])),
+        Some(session) => session::wait(session.documents(query, &[])),
     }
 }
 

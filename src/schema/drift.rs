@@ -10,7 +10,7 @@ use crate::hierarchy::tree_tables::{self, Member};
 use crate::name::{QualifiedName, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
-use crate::node::own;
+use crate::node::session;
 use crate::pg::{role, sql};
 use crate::table::required_types::{self, Object};
 use pgrx::pg_sys::Oid;
@@ -128,7 +128,7 @@ impl Drift {
     pub fn judge(&self, answers: &[(String, String)]) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for (node, text) in answers {
-            let answer: Answer = match own::document(node, text) {
+            let answer: Answer = match session::document(node, text) {
                 Ok(answer) => answer,
                 Err(error) => {
                     let finding = Finding::from(crate::error::Report::from(error));

@@ -5,8 +5,8 @@ use crate::background::log::Log;
 use crate::catalog::{operation, way_back};
 use crate::error::{Report, Result};
 use crate::guc;
-use crate::node::heal::Coordinator;
-use crate::node::own::{self, Options, Target};
+use crate::node::in_doubt::Coordinator;
+use crate::node::session::{self, Options, Target};
 use crate::node::trash;
 use crate::pg::lock::{self, Single};
 use crate::pg::settings;
@@ -219,7 +219,7 @@ fn wait(nodes: &mut Nodes, visits: &mut Visits, pause: Duration) -> Result<()> {
     while !visits.is_empty() {
         let moment = end.min(Instant::now() + LOOK_AT_LATCH);
         // A node may have been dropped meanwhile.
-        if let Some(Some(node)) = own::wait_until(moment, visits.next())?
+        if let Some(Some(node)) = session::wait_until(moment, visits.next())?
             && let Some(place) = nodes.get_mut(&node.name)
         {
             *place = Some(node);

@@ -2,8 +2,8 @@
 
 use crate::background::log::Log;
 use crate::error::{Error, Report, Result};
-use crate::node::heal::{self, Coordinator};
-use crate::node::own::{Limits, Session, Target};
+use crate::node::in_doubt::{self, Coordinator};
+use crate::node::session::{Limits, Session, Target};
 use crate::node::trash;
 use crate::pg::transaction;
 use pgrx::PgSqlErrorCode as Code;
@@ -103,7 +103,7 @@ impl Node {
 
     async fn settle(&mut self, coordinator: &Coordinator) -> Result<usize> {
         // Before the journals: what was remembered then and is in none of them now is settled.
-        let remembered = transaction::run(|| heal::remembered(&self.name))?;
+        let remembered = transaction::run(|| in_doubt::remembered(&self.name))?;
         let mut undone = 0;
         let mut left = HashSet::new();
         let mut first_error = None;
@@ -126,7 +126,7 @@ impl Node {
         }
         let settled: Vec<String> = remembered.into_iter().filter(|id| !left.contains(id)).collect();
         if !settled.is_empty() && !self.peers.is_empty() {
-            transaction::run(|| heal::forget(&self.name, &settled))?;
+            transaction::run(|| in_doubt::forget(&self.name, &settled))?;
         }
         self.empty_trash().await;
         Ok(undone)
@@ -156,7 +156,7 @@ impl Node {
     }
 }
 
-async fn settle_peer(peer: &mut Peer, coordinator: &Coordinator) -> Result<heal::Settled> {
+async fn settle_peer(peer: &mut Peer, coordinator: &Coordinator) -> Result<in_doubt::Settled> {
     if let Some(session) = &mut peer.session {
         // A connection that died unnoticed, and a node that is frozen, are found by a question.
         if !session.is_open() || within(Some(QUESTION), session.run("SELECT 1")).await.is_err() {
@@ -167,7 +167,7 @@ async fn settle_peer(peer: &mut Peer, coordinator: &Coordinator) -> Result<heal:
         Some(session) => session,
         None => peer.session.insert(open(&mut peer.targets).await?),
     };
-    heal::settle(session, coordinator).await
+    in_doubt::settle(session, coordinator).await
 }
 
 async fn open(targets: &mut [Target]) -> Result<Session> {

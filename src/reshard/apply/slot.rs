@@ -6,8 +6,8 @@
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::name::literal;
-use crate::node::own::{self, Session};
-use crate::pg::{cursor, deadline, sql, transaction};
+use crate::node::session::{self, Session};
+use crate::pg::{cursor, sql, timeout, transaction};
 use crate::reshard::outcome::{Step, fail};
 use futures_util::StreamExt;
 use pgrx::PgSqlErrorCode as Code;
@@ -93,12 +93,12 @@ pub fn read(
         let arguments = [slot.name.into(), limit.into(), publication.as_str().into(), upto.as_deref().into()];
         return read_here(&arguments, take);
     };
-    let rows = own::wait(session.with(async |client| {
+    let rows = session::wait(session.with(async |client| {
         client.query_raw(PEEK, [&slot.name as &(dyn ToSql + Sync), &limit, &publication.as_str(), &upto]).await
     }))?;
     let mut rows = pin!(rows.fuse());
     loop {
-        let chunk = own::wait(session.with(async |_| {
+        let chunk = session::wait(session.with(async |_| {
             let (mut chunk, mut size): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
             while size < CHUNK_BYTES {
                 let Some(row) = rows.next().await else { break };
@@ -142,7 +142,7 @@ pub fn claim(operation: &Operation, node: &str, session: Option<&mut Session>) -
     let name = operation.stage.as_str();
     let found: Option<Slot> = match session {
         None => sql::document(CLAIM, &[name.into()])?,
-        Some(session) => own::wait(session.document(CLAIM, &[&name]))?,
+        Some(session) => session::wait(session.document(CLAIM, &[&name]))?,
     };
     if found.is_some_and(|slot| slot.usable) { Ok(()) } else { gone(operation, node) }
 }
@@ -163,7 +163,7 @@ pub fn end_of_log(session: Option<&mut Session>) -> Result<Lsn> {
         crate::pg::wal::flush(end);
         return Ok(end);
     };
-    let text = own::wait(async {
+    let text = session::wait(async {
         // A transaction of its own that waits for the disk, and so for all before it.
         session
             .run("SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'shardkeeper', '')")
@@ -183,7 +183,7 @@ pub fn advance(slot: &str, session: Option<&mut Session>, to: Lsn) -> Result<()>
             sql::run("SET LOCAL log_min_messages = fatal", &[])?;
             sql::run(ADVANCE, &[slot.into(), to.as_str().into()]).map(|_| ())
         }
-        Some(session) => own::wait(session.rows(ADVANCE, &[&slot, &to])).map(|_| ()),
+        Some(session) => session::wait(session.rows(ADVANCE, &[&slot, &to])).map(|_| ()),
     }
 }
 
@@ -201,12 +201,12 @@ pub fn freshen(operation: &Operation, session: Option<&mut Session>) {
     let _ = match session {
         None => {
             let made = transaction::run(|| {
-                let _deadline = deadline::deadline(FRESHEN_PATIENCE);
+                let _deadline = timeout::deadline(FRESHEN_PATIENCE);
                 sql::one_without_id::<String>(&make, &[]).map(|_| ())
             });
             made.and(transaction::run(|| sql::run_quietly(&drop)))
         }
-        Some(session) => own::wait(async {
+        Some(session) => session::wait(async {
             let milliseconds = FRESHEN_PATIENCE.as_millis();
             let made =
                 session.run(&format!("BEGIN; SET LOCAL statement_timeout = {milliseconds}; {make}; COMMIT")).await;
@@ -242,7 +242,7 @@ pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Optio
     let name = operation.stage.as_str();
     match session {
         None => sql::document(LAG, &[name.into()]),
-        Some(session) => own::wait(session.document(LAG, &[&name])),
+        Some(session) => session::wait(session.document(LAG, &[&name])),
     }
 }
 

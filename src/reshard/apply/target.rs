@@ -8,7 +8,7 @@ pub use handed::Change;
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::name::{QualifiedName, literal};
-use crate::node::own::{self, Session};
+use crate::node::session::{self, Session};
 use crate::pg::{role, sql};
 use crate::reshard::outcome::Step;
 use crate::reshard::prepare::staging::progress_table;
@@ -120,7 +120,7 @@ impl Target {
         );
         let rows: Vec<ProgressRow> = match &mut self.session {
             None => sql::documents(&query, &[self.operation.into()])?,
-            Some(session) => own::wait(session.documents(&query, &[&self.operation]))?,
+            Some(session) => session::wait(session.documents(&query, &[&self.operation]))?,
         };
         self.brought = Brought::default();
         for ProgressRow { source, snapshot, lsn } in rows {
@@ -151,7 +151,7 @@ impl Target {
         // then that each statement would be compiled first.
         const BEGIN: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL synchronous_commit = local; SET CONSTRAINTS ALL DEFERRED";
         if let Some(session) = &mut self.session {
-            own::wait(session.run(BEGIN))?;
+            session::wait(session.run(BEGIN))?;
         }
         self.begun = true;
         Ok(())
@@ -175,7 +175,7 @@ impl Target {
                         role::acting_as(self.table.role, || sql::run(&clear, &[]))?;
                     }
                 }
-                Some(session) => own::wait(async {
+                Some(session) => session::wait(async {
                     match session.document(&query, &[]).await? {
                         Some(true) => session.run(&clear).await,
                         _ => Ok(()),
@@ -197,7 +197,7 @@ impl Target {
         let command = format!("DELETE FROM {} WHERE operation = {} AND {which}", self.progress, self.operation);
         match &mut self.session {
             None => sql::run(&command, &[]).map(|_| ())?,
-            Some(session) => own::wait(session.run(&command))?,
+            Some(session) => session::wait(session.run(&command))?,
         }
         match condition {
             Some(_) => drop(self.brought.copied.remove(source)),
@@ -225,7 +225,7 @@ impl Target {
         );
         match &mut self.session {
             None => sql::run(&command, &[]).map(|_| ()),
-            Some(session) => own::wait(session.run(&command)),
+            Some(session) => session::wait(session.run(&command)),
         }
     }
 
@@ -234,7 +234,7 @@ impl Target {
         if std::mem::take(&mut self.begun)
             && let Some(session) = &mut self.session
         {
-            own::wait(session.run("COMMIT"))?;
+            session::wait(session.run("COMMIT"))?;
         }
         Ok(())
     }

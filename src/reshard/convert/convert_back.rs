@@ -6,7 +6,7 @@ use crate::error::{Error, Report, Result};
 use crate::hierarchy::managed_parent::Managed;
 use crate::name::{QualifiedName, ident, literal};
 use crate::partitions::script::Script;
-use crate::pg::{managed as cache, role, sql};
+use crate::pg::{parent_cache as cache, role, sql};
 use crate::reshard::apply::Flow;
 use crate::reshard::outcome::{Step, fail};
 use crate::reshard::switch::{as_planned, drain, hold, nodes};

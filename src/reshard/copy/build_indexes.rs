@@ -4,8 +4,8 @@ use crate::background::log::Log;
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident};
-use crate::node::own;
-use crate::pg::{deadline, transaction};
+use crate::node::session;
+use crate::pg::{timeout, transaction};
 use crate::reshard::outcome::Step;
 use crate::reshard::prepare::staging::Stage;
 use crate::reshard::server::{BRIEF, LONG, Place};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Indexes that the copy went without, and statistics for the planner, on one server.
 pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
     let table = stage.root();
-    own::wait(async {
+    session::wait(async {
         if !is_finished(place, table).await? {
             let query = "SELECT pg_catalog.to_json(spcname)::text FROM pg_catalog.pg_tablespace";
             let commands = stage.index_commands(node, &place.documents::<String>(query, &[]).await?);
@@ -56,21 +56,21 @@ pub fn analyze(operation: &Operation) {
 }
 
 fn analyze_on(operation: &Operation, node: &str, leaves: &[QualifiedName]) -> Result<()> {
-    let mut place = own::wait(Place::open(node, operation.role(), LONG))?;
-    let mut local = own::wait(Place::open(LOCAL, operation.role(), BRIEF))?;
+    let mut place = session::wait(Place::open(node, operation.role(), LONG))?;
+    let mut local = session::wait(Place::open(LOCAL, operation.role(), BRIEF))?;
     let version = "SELECT current_setting('server_version_num')";
-    let samples = own::wait(local.document::<i32>(version, &[]))?.is_some_and(|version| version >= 160_000);
+    let samples = session::wait(local.document::<i32>(version, &[]))?.is_some_and(|version| version >= 160_000);
     transaction::tell_statistics();
     for leaf in leaves {
-        own::wait(place.run(&format!("ANALYZE {leaf}")))?;
+        session::wait(place.run(&format!("ANALYZE {leaf}")))?;
         if node == LOCAL {
             continue;
         }
         let size = format!("SELECT pg_catalog.pg_table_size({})::text", leaf.regclass());
-        let small = own::wait(place.document::<i64>(&size, &[]))?.is_some_and(|bytes| bytes <= MOST_BYTES);
+        let small = session::wait(place.document::<i64>(&size, &[]))?.is_some_and(|bytes| bytes <= MOST_BYTES);
         if small || samples {
-            let _deadline = deadline::deadline(PATIENCE);
-            own::wait(local.run(&format!("ANALYZE {leaf}")))?;
+            let _deadline = timeout::deadline(PATIENCE);
+            session::wait(local.run(&format!("ANALYZE {leaf}")))?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use super::preview::{Row, amount};
 use super::{known_node, moves, obstacles};
 use crate::catalog::node::unknown_node;
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
-use crate::catalog::{leaving, parent};
+use crate::catalog::{drain, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::sizes::{self, LeafSize};
@@ -130,7 +130,7 @@ pub fn drain(node: &str) -> Result<Group> {
             .into();
     }
     known_node(node)?;
-    if let Some(coming) = leaving::next_to_come(node)? {
+    if let Some(coming) = drain::next_to_come(node)? {
         return Report::new(
             Code::ERRCODE_OBJECT_IN_USE,
             format!("operation {coming} brings partitions to node {}", ident(node)),

@@ -8,7 +8,7 @@ use crate::error::{Error, Report, Result};
 use crate::hierarchy::managed_parent::Managed;
 use crate::hierarchy::tree_tables::Member;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::own;
+use crate::node::session;
 use crate::pg::{role, sql, transaction};
 use crate::reshard::server::Place;
 use crate::reshard::switch::gently;
@@ -28,12 +28,12 @@ pub fn make(operation: &Operation) -> Result<()> {
         name = literal(&operation.stage)
     );
     let mut here = Place::Local { role: operation.role() };
-    if own::wait(here.document::<bool>(&needed, &[]))? != Some(true) {
+    if session::wait(here.document::<bool>(&needed, &[]))? != Some(true) {
         return Ok(());
     }
     let validate = format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", ident(&operation.stage));
     gently(&mut here, &statement(operation, &table))
-        .and_then(|()| own::wait(here.run(&validate)))
+        .and_then(|()| session::wait(here.run(&validate)))
         .map_err(|error| locked(error, &table))
 }
 

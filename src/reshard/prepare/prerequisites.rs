@@ -5,7 +5,7 @@ use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
-use crate::node::own;
+use crate::node::session;
 use crate::pg::{sql, transaction};
 use crate::reshard::check;
 use crate::reshard::outcome::Step;
@@ -49,7 +49,7 @@ pub fn check_source(operation: &Operation, stage: &Stage, node: &str) -> Step {
         1 => Vec::new(),
         _ => stage.key_columns(),
     };
-    let found = own::wait(async {
+    let found = session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.document::<Facts>(&facts(&names, &key, signature(operation)), &[]).await
     })?;
@@ -64,7 +64,7 @@ pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]
         1 => Vec::new(),
         _ => Stage::read(operation)?.key_columns(),
     };
-    let found = own::wait(async {
+    let found = session::wait(async {
         let mut place = Place::open(node, operation.role(), BRIEF).await?;
         place.document::<Facts>(&facts(tables, &key, signature(operation)), &[]).await
     })?;

@@ -10,7 +10,7 @@ use crate::background::log::Log;
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::way_back;
 use crate::error::{Error, Report, Result};
-use crate::node::own::{self, Limits, Session, Target};
+use crate::node::session::{self, Limits, Session, Target};
 use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
 use crate::reshard::apply::slot::{self, Slot};
@@ -113,7 +113,7 @@ fn look(node: &str, stream: &str, oldest: i64) -> Step<bool> {
     // position, they commit after its switch, which is seen then.
     let standing: Option<Standing> = match &mut session {
         None => transaction::run(|| sql::document(STANDING, &[stream.into()]))?,
-        Some(session) => own::wait(session.document(STANDING, &[&stream]))?,
+        Some(session) => session::wait(session.document(STANDING, &[&stream]))?,
     };
     let Some(Standing { usable, behind, limit, end }) = standing else { return Ok(false) };
     let end: Lsn = slot::parse(Some(end))?;
@@ -163,7 +163,7 @@ fn open(node: &str, operation: &Operation) -> Result<Option<Session>> {
         return Ok(None);
     }
     let way = transaction::run(|| Target::of(node, operation.role()))?;
-    own::wait(async {
+    session::wait(async {
         let mut session = Session::open(&way, LIMITS).await?;
         session.run(EVERY_ROW).await?;
         Ok(Some(session))
@@ -188,7 +188,7 @@ fn claim(stream: &str, session: Option<&mut Session>) -> Result<()> {
          WHERE slot_name = $1::text::name AND active_pid <> pg_catalog.pg_backend_pid()";
     match session {
         None => transaction::run(|| sql::one::<String>(CLAIM, &[stream.into()]).map(drop)),
-        Some(session) => own::wait(session.rows(CLAIM, &[&stream])).map(drop),
+        Some(session) => session::wait(session.rows(CLAIM, &[&stream])).map(drop),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::catalog::way_back::{self, Shared};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
-use crate::node::own::{self, Target};
+use crate::node::session::{self, Target};
 use crate::pg::lock::{self, Held, Single};
 use crate::pg::{role, sql, transaction};
 use crate::reshard::apply::slot;
@@ -84,7 +84,8 @@ pub fn join(operation: &Operation, node: &str, tables: &[QualifiedName]) -> Step
         name = literal(&name)
     );
     let ask = || -> Result<There> {
-        let found = own::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(&look, &[]).await })?;
+        let found =
+            session::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(&look, &[]).await })?;
         found.ok_or_else(|| Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told nothing").into())
     };
     let tables = ask()?.tables;
@@ -120,7 +121,9 @@ fn run(operation: &Operation, node: &str, commands: &[String]) -> Result<()> {
     match (commands.is_empty(), node) {
         (true, _) => Ok(()),
         (_, LOCAL) => transaction::run(|| sql::run_quietly(&commands.join(";\n"))),
-        _ => own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&commands.join(";\n")).await }),
+        _ => {
+            session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&commands.join(";\n")).await })
+        }
     }
 }
 
@@ -176,11 +179,11 @@ fn copy(operation: &Operation, node: &str, from: &str, to: &str) -> Step {
     let there = format!("SELECT count(*)::text FROM pg_catalog.pg_replication_slots WHERE slot_name = {to}");
     let made = match node {
         LOCAL => transaction::run(|| sql::one_without_id::<String>(&copy, &[]).map(|_| ())),
-        _ => own::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&copy).await }),
+        _ => session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&copy).await }),
     };
     made.map_err(|error| short_of_slots(node, error))?;
     let there: Option<i64> =
-        own::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(&there, &[]).await })?;
+        session::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(&there, &[]).await })?;
     if there == Some(1) {
         return Ok(());
     }
@@ -259,7 +262,7 @@ pub fn would_give_way(node: &str) -> Result<Vec<i64>> {
 /// there goes, with the ways back that go by it.
 pub fn give_way(operation: &Operation, node: &str) -> Step {
     let found: Option<(i64, i64)> =
-        own::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(USED, &[]).await })?;
+        session::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(USED, &[]).await })?;
     let Some((most, _)) = found.filter(|(most, used)| used >= most) else { return Ok(()) };
     for (_, stream, oldest) in transaction::run(way_back::streams)?.into_iter().filter(|(there, ..)| there == node) {
         let Some(oldest) = transaction::run(|| crate::catalog::operation::load(oldest))? else { continue };

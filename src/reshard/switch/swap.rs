@@ -4,16 +4,16 @@
 use super::nodes;
 use super::write_fence;
 use crate::catalog::operation::{self, Operation, Source, SourceTable};
-use crate::catalog::{leaving, parent, way_back};
+use crate::catalog::{drain, parent, way_back};
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed_parent::Managed;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::own;
+use crate::node::session;
 use crate::partitions::grants;
 use crate::partitions::partition_ddl::lives_on;
 use crate::partitions::script::Script;
-use crate::pg::{managed as cache, role};
+use crate::pg::{parent_cache as cache, role};
 use crate::reshard::apply::Flow;
 use crate::reshard::convert::source_table::Subject;
 use crate::reshard::outcome::{Step, halt};
@@ -96,7 +96,7 @@ pub fn flow_owners(operation: &Operation, flow: &mut Flow) -> Result<BTreeMap<St
     owners(operation, |node, question| {
         let target = flow.targets.iter_mut().find(|target| target.node == node);
         match target.and_then(|target| target.session.as_mut()) {
-            Some(session) => own::wait(session.document::<Owner>(question, &[])),
+            Some(session) => session::wait(session.document::<Owner>(question, &[])),
             None => Ok(None),
         }
     })
@@ -263,7 +263,7 @@ impl Swap<'_> {
             }
             _ => &plan.dealt,
         };
-        let spec = leaving::spec_after(self.operation.id, &plan.spec)?;
+        let spec = drain::spec_after(self.operation.id, &plan.spec)?;
         parent::insert(self.managed.root, spec, &self.managed.catalog.extras, dealt)
     }
 }

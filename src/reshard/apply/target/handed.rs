@@ -8,7 +8,7 @@ use super::Target;
 use super::statements::{texts, values};
 use crate::error::Result;
 use crate::name::literal;
-use crate::node::own;
+use crate::node::session;
 use crate::reshard::outcome::Step;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::pgoutput::Value;
@@ -46,7 +46,7 @@ impl Target {
         );
         let Some(session) = &mut self.session else { return Ok(()) };
         let (name, commit, handed) = (change.name(), change.commit.to_string(), texts(values)?);
-        own::wait(session.rows(&command, &[&self.operation, &name, &commit, &handed]))?;
+        session::wait(session.rows(&command, &[&self.operation, &name, &commit, &handed]))?;
         self.handed.insert(change.from.to_string(), Some(change.commit));
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Target {
         );
         let Some(session) = &mut self.session else { return Ok(None) };
         let found: Option<Vec<Option<String>>> =
-            own::wait(session.document(&query, &[&self.operation, &change.name()]))?;
+            session::wait(session.document(&query, &[&self.operation, &change.name()]))?;
         Ok(found.map(values))
     }
 
@@ -76,7 +76,7 @@ impl Target {
             self.progress
         );
         if let Some(session) = &mut self.session {
-            own::wait(session.rows(&command, &[&self.operation, &everywhere.to_string(), &all_of(from)]))?;
+            session::wait(session.rows(&command, &[&self.operation, &everywhere.to_string(), &all_of(from)]))?;
         }
         self.handed.insert(from.to_string(), None);
         Ok(())

@@ -3,7 +3,7 @@
 use super::{Column, Table, Target};
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, ident, idents};
-use crate::node::own;
+use crate::node::session;
 use crate::pg::copy_from::{self, Format};
 use crate::pg::{role, sql};
 use crate::reshard::outcome::{Step, halt};
@@ -41,7 +41,7 @@ impl Target {
                 }
                 Some(session) => {
                     let args: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
-                    own::wait(session.document(&query, &args))?
+                    session::wait(session.document(&query, &args))?
                 }
             };
             if let Some(found) = found {
@@ -80,7 +80,7 @@ impl Target {
                 }
                 Some(session) => {
                     let args: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| array as _).collect();
-                    own::wait(session.with(async |client| client.execute(&command, &args).await))?
+                    session::wait(session.with(async |client| client.execute(&command, &args).await))?
                 }
             };
         }
@@ -144,7 +144,7 @@ impl Target {
                 }
                 Some(session) => {
                     let args: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
-                    own::wait(session.with(async |client| client.execute(&command, &args).await))?
+                    session::wait(session.with(async |client| client.execute(&command, &args).await))?
                 }
             };
             if single && changed > 0 {
@@ -172,7 +172,7 @@ impl Target {
             }
             Some(session) => {
                 let command = format!("COPY {} ({}) FROM STDIN", self.table.name, idents(&names));
-                own::wait(session.with(async |client| {
+                session::wait(session.with(async |client| {
                     let sink = client.copy_in::<_, bytes::Bytes>(&command).await?;
                     let mut sink = pin!(sink);
                     futures_util::SinkExt::send(&mut sink, text.into()).await?;

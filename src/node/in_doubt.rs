@@ -7,7 +7,7 @@
 //! aborted is undone. All cases are in docs/design.md.
 
 use super::channel::{COORDINATOR, TIMELINE};
-use super::own::{self, Session};
+use super::session::{self, Session};
 use crate::error::Result;
 use crate::pg::{role, sql, transaction, wal};
 use serde::Deserialize;
@@ -152,10 +152,10 @@ pub async fn read_journal(session: &mut Session, signature: &str) -> Result<Vec<
     let node = session.node();
     let pending = |row| {
         Ok(Pending {
-            id: own::value(node, row, 0)?,
-            xid: own::value(node, row, 1)?,
-            timeline: own::value(node, row, 2)?,
-            lsn: own::value(node, row, 3)?,
+            id: session::value(node, row, 0)?,
+            xid: session::value(node, row, 1)?,
+            timeline: session::value(node, row, 2)?,
+            lsn: session::value(node, row, 3)?,
         })
     };
     rows.iter().map(pending).collect()

@@ -1,8 +1,8 @@
 //! Statements on several nodes: at the same time and by themselves, or as part of the caller's transaction.
 
+use super::add::is_known;
 use super::channel::{Answer as Returned, Channel};
-use super::own::{self, Limits, Session, Target};
-use super::register::is_known;
+use super::session::{self, Limits, Session, Target};
 use crate::catalog::node::unknown_node;
 use crate::error::{Error, Report, Result};
 use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
@@ -94,7 +94,7 @@ fn at_once(statements: &[String], nodes: Vec<String>) -> Result<Vec<Answer>> {
         };
         place.replace(Some(outcome));
     });
-    own::wait_for_answers(PATIENCE, futures_util::future::join_all(all))?;
+    session::wait_for_answers(PATIENCE, futures_util::future::join_all(all))?;
     let outcomes: Vec<Option<Outcome>> = answered.into_iter().map(RefCell::into_inner).collect();
     if interrupt::is_ending() {
         settle_cancel(&nodes, &outcomes)?;
@@ -207,7 +207,7 @@ async fn answer(session: &mut Session, statement: &str) -> Outcome {
             SimpleQueryMessage::Row(row) => {
                 let mut members = Map::new();
                 for (place, column) in row.columns().iter().enumerate() {
-                    let text = own::text(session.node(), &row, place)?;
+                    let text = session::text(session.node(), &row, place)?;
                     members.insert(column.name().to_string(), value(text, types.get(place)));
                 }
                 rows.push(Value::Object(members));

@@ -1,17 +1,17 @@
 //! Adding a node: checked from here, made ready there, then written down in the caller's transaction.
 
 use super::bootstrap;
-use super::facts::Facts;
+use super::dropped_in_use;
 use super::finding::{Finding, Severity, tolerable};
-use super::left;
 use super::options;
-use super::own::{self, Limits, Options, Session, Target};
 use super::pooler;
+use super::server_info::Facts;
+use super::session::{self, Limits, Options, Session, Target};
 use crate::background;
 use crate::catalog::node::SCHEMA;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::pg::{fdw, role, sql};
+use crate::pg::{role, sql, user_mapping};
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::Value;
 
@@ -42,11 +42,11 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     let mut target = Target::from_options(new.name, server.clone().into_iter().chain(mapping.clone()).collect())?;
     target.must_use_password = !role::is_superuser(role::current());
     let (facts, findings) = prepare(&target)?;
-    left::check(&target, facts.identity().as_deref(), &server)?;
+    dropped_in_use::check(&target, facts.identity().as_deref(), &server)?;
     options::pin(&mut server, Some(&facts.settings()));
     create_server(new.name, &server)?;
     let mapping: Vec<_> = mapping.into_iter().collect();
-    fdw::create_mapping(new.name, &role::name(role::current())?, &mapping)?;
+    user_mapping::create_mapping(new.name, &role::name(role::current())?, &mapping)?;
     create_channel(new.name)?;
     write_down(new, &facts)?;
     background::ensure_running()?;
@@ -63,7 +63,7 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
 /// Looks at the server and makes it ready; what it has against being a node is the error.
 pub fn prepare(target: &Target) -> Result<(Facts, Vec<Finding>)> {
     let local = Facts::local()?;
-    own::wait(async {
+    session::wait(async {
         let limits = Limits::SHORT.named("shardkeeper add node");
         pooler::check_sessions(target, limits).await?;
         let mut session = Session::open(target, limits).await?;

@@ -4,8 +4,8 @@
 //! Only processes that say `keep_sessions` do: the backend of a client would hold sessions on nodes for as long as its client
 //! is connected. Nothing may be set in a lent session but for its transaction.
 
-use super::session::{Limits, Session};
-use super::target::Target;
+use super::connection_params::Target;
+use super::statements::{Limits, Session};
 use crate::error::Result;
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Severity};
 use super::options::{self, NO_END, Setting, WRITES};
-use super::own::Session;
+use super::session::Session;
 use crate::error::{Report, Result};
 use crate::name::literal;
 use crate::pg::sql;

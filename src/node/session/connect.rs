@@ -1,11 +1,11 @@
 //! Connecting: hosts one after the other, TLS as asked, and the kind of server that is wanted.
 
 use super::answer;
+use super::connection_params::{Attributes, Host, Secret, Target};
 use super::pin;
 use super::remote;
-use super::session::{Limits, Session};
+use super::statements::{Limits, Session};
 use super::stream::{Bytes, PasswordAsked, Stream, Watched, WaysIn};
-use super::target::{Attributes, Host, Secret, Target};
 use super::tls::{Mode, Tls};
 use super::wire::Wire;
 use crate::error::{Error, Result};

@@ -2,10 +2,10 @@
 
 use super::answer;
 use super::connect::{Address, connect};
+use super::connection_params::Target;
 use super::pin;
 use super::remote;
 use super::runtime::{Busy, Canceller};
-use super::target::Target;
 use super::tls::Tls;
 use crate::error::Result;
 use serde::de::DeserializeOwned;

@@ -3,8 +3,8 @@
 use super::attribute;
 use super::context::{Context, Restore};
 use super::expression::Expressions;
+use super::key_router::lacks;
 use super::partition::{Key, Opened, Partitioned};
-use super::route::lacks;
 use crate::error::{Report, Result};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::{self, Datum, Oid};

@@ -2,7 +2,7 @@
 
 use super::answer::unreadable;
 use super::connect::Address;
-use super::target::Target;
+use super::connection_params::Target;
 use crate::error::{Error, Report};
 use crate::guc;
 use crate::name::literal;

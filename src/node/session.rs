@@ -13,19 +13,19 @@
 
 mod answer;
 mod connect;
+mod connection_params;
 mod pin;
 mod remote;
 mod reuse;
 mod runtime;
-mod session;
+mod statements;
 mod stream;
-mod target;
 mod tls;
 mod wire;
 
 pub use answer::{document, text, value};
+pub use connection_params::{Options, Target, mapping_options, server_options};
 pub use pin::MARK;
 pub use reuse::{Lent, keep_sessions};
 pub use runtime::{wait, wait_for_answers, wait_until};
-pub use session::{Limits, Session};
-pub use target::{Options, Target, mapping_options, server_options};
+pub use statements::{Limits, Session};

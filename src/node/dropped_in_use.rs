@@ -1,7 +1,7 @@
 //! Nodes that the current transaction has dropped while postgres_fdw had work of it there. That goes on in its session until
 //! the transaction ends, and a second session with the same node would wait for it for ever.
 
-use super::own::{Options, Target};
+use super::session::{Options, Target};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, literal};
 use crate::pg::sql;

@@ -1,7 +1,7 @@
 //! What a session of ours sets before anything else, whatever the role, the database or the server has set: see
 //! `crate::pg::settings`.
 
-use super::session::Limits;
+use super::statements::Limits;
 use crate::pg::settings::{TEXT, TRANSACTIONS};
 
 /// A setting that nobody knows, to find out whether start-up options get through.

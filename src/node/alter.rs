@@ -1,19 +1,19 @@
 //! Changing a node, giving it to another role, and letting it go.
 
+use super::add::{channel_grants, is_known, prepare};
 use super::bootstrap;
 use super::channel::COORDINATOR;
+use super::dropped_in_use;
 use super::finding::{Finding, Severity};
-use super::heal::{self, Outcome};
-use super::left;
+use super::in_doubt::{self, Outcome};
 use super::options;
-use super::own::{self, Limits, Options, Session, Target, mapping_options, server_options};
 use super::pooler;
-use super::register::{channel_grants, is_known, prepare};
+use super::session::{self, Limits, Options, Session, Target, mapping_options, server_options};
 use crate::catalog::node::{SCHEMA, unknown_node};
 use crate::catalog::operation;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::pg::{fdw, role, sql};
+use crate::pg::{role, sql, user_mapping};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
@@ -70,8 +70,8 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
     if !mapping.is_empty() {
         let name = role::name(caller)?;
         match known {
-            Some(known) => fdw::alter_mapping(node, &name, &known, &mapping)?,
-            None => fdw::create_mapping(node, &name, &mapping)?,
+            Some(known) => user_mapping::alter_mapping(node, &name, &known, &mapping)?,
+            None => user_mapping::create_mapping(node, &name, &mapping)?,
         }
     }
     if let Some(region) = changes.region {
@@ -99,8 +99,8 @@ pub fn drop(node: &str) -> Result<()> {
     check_empty(node)?;
     check_settled(node)?;
     let told = forget_here(node)?;
-    if left::is_busy(node)? {
-        left::note(node, identity(node)?, &server_options(node)?.unwrap_or_default());
+    if dropped_in_use::is_busy(node)? {
+        dropped_in_use::note(node, identity(node)?, &server_options(node)?.unwrap_or_default());
     }
     role::as_extension_owner(|| {
         sql::run("DELETE FROM shardkeeper.nodes WHERE name = $1", &[node.into()])?;
@@ -152,7 +152,7 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
     let known = own_mapping(node, grantee)?;
     let mut theirs = Target::from_options(node, server.into_iter().chain(mapping.clone()).collect())?;
     theirs.must_use_password = !role::is_superuser(grantee);
-    own::wait(async {
+    session::wait(async {
         let limits = Limits::SHORT.named("shardkeeper grant node");
         if mine.user != theirs.user {
             Session::open(&mine, limits).await?.run(&bootstrap::grants(&ident(&theirs.user))).await?;
@@ -161,8 +161,8 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
         bootstrap::bootstrap(&mut Session::open(&theirs, limits).await?).await
     })?;
     match known {
-        Some(known) => fdw::alter_mapping(node, &grantee_name, &known, &mapping)?,
-        None => fdw::create_mapping(node, &grantee_name, &mapping)?,
+        Some(known) => user_mapping::alter_mapping(node, &grantee_name, &known, &mapping)?,
+        None => user_mapping::create_mapping(node, &grantee_name, &mapping)?,
     }
     let quoted = ident(&grantee_name);
     sql::run(&format!("GRANT USAGE ON FOREIGN SERVER {} TO {quoted}", ident(node)), &[])?;
@@ -285,13 +285,13 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
     let names: Vec<String> = expected.iter().map(QualifiedName::to_string).collect();
     let schemas: Vec<String> = expected.iter().map(|table| table.schema.clone()).collect();
     let tables: Vec<String> = expected.iter().map(|table| table.name.clone()).collect();
-    let missing: Vec<String> = own::wait(async {
+    let missing: Vec<String> = session::wait(async {
         let mut session = Session::open(target, Limits::SHORT.named("shardkeeper alter node")).await?;
         // By the catalog: the role may have no right to look into the schemas of operations of others.
         let sql = "SELECT w.shown FROM unnest($1::text[], $2::text[], $3::text[]) AS w (shown, schema, name)
              WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                                WHERE n.nspname::text = w.schema AND c.relname::text = w.name)";
-        session.rows(sql, &[&names, &schemas, &tables]).await?.iter().map(|row| own::value(node, row, 0)).collect()
+        session.rows(sql, &[&names, &schemas, &tables]).await?.iter().map(|row| session::value(node, row, 0)).collect()
     })?;
     match missing.first() {
         None => Ok(()),
@@ -364,21 +364,22 @@ fn check_empty(node: &str) -> Result<()> {
 fn check_settled(node: &str) -> Result<()> {
     let signature = sql::one::<String>(&format!("SELECT {COORDINATOR}"), &[])?.unwrap_or_default();
     let target = Target::of(node, role::current())?;
-    let visit = own::wait(async {
+    let visit = session::wait(async {
         let mut session = Session::open(&target, Limits::SHORT.named("shardkeeper drop node")).await?;
-        let pending = heal::read_journal(&mut session, &signature).await?;
+        let pending = in_doubt::read_journal(&mut session, &signature).await?;
         Ok((session, pending))
     });
     let unsettled = match visit {
         Ok((_, pending)) if pending.is_empty() => return Ok(()),
         Ok((mut session, pending)) => {
-            let outcomes = heal::outcomes(&pending)?;
+            let outcomes = in_doubt::outcomes(&pending)?;
             let (committed, others): (Vec<_>, Vec<_>) =
                 pending.into_iter().zip(outcomes).partition(|(_, outcome)| *outcome == Outcome::Committed);
             let committed: Vec<String> = committed.into_iter().map(|(pending, _)| pending.id).collect();
             if !committed.is_empty() {
-                role::as_extension_owner(heal::flush)?;
-                let forgotten = own::wait(async { heal::forget_there(&mut session, &signature, &committed).await });
+                role::as_extension_owner(in_doubt::flush)?;
+                let forgotten =
+                    session::wait(async { in_doubt::forget_there(&mut session, &signature, &committed).await });
                 forgotten.map(|()| others.len())
             } else {
                 Ok(others.len())
