@@ -6,10 +6,10 @@ use crate::hierarchy::validate::INSTEAD_OF_TRANSITION;
 use crate::name::{QualifiedName, ident, idents, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
-use crate::node::session::{self, Limits, Session, Target};
+use crate::node::session::{self, ConnectionParams, Session, Timeouts};
 use crate::pg::{role, sql};
 use crate::schema::come_back::{self, Lost};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use crate::table::publications;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -157,9 +157,9 @@ fn bring_back(root: &QualifiedName, above: &QualifiedName, modulus: i64, remaind
     ))
 }
 
-fn described(root: &QualifiedName) -> Result<Option<Description>> {
+fn described(root: &QualifiedName) -> Result<Option<TableDefinition>> {
     let oid = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])?;
-    oid.map_or(Ok(None), Description::load)
+    oid.map_or(Ok(None), TableDefinition::load)
 }
 
 fn mirrors(root: &QualifiedName) -> Result<Vec<String>> {
@@ -179,9 +179,9 @@ fn on_node(node: &str, above: &QualifiedName, modulus: i64, remainder: i64) -> R
          WHERE i.inhparent = to_regclass({}) AND lower(pg_get_expr(c.relpartbound, c.oid)) = 'for values with (modulus {modulus}, remainder {remainder})'",
         literal(&above.to_string())
     );
-    let Ok(target) = Target::of(node, role::current()) else { return Ok(None) };
+    let Ok(target) = ConnectionParams::of(node, role::current()) else { return Ok(None) };
     let found = session::wait(async {
-        let mut session = Session::open(&target, Limits::SHORT.named("shardkeeper check")).await?;
+        let mut session = Session::open(&target, Timeouts::SHORT.named("shardkeeper check")).await?;
         session.document::<QualifiedName>(&query, &[]).await
     });
     Ok(found.ok().flatten())

@@ -9,8 +9,8 @@ use crate::node::bootstrap;
 use crate::node::finding::{Finding, Row, Severity};
 use crate::node::in_doubt::Coordinator;
 use crate::node::pooler;
-use crate::node::server_info::Facts;
-use crate::node::session::{self, Limits, Session, Target};
+use crate::node::server_info::ServerInfo;
+use crate::node::session::{self, ConnectionParams, Session, Timeouts};
 use crate::node::settle::{self, Unsettled};
 use crate::pg::{role, sql};
 use crate::reshard::check::{self as operations, Trace};
@@ -36,12 +36,12 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
             &[parent.into()],
         )
     })?;
-    let local = Facts::local()?;
+    let local = ServerInfo::local()?;
     rows.extend(local.greedy_publications().map(|finding| Row::new("publication", None, Some("local"), finding)));
     let mut asked = Vec::new();
     for node in nodes {
         rows.extend(check_here(&node)?.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
-        asked.push((Target::of(&node, role::current()), node));
+        asked.push((ConnectionParams::of(&node, role::current()), node));
     }
     let found = session::wait(async {
         let all = asked.into_iter().map(|(target, node)| {
@@ -154,9 +154,14 @@ struct There {
     answer: Option<String>,
 }
 
-async fn check_there(target: &Target, local: &Facts, signature: &str, question: Option<&String>) -> Result<There> {
-    let mut session = Session::open(target, Limits::SHORT.named("shardkeeper check")).await?;
-    let (facts, clock_ahead) = Facts::of(&mut session).await?;
+async fn check_there(
+    target: &ConnectionParams,
+    local: &ServerInfo,
+    signature: &str,
+    question: Option<&String>,
+) -> Result<There> {
+    let mut session = Session::open(target, Timeouts::SHORT.named("shardkeeper check")).await?;
+    let (facts, clock_ahead) = ServerInfo::of(&mut session).await?;
     let mut there = There { findings: facts.judge(local, &target.node, clock_ahead), ..There::default() };
     there.findings.extend(pooler::check_options(&mut session).await?);
     let again = format!("Run SELECT shard_alter_node({}).", literal(&target.node));

@@ -1,7 +1,7 @@
 //! `shard_tree`: the hierarchy as a picture.
 
 use super::sizes;
-use super::tree_tables::{self, Member};
+use super::tree_tables::{self, TreeTable};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::pg::key_router;
@@ -26,9 +26,9 @@ pub fn draw(root: Oid, format: &str) -> Result<String> {
     };
     parent::require(root)?;
     let members = tree_tables::load(root)?;
-    let leaves: Vec<Member> = members.iter().filter(|member| member.is_leaf()).cloned().collect();
+    let leaves: Vec<TreeTable> = members.iter().filter(|member| member.is_leaf()).cloned().collect();
     let sizes = sizes::sizes(&leaves)?.into_iter().map(|size| (size.oid(), (size.rows, size.bytes))).collect();
-    let by_oid: HashMap<Oid, &Member> = members.iter().map(|member| (member.oid(), member)).collect();
+    let by_oid: HashMap<Oid, &TreeTable> = members.iter().map(|member| (member.oid(), member)).collect();
     match members.first() {
         Some(root) => Ok(renderer(&node(root, &by_oid, &sizes))),
         None => parent::not_managed(root),
@@ -36,8 +36,8 @@ pub fn draw(root: Oid, format: &str) -> Result<String> {
 }
 
 fn node(
-    member: &Member,
-    members: &HashMap<Oid, &Member>,
+    member: &TreeTable,
+    members: &HashMap<Oid, &TreeTable>,
     sizes: &HashMap<Oid, (Option<i64>, Option<i64>)>,
 ) -> TreeNode {
     let size = sizes.get(&member.oid());

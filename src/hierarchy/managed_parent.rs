@@ -1,7 +1,7 @@
 //! A managed hierarchy as the calls that change it need it: what was asked for, what is there, and who may change it.
 
-use super::partition_keys::Keys;
-use super::tree_tables::{self, Member};
+use super::partition_keys::PartitionKeys;
+use super::tree_tables::{self, TreeTable};
 use super::validate;
 use crate::catalog::carried::Key;
 use crate::catalog::operation;
@@ -9,30 +9,30 @@ use crate::catalog::parent::{self, Parent};
 use crate::error::{Report, Result};
 use crate::name::QualifiedName;
 use crate::pg::{relation, sql};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::{Bound, Tree};
 use shardkeeper_core::spec::{self, Level, Site};
 
-pub struct Managed {
+pub struct ManagedParent {
     pub root: Oid,
     pub catalog: Parent,
     pub level: Level,
     /// The root's description, with the keys and settings that only leaves carry.
-    pub table: Description,
+    pub table: TableDefinition,
     /// Unique keys that are on the root itself: all while no leaf is foreign, none since the first one came.
     root_keys: Vec<String>,
-    pub members: Vec<Member>,
+    pub members: Vec<TreeTable>,
 }
 
-impl Managed {
+impl ManagedParent {
     /// The hierarchy that `relation` belongs to, locked against other changes, and the labels that lead to `relation`.
     ///
     /// Errors: 42P01 not part of a managed hierarchy; 42501 not the owner.
     pub fn open(relation: Oid) -> Result<(Self, Vec<String>)> {
         let Some((root, labels)) = parent::of_relation(relation)? else { return parent::not_managed(relation) };
-        let Some(found) = Description::load(root)? else { return parent::not_managed(root) };
+        let Some(found) = TableDefinition::load(root)? else { return parent::not_managed(root) };
         validate::owned(root, &found)?;
         relation::lock_against_changes(root);
         Ok((Self::read(root)?, labels))
@@ -50,7 +50,7 @@ impl Managed {
     /// The hierarchy of `root` as it is now, without a lock.
     pub fn read(root: Oid) -> Result<Self> {
         let catalog = parent::require(root)?;
-        let Some(mut table) = Description::load(root)? else { return parent::not_managed(root) };
+        let Some(mut table) = TableDefinition::load(root)? else { return parent::not_managed(root) };
         let root_keys = table.keys.iter().filter(|key| key.unique).map(|key| key.name.clone()).collect();
         let kept = &catalog.extras;
         table.keys.clone_from(&kept.keys);
@@ -62,11 +62,11 @@ impl Managed {
         Ok(Self { root, catalog, level, table, root_keys, members: tree_tables::load(root)? })
     }
 
-    pub fn keys(&self) -> Result<Keys> {
-        Keys::resolve(&self.level, &self.table)
+    pub fn keys(&self) -> Result<PartitionKeys> {
+        PartitionKeys::resolve(&self.level, &self.table)
     }
 
-    pub fn member(&self, relation: Oid) -> Result<&Member> {
+    pub fn member(&self, relation: Oid) -> Result<&TreeTable> {
         match self.members.iter().find(|member| member.oid() == relation) {
             Some(member) => Ok(member),
             None => parent::not_managed(relation),
@@ -76,7 +76,7 @@ impl Managed {
     /// The partition itself and the table it is a partition of.
     ///
     /// Errors: 42809 it is the root.
-    pub fn partition(&self, relation: Oid) -> Result<(&Member, &Member)> {
+    pub fn partition(&self, relation: Oid) -> Result<(&TreeTable, &TreeTable)> {
         let member = self.member(relation)?;
         match member.parent() {
             Some(parent) => Ok((member, self.member(parent)?)),
@@ -86,11 +86,11 @@ impl Managed {
         }
     }
 
-    pub fn children(&self, of: Oid) -> impl Iterator<Item = &Member> {
+    pub fn children(&self, of: Oid) -> impl Iterator<Item = &TreeTable> {
         self.members.iter().filter(move |member| member.parent() == Some(of))
     }
 
-    pub fn default_of(&self, table: Oid) -> Option<&Member> {
+    pub fn default_of(&self, table: Oid) -> Option<&TreeTable> {
         self.children(table).find(|member| member.values.as_deref() == Some("DEFAULT"))
     }
 
@@ -124,7 +124,7 @@ impl Managed {
     }
 
     /// From the root down to `relation`, both included.
-    pub fn path_to(&self, relation: Oid) -> Result<Vec<&Member>> {
+    pub fn path_to(&self, relation: Oid) -> Result<Vec<&TreeTable>> {
         let mut path = vec![self.member(relation)?];
         while let Some(parent) = path.last().and_then(|member| member.parent()) {
             path.push(self.member(parent)?);
@@ -133,7 +133,7 @@ impl Managed {
         Ok(path)
     }
 
-    pub fn tables_below(&self, relation: Oid) -> Vec<&Member> {
+    pub fn tables_below(&self, relation: Oid) -> Vec<&TreeTable> {
         tree_tables::below(&self.members, relation)
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Postgres compares the values, by the operators and the collation of the key: only it knows the order of all types.
 
-use super::managed_parent::Managed;
+use super::managed_parent::ManagedParent;
 use super::partition_keys::KeyType;
-use super::tree_tables::Member;
+use super::tree_tables::TreeTable;
 use crate::error::{Report, Result};
 use crate::pg::{sql, types};
 use pgrx::PgSqlErrorCode as Code;
@@ -12,7 +12,7 @@ use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::{Bound, Limit};
 
 /// Refuses a new partition of `above` with this bound, which was written at `place`, if a sibling takes rows of it.
-pub fn none(managed: &Managed, above: &Member, key: &[&KeyType], bound: &Bound, place: &str) -> Result<()> {
+pub fn none(managed: &ManagedParent, above: &TreeTable, key: &[&KeyType], bound: &Bound, place: &str) -> Result<()> {
     let mut siblings = Vec::new();
     for member in managed.children(above.oid()) {
         siblings.extend(member.bound()?.map(|bound| (member, bound)));
@@ -25,9 +25,9 @@ pub fn none(managed: &Managed, above: &Member, key: &[&KeyType], bound: &Bound, 
     }
 }
 
-type Siblings<'a> = [(&'a Member, Bound)];
+type Siblings<'a> = [(&'a TreeTable, Bound)];
 
-fn report(above: &Member, sibling: &Member, message: String) -> Report {
+fn report(above: &TreeTable, sibling: &TreeTable, message: String) -> Report {
     let report = Report::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, message);
     let values = sibling.values.as_deref().unwrap_or_default();
     report
@@ -40,7 +40,7 @@ fn at(place: &str, message: &str) -> String {
     if place.is_empty() { message.to_string() } else { format!("{place}: {message}") }
 }
 
-fn default(above: &Member, siblings: &Siblings<'_>, place: &str) -> Result<()> {
+fn default(above: &TreeTable, siblings: &Siblings<'_>, place: &str) -> Result<()> {
     let Some((default, _)) = siblings.iter().find(|(_, bound)| *bound == Bound::Default) else { return Ok(()) };
     let message = at(place, &format!("{} has a default partition already", above.name));
     Report::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, message)
@@ -49,7 +49,7 @@ fn default(above: &Member, siblings: &Siblings<'_>, place: &str) -> Result<()> {
         .into()
 }
 
-fn hash(above: &Member, siblings: &Siblings<'_>, (modulus, remainder): (u32, u32), place: &str) -> Result<()> {
+fn hash(above: &TreeTable, siblings: &Siblings<'_>, (modulus, remainder): (u32, u32), place: &str) -> Result<()> {
     for (sibling, bound) in siblings {
         let Bound::Hash { modulus: other, remainder: theirs } = *bound else { continue };
         if modulus % other != 0 && other % modulus != 0 {
@@ -68,7 +68,7 @@ fn hash(above: &Member, siblings: &Siblings<'_>, (modulus, remainder): (u32, u32
 }
 
 fn list(
-    above: &Member,
+    above: &TreeTable,
     siblings: &Siblings<'_>,
     key: &[&KeyType],
     values: &[Option<String>],
@@ -94,7 +94,7 @@ fn list(
 }
 
 fn range(
-    above: &Member,
+    above: &TreeTable,
     siblings: &Siblings<'_>,
     key: &[&KeyType],
     (from, to): (&[Limit], &[Limit]),

@@ -4,7 +4,7 @@ use super::hashing::{self, Why};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{parse, sql, types};
-use crate::table::definition::{Column, Description};
+use crate::table::definition::{Column, TableDefinition};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// The keys of all levels of a spec, resolved against the table.
 #[derive(Debug, Default)]
-pub struct Keys {
+pub struct PartitionKeys {
     parts: BTreeMap<String, Part>,
 }
 
@@ -53,10 +53,10 @@ impl KeyType {
     }
 }
 
-impl Keys {
+impl PartitionKeys {
     /// Resolves and checks the key of every level, each with Postgres's own limits in our words.
-    pub fn resolve(level: &Level, table: &Description) -> Result<Self> {
-        let mut keys = Keys::default();
+    pub fn resolve(level: &Level, table: &TableDefinition) -> Result<Self> {
+        let mut keys = PartitionKeys::default();
         for entry in level.key_entries() {
             let part = resolve_one(entry.text, table, &entry.place)?;
             match entry.level.method() {
@@ -88,7 +88,7 @@ impl Keys {
     }
 }
 
-fn resolve_one(text: &str, table: &Description, path: &str) -> Result<Part> {
+fn resolve_one(text: &str, table: &TableDefinition, path: &str) -> Result<Part> {
     let bare = without_parentheses(text);
     if let Some(column) = table.column(text).or_else(|| table.column(bare)) {
         return column_key(column, path);

@@ -1,10 +1,10 @@
 //! How large leaves are, asked of the servers that store them.
 
-use super::tree_tables::{self, Member};
+use super::tree_tables::{self, TreeTable};
 use crate::error::Result;
 use crate::name::literal;
 use crate::node::channel::Channel;
-use crate::node::session::{self, Limits, Session, Target};
+use crate::node::session::{self, ConnectionParams, Session, Timeouts};
 use crate::pg::{role, sql, subtransaction};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -48,14 +48,14 @@ pub fn of_leaves(parent: Option<Oid>) -> Result<Vec<LeafSize>> {
     };
     let mut leaves = Vec::new();
     for parent in parents {
-        leaves.extend(tree_tables::load(parent)?.into_iter().filter(Member::is_leaf));
+        leaves.extend(tree_tables::load(parent)?.into_iter().filter(TreeTable::is_leaf));
     }
     sizes(&leaves)
 }
 
 /// One question for each server. A node that does not answer costs a warning, not the picture.
-pub fn sizes(leaves: &[Member]) -> Result<Vec<LeafSize>> {
-    let mut by_node: BTreeMap<&str, Vec<&Member>> = BTreeMap::new();
+pub fn sizes(leaves: &[TreeTable]) -> Result<Vec<LeafSize>> {
+    let mut by_node: BTreeMap<&str, Vec<&TreeTable>> = BTreeMap::new();
     for leaf in leaves {
         by_node.entry(leaf.node()).or_default().push(leaf);
     }
@@ -78,7 +78,7 @@ pub fn sizes(leaves: &[Member]) -> Result<Vec<LeafSize>> {
         .collect())
 }
 
-fn ask(node: &str, leaves: &[&Member]) -> Result<Vec<Answer>> {
+fn ask(node: &str, leaves: &[&TreeTable]) -> Result<Vec<Answer>> {
     let names = leaves.iter().map(|leaf| literal(&leaf.name.to_string())).collect::<Vec<_>>().join(", ");
     let question = format!(
         "SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'name', c.relname,
@@ -108,9 +108,9 @@ pub fn remote<T: DeserializeOwned>(node: &str, question: &str) -> Result<Option<
     if read_only != Some(true) {
         return Channel::open(node)?.document(question);
     }
-    let target = Target::of(node, role::current())?;
+    let target = ConnectionParams::of(node, role::current())?;
     session::wait(async {
-        let limits = Limits::SHORT.named("shardkeeper sizes");
+        let limits = Timeouts::SHORT.named("shardkeeper sizes");
         Session::open(&target, limits).await?.document(question, &[]).await
     })
 }

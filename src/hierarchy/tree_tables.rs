@@ -9,7 +9,7 @@ use shardkeeper_core::plan::{Bound, LOCAL};
 
 /// A partitioned table or leaf.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Member {
+pub struct TreeTable {
     oid: u32,
     parent: Option<u32>,
     #[serde(flatten)]
@@ -22,7 +22,7 @@ pub struct Member {
     pub server: Option<String>,
 }
 
-impl Member {
+impl TreeTable {
     pub fn oid(&self) -> Oid {
         Oid::from(self.oid)
     }
@@ -45,8 +45,8 @@ impl Member {
 }
 
 /// `root` and all partitions below it, each after its parent, siblings in the order of their bounds.
-pub fn load(root: Oid) -> Result<Vec<Member>> {
-    let mut members: Vec<Member> = sql::documents(
+pub fn load(root: Oid) -> Result<Vec<TreeTable>> {
+    let mut members: Vec<TreeTable> = sql::documents(
         "SELECT json_build_object('oid', c.oid::bigint, 'parent', t.parentrelid::oid::bigint, 'schema', n.nspname, 'name', c.relname,
              'key', pg_get_partkeydef(c.oid), 'values', pg_get_expr(c.relpartbound, c.oid), 'stored_bound', c.relpartbound::text,
              'server', s.srvname)::text
@@ -63,7 +63,7 @@ pub fn load(root: Oid) -> Result<Vec<Member>> {
 }
 
 /// The remote nodes on which leaves of `members` live, in order.
-pub fn nodes<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<String> {
+pub fn nodes<'a>(members: impl IntoIterator<Item = &'a TreeTable>) -> Vec<String> {
     let mut nodes: Vec<String> = members.into_iter().filter_map(|member| member.server.clone()).collect();
     nodes.sort();
     nodes.dedup();
@@ -71,7 +71,7 @@ pub fn nodes<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<String> {
 }
 
 /// `of` and everything below it.
-pub fn below(members: &[Member], of: Oid) -> Vec<&Member> {
+pub fn below(members: &[TreeTable], of: Oid) -> Vec<&TreeTable> {
     let mut inside = std::collections::HashSet::from([of]);
     members
         .iter()

@@ -1,15 +1,15 @@
 //! What cannot become a parent, and what a parent cannot keep: refused before anything changes.
 
-use super::partition_keys::Keys;
+use super::partition_keys::PartitionKeys;
 use crate::error::{Report, Result};
 use crate::name::{ident, idents};
 use crate::pg::sql;
-use crate::table::definition::{Description, dependents};
+use crate::table::definition::{TableDefinition, dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
 /// The caller may change the table at all. Comes first, before any lock.
-pub fn owned(table: Oid, description: &Description) -> Result<()> {
+pub fn owned(table: Oid, description: &TableDefinition) -> Result<()> {
     let owns = sql::one::<bool>(
         "SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = $1",
         &[table.into()],
@@ -23,7 +23,7 @@ pub fn owned(table: Oid, description: &Description) -> Result<()> {
 }
 
 /// The relation is a table that can be partitioned.
-pub fn suitable(table: &Description) -> Result<()> {
+pub fn suitable(table: &TableDefinition) -> Result<()> {
     let name = &table.name;
     let wrong = |code, what: &str, hint: &str| -> Result<()> {
         let report = Report::new(code, format!("{name} {what}"));
@@ -77,7 +77,7 @@ pub fn suitable(table: &Description) -> Result<()> {
 }
 
 /// Nothing else depends on the table: making it anew would take these with it.
-pub fn no_dependents(oid: Oid, table: &Description) -> Result<()> {
+pub fn no_dependents(oid: Oid, table: &TableDefinition) -> Result<()> {
     let found = dependents(oid)?;
     if found.is_empty() {
         return Ok(());
@@ -92,7 +92,7 @@ pub fn no_dependents(oid: Oid, table: &Description) -> Result<()> {
 }
 
 /// Each unique key contains every partition key column: only then is it unique over all servers.
-pub fn unique_keys(table: &Description, keys: &Keys) -> Result<()> {
+pub fn unique_keys(table: &TableDefinition, keys: &PartitionKeys) -> Result<()> {
     for key in table.keys.iter().filter(|key| key.unique) {
         let what = key.what();
         let missing: Vec<&str> = keys
@@ -133,7 +133,7 @@ pub fn unique_keys(table: &Description, keys: &Keys) -> Result<()> {
 /// All rows fulfil what the table says of them: where they are copied to, each of them is asked.
 ///
 /// Errors: 55000 a constraint is not validated.
-pub fn all_valid(table: &Description) -> Result<()> {
+pub fn all_valid(table: &TableDefinition) -> Result<()> {
     let check = table.checks.iter().find(|check| !check.is_valid());
     let not_null = table.columns.iter().filter_map(|column| column.not_null_constraint.as_ref());
     let not_null = not_null.filter(|constraint| !constraint.valid).map(|constraint| &constraint.name).next();
@@ -148,7 +148,7 @@ pub fn all_valid(table: &Description) -> Result<()> {
     .into()
 }
 
-fn valid_domains(table: &Description) -> Result<()> {
+fn valid_domains(table: &TableDefinition) -> Result<()> {
     let found = table.columns.iter().find_map(|column| Some((column, column.unchecked.as_ref()?)));
     let Some((column, constraint)) = found else { return Ok(()) };
     Report::new(
@@ -164,7 +164,7 @@ pub const INSTEAD_OF_TRANSITION: &str =
     "Use a trigger FOR EACH ROW, or one without REFERENCING; or keep all partitions on local.";
 
 /// With leaves on other servers, a few things have no meaning any more.
-pub fn fit_for_nodes(table: &Description) -> Result<()> {
+pub fn fit_for_nodes(table: &TableDefinition) -> Result<()> {
     for trigger in &table.triggers {
         let (why, instead) = match (trigger.constraint, trigger.transition) {
             (true, _) => ("is a constraint trigger", "Drop the trigger, or keep all partitions on local."),
@@ -187,7 +187,7 @@ pub fn fit_for_nodes(table: &Description) -> Result<()> {
 
 /// Postgres evaluates what a policy says of written rows only for tables of its own. The policies are kept, as they still
 /// decide which rows are seen and changed; that they do not check what goes to other servers must be known.
-pub fn warn_of_unchecked_policies(table: &Description) {
+pub fn warn_of_unchecked_policies(table: &TableDefinition) {
     if !table.row_security {
         return;
     }

@@ -5,8 +5,8 @@ use super::dropped_in_use;
 use super::finding::{Finding, Severity, tolerable};
 use super::options;
 use super::pooler;
-use super::server_info::Facts;
-use super::session::{self, Limits, Options, Session, Target};
+use super::server_info::ServerInfo;
+use super::session::{self, ConnectionParams, Options, Session, Timeouts};
 use crate::background;
 use crate::catalog::node::SCHEMA;
 use crate::error::{Report, Result};
@@ -39,7 +39,8 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
     check_free(new.name)?;
     check_may_create_servers()?;
     let (mut server, mapping) = (server_options(new)?, mapping_options(new)?);
-    let mut target = Target::from_options(new.name, server.clone().into_iter().chain(mapping.clone()).collect())?;
+    let mut target =
+        ConnectionParams::from_options(new.name, server.clone().into_iter().chain(mapping.clone()).collect())?;
     target.must_use_password = !role::is_superuser(role::current());
     let (facts, findings) = prepare(&target)?;
     dropped_in_use::check(&target, facts.identity().as_deref(), &server)?;
@@ -61,13 +62,13 @@ pub fn add(new: &NewNode<'_>) -> Result<Vec<Finding>> {
 }
 
 /// Looks at the server and makes it ready; what it has against being a node is the error.
-pub fn prepare(target: &Target) -> Result<(Facts, Vec<Finding>)> {
-    let local = Facts::local()?;
+pub fn prepare(target: &ConnectionParams) -> Result<(ServerInfo, Vec<Finding>)> {
+    let local = ServerInfo::local()?;
     session::wait(async {
-        let limits = Limits::SHORT.named("shardkeeper add node");
+        let limits = Timeouts::SHORT.named("shardkeeper add node");
         pooler::check_sessions(target, limits).await?;
         let mut session = Session::open(target, limits).await?;
-        let (facts, clock_ahead) = Facts::of(&mut session).await?;
+        let (facts, clock_ahead) = ServerInfo::of(&mut session).await?;
         let mut findings = tolerable(facts.judge(&local, &target.node, clock_ahead))?;
         findings.extend(pooler::check_options(&mut session).await?);
         bootstrap::bootstrap(&mut session).await?;
@@ -208,7 +209,7 @@ pub fn channel_grants(node: &str, role: &str) -> String {
     )
 }
 
-fn write_down(new: &NewNode<'_>, facts: &Facts) -> Result<()> {
+fn write_down(new: &NewNode<'_>, facts: &ServerInfo) -> Result<()> {
     let identity = facts.identity();
     role::as_extension_owner(|| {
         let twin = "SELECT name::text FROM shardkeeper.nodes WHERE identity = $1";

@@ -8,7 +8,7 @@ use super::finding::{Finding, Severity};
 use super::in_doubt::{self, Outcome};
 use super::options;
 use super::pooler;
-use super::session::{self, Limits, Options, Session, Target, mapping_options, server_options};
+use super::session::{self, ConnectionParams, Options, Session, Timeouts, mapping_options, server_options};
 use crate::catalog::node::{SCHEMA, unknown_node};
 use crate::catalog::operation;
 use crate::error::{Report, Result};
@@ -53,7 +53,7 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     // Without any change the node is only made ready again.
     if server != before || !mapping.is_empty() || changes.region.is_none() {
-        let mut target = Target::from_options(node, together)?;
+        let mut target = ConnectionParams::from_options(node, together)?;
         target.must_use_password = !role::is_superuser(caller);
         let (facts, found) = prepare(&target)?;
         check_same_leaves(node, &target)?;
@@ -148,12 +148,12 @@ pub fn grant(node: &str, grantee: Oid, username: Option<&str>, password: Option<
     let mapping: Vec<(String, String)> = std::iter::once(("user".to_string(), user.to_string()))
         .chain(password.map(|password| ("password".to_string(), password.to_string())))
         .collect();
-    let mine = Target::of(node, role::current())?;
+    let mine = ConnectionParams::of(node, role::current())?;
     let known = own_mapping(node, grantee)?;
-    let mut theirs = Target::from_options(node, server.into_iter().chain(mapping.clone()).collect())?;
+    let mut theirs = ConnectionParams::from_options(node, server.into_iter().chain(mapping.clone()).collect())?;
     theirs.must_use_password = !role::is_superuser(grantee);
     session::wait(async {
-        let limits = Limits::SHORT.named("shardkeeper grant node");
+        let limits = Timeouts::SHORT.named("shardkeeper grant node");
         if mine.user != theirs.user {
             Session::open(&mine, limits).await?.run(&bootstrap::grants(&ident(&theirs.user))).await?;
         }
@@ -277,7 +277,7 @@ fn expected(node: &str) -> Result<Vec<QualifiedName>> {
     })
 }
 
-fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
+fn check_same_leaves(node: &str, target: &ConnectionParams) -> Result<()> {
     let expected = expected(node)?;
     if expected.is_empty() {
         return Ok(());
@@ -286,7 +286,7 @@ fn check_same_leaves(node: &str, target: &Target) -> Result<()> {
     let schemas: Vec<String> = expected.iter().map(|table| table.schema.clone()).collect();
     let tables: Vec<String> = expected.iter().map(|table| table.name.clone()).collect();
     let missing: Vec<String> = session::wait(async {
-        let mut session = Session::open(target, Limits::SHORT.named("shardkeeper alter node")).await?;
+        let mut session = Session::open(target, Timeouts::SHORT.named("shardkeeper alter node")).await?;
         // By the catalog: the role may have no right to look into the schemas of operations of others.
         let sql = "SELECT w.shown FROM unnest($1::text[], $2::text[], $3::text[]) AS w (shown, schema, name)
              WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -363,9 +363,9 @@ fn check_empty(node: &str) -> Result<()> {
 /// wait for the worker. A node that is gone for good can be dropped.
 fn check_settled(node: &str) -> Result<()> {
     let signature = sql::one::<String>(&format!("SELECT {COORDINATOR}"), &[])?.unwrap_or_default();
-    let target = Target::of(node, role::current())?;
+    let target = ConnectionParams::of(node, role::current())?;
     let visit = session::wait(async {
-        let mut session = Session::open(&target, Limits::SHORT.named("shardkeeper drop node")).await?;
+        let mut session = Session::open(&target, Timeouts::SHORT.named("shardkeeper drop node")).await?;
         let pending = in_doubt::read_journal(&mut session, &signature).await?;
         Ok((session, pending))
     });

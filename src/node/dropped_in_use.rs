@@ -1,7 +1,7 @@
 //! Nodes that the current transaction has dropped while postgres_fdw had work of it there. That goes on in its session until
 //! the transaction ends, and a second session with the same node would wait for it for ever.
 
-use super::session::{Options, Target};
+use super::session::{ConnectionParams, Options};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, literal};
 use crate::pg::sql;
@@ -47,7 +47,7 @@ fn address(server: &Options) -> Vec<Option<String>> {
 }
 
 /// Errors: 55006 it is a database that this transaction has left so.
-pub fn check(target: &Target, identity: Option<&str>, server: &Options) -> Result<()> {
+pub fn check(target: &ConnectionParams, identity: Option<&str>, server: &Options) -> Result<()> {
     let address = address(server);
     let same = |way: &Way| way.address == address || way.identity.is_some() && way.identity.as_deref() == identity;
     let left = LEFT.with_borrow(|left| left.iter().find(|way| same(way)).map(|way| way.node.clone()));

@@ -4,7 +4,7 @@
 //! settings to other clients, and theirs to us.
 
 use super::finding::{Finding, Severity};
-use super::session::{Limits, MARK, Session, Target};
+use super::session::{ConnectionParams, MARK, Session, Timeouts};
 use crate::error::{Report, Result};
 use pgrx::PgSqlErrorCode as Code;
 use std::hash::{BuildHasher, RandomState};
@@ -14,7 +14,7 @@ use tokio_postgres::SimpleQueryMessage;
 const PROBE: &str = "shardkeeper_session.probe";
 
 /// Errors: 0A000 a session's settings reach another one, or are lost. Nothing is prepared and nothing else is set for that.
-pub async fn check_sessions(target: &Target, limits: Limits) -> Result<()> {
+pub async fn check_sessions(target: &ConnectionParams, limits: Timeouts) -> Result<()> {
     let mut first = Session::open_as_it_comes(target, limits).await?;
     let mut second = Session::open_as_it_comes(target, limits).await?;
     let mine = format!("{:x}", RandomState::new().hash_one(std::process::id()));

@@ -2,7 +2,7 @@
 
 use super::add::is_known;
 use super::channel::{Answer as Returned, Channel};
-use super::session::{self, Limits, Session, Target};
+use super::session::{self, ConnectionParams, Session, Timeouts};
 use crate::catalog::node::unknown_node;
 use crate::error::{Error, Report, Result};
 use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
@@ -84,8 +84,8 @@ fn explained(report: Report) -> Report {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn at_once(statements: &[String], nodes: Vec<String>) -> Result<Vec<Answer>> {
-    let limits = Limits { statement: statement_timeout()?, lock: None, application_name: "shardkeeper run" };
-    let targets: Vec<Result<Target>> = nodes.iter().map(|node| target(node)).collect();
+    let limits = Timeouts { statement: statement_timeout()?, lock: None, application_name: "shardkeeper run" };
+    let targets: Vec<Result<ConnectionParams>> = nodes.iter().map(|node| target(node)).collect();
     let answered: Vec<RefCell<Option<Outcome>>> = nodes.iter().map(|_| RefCell::default()).collect();
     let all = targets.into_iter().zip(&answered).map(|(target, place)| async move {
         let outcome = match target {
@@ -157,9 +157,9 @@ fn may_use(node: &str) -> Result<()> {
     }
 }
 
-fn target(node: &str) -> Result<Target> {
+fn target(node: &str) -> Result<ConnectionParams> {
     may_use(node)?;
-    Target::of(node, role::current())
+    ConnectionParams::of(node, role::current())
 }
 
 /// The caller's own limit counts there too.
@@ -170,7 +170,7 @@ fn statement_timeout() -> Result<Option<Duration>> {
 }
 
 /// Several statements are one transaction. The answer is that of the last.
-async fn run_on(target: &Target, limits: Limits, statements: &[String]) -> Outcome {
+async fn run_on(target: &ConnectionParams, limits: Timeouts, statements: &[String]) -> Outcome {
     let mut session = Session::open(target, limits).await?;
     let Some((last, before)) = statements.split_last() else { return Ok((0, None)) };
     if before.is_empty() {

@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub const OLDEST: i32 = 150_000;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Facts {
+pub struct ServerInfo {
     pub version_num: i32,
     pub version: String,
     system: Option<String>,
@@ -67,7 +67,7 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
     'clock', extract(epoch FROM pg_catalog.clock_timestamp())::float8)::text
     FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
-impl Facts {
+impl ServerInfo {
     /// Those of the coordinator.
     pub fn local() -> Result<Self> {
         match sql::document(FACTS, &[])? {
@@ -85,7 +85,7 @@ impl Facts {
             return too_old(session.node(), version).into();
         }
         let sent = Instant::now();
-        let Some(facts) = session.document::<Facts>(FACTS, &[]).await? else {
+        let Some(facts) = session.document::<ServerInfo>(FACTS, &[]).await? else {
             return Report::new(
                 Code::ERRCODE_FDW_ERROR,
                 format!("node \"{}\" says nothing about itself", session.node()),
@@ -127,7 +127,7 @@ impl Facts {
     }
 
     /// Compares a node with the coordinator.
-    pub fn judge(&self, local: &Facts, node: &str, clock_ahead: f64) -> Vec<Finding> {
+    pub fn judge(&self, local: &ServerInfo, node: &str, clock_ahead: f64) -> Vec<Finding> {
         let mut found = self.unusable(local, node);
         found.extend(self.differences(local, clock_ahead));
         found.extend(self.missing_for_moves());
@@ -148,7 +148,7 @@ impl Facts {
         Some(Finding::new(Severity::Warning, text, Some(hint)))
     }
 
-    fn unusable(&self, local: &Facts, node: &str) -> Vec<Finding> {
+    fn unusable(&self, local: &ServerInfo, node: &str) -> Vec<Finding> {
         let mut found: Vec<Finding> = Vec::new();
         if self.in_recovery || self.read_only {
             let why = if self.in_recovery { "The server is a standby." } else { "Its transactions are read-only." };
@@ -195,7 +195,7 @@ impl Facts {
         found
     }
 
-    fn differences(&self, local: &Facts, clock_ahead: f64) -> Vec<Finding> {
+    fn differences(&self, local: &ServerInfo, clock_ahead: f64) -> Vec<Finding> {
         let mut found = Vec::new();
         let warning = |text: String, hint: &str| Finding::new(Severity::Warning, text, Some(hint));
         if self.locale_name() != local.locale_name() {

@@ -4,7 +4,7 @@
 //! has a second thread. `wait` drives any number of sessions at once and looks for cancel and termination meanwhile:
 //!
 //! ```ignore
-//! let target = Target::of("n1", role)?;
+//! let target = ConnectionParams::of("n1", role)?;
 //! let count: i64 = own::wait(async {
 //!     let mut session = Session::open(&target, Limits::SHORT).await?;
 //!     session.one("SELECT count(*) FROM t WHERE i = $1", &[&1]).await
@@ -24,8 +24,8 @@ mod tls;
 mod wire;
 
 pub use answer::{document, text, value};
-pub use connection_params::{Options, Target, mapping_options, server_options};
+pub use connection_params::{ConnectionParams, Options, mapping_options, server_options};
 pub use pin::MARK;
 pub use reuse::{Lent, keep_sessions};
 pub use runtime::{wait, wait_for_answers, wait_until};
-pub use statements::{Limits, Session};
+pub use statements::{Session, Timeouts};

@@ -5,14 +5,14 @@
 use super::create::{discard, fitted};
 use super::mirror_path::Way;
 use super::partition_ddl::{Blueprint, Joining, lives_on, remote_nodes};
-use super::preflight::{self, Load, Survey};
+use super::preflight::{self, Load, Preflight};
 use super::script::Script;
 use super::{default_partition, grants, mirror};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::hierarchy::{overlap, validate};
 use crate::name::{QualifiedName, ident};
 use crate::node::channel::Channel;
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 /// Adds a partition with these bounds to `relation`, a managed parent or a partitioned table below one. With `node`, all
 /// its leaves go there; else they are dealt as the spec says.
 pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>, accept: Accept) -> Result<Oid> {
-    let (managed, labels) = Managed::open_to_change(relation)?;
+    let (managed, labels) = ManagedParent::open_to_change(relation)?;
     let above = managed.member(relation)?;
     let Some(site) = managed.level.at(&labels).filter(|_| !above.is_leaf()) else {
         return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a leaf", above.name))
@@ -51,7 +51,7 @@ pub fn add_partition(relation: Oid, bounds: &Value, node: Option<&str>, accept: 
 
 /// Adds a partition that was planned already to `relation`, which `labels` lead to; its bound was written at `place`.
 pub fn add_planned(
-    managed: &Managed,
+    managed: &ManagedParent,
     relation: Oid,
     labels: &[String],
     partition: &Partition,
@@ -82,8 +82,8 @@ pub fn add_planned(
 }
 
 struct Addition<'a> {
-    managed: &'a Managed,
-    above: &'a Member,
+    managed: &'a ManagedParent,
+    above: &'a TreeTable,
     site: &'a Site<'a>,
     labels: &'a [String],
     partition: &'a Partition,
@@ -185,13 +185,13 @@ impl Addition<'_> {
         Ok(())
     }
 
-    fn grants(&self, node: &str, survey: &Survey, made: &[QualifiedName]) -> Result<Vec<String>> {
+    fn grants(&self, node: &str, survey: &Preflight, made: &[QualifiedName]) -> Result<Vec<String>> {
         let rights = grants::wanted(self.managed.root, node)?;
         grants::on_node(&rights, survey, made)
     }
 
     /// Takes away the topmost table that was made on the node.
-    fn inverse(&self, missing: &[(&Member, usize)]) -> Result<String> {
+    fn inverse(&self, missing: &[(&TreeTable, usize)]) -> Result<String> {
         let (table, above) = match missing.first() {
             Some((member, _)) => {
                 (member.name.clone(), member.parent().map(|above| self.managed.member(above)).transpose()?)

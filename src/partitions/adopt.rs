@@ -12,14 +12,14 @@ use super::partition_ddl::Blueprint;
 use crate::catalog::carried::Key;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::partition_keys::Keys;
-use crate::hierarchy::tree_tables::{self, Member};
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::partition_keys::PartitionKeys;
+use crate::hierarchy::tree_tables::{self, TreeTable};
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::{parent_cache as cache, relation, role, sql};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -27,7 +27,7 @@ use shardkeeper_core::plan::{Method, Partition, Tree, derive};
 use std::collections::HashMap;
 
 pub fn adopt(oid: Oid) -> Result<()> {
-    let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
+    let Some(table) = TableDefinition::load(oid)? else { return parent::not_managed(oid) };
     fit(oid, &table)?;
     if table.kind != 'p' {
         return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is not partitioned", table.name))
@@ -35,14 +35,14 @@ pub fn adopt(oid: Oid) -> Result<()> {
             .into();
     }
     relation::lock_against_changes(oid);
-    let Some(mut table) = Description::load(oid)? else { return parent::not_managed(oid) };
+    let Some(mut table) = TableDefinition::load(oid)? else { return parent::not_managed(oid) };
     let members = tree_tables::load(oid)?;
     let facts = facts(oid)?;
     check(&table, &members, &facts)?;
     let tree = grown(&members, &facts, oid)?;
     let derived = derive(&tree, &table.name.name).map_err(Error::from)?;
-    let keys = Keys::resolve(&derived.level, &table)?;
-    let foreign: Vec<&Member> = members.iter().filter(|member| member.server.is_some()).collect();
+    let keys = PartitionKeys::resolve(&derived.level, &table)?;
+    let foreign: Vec<&TreeTable> = members.iter().filter(|member| member.server.is_some()).collect();
     if !foreign.is_empty() {
         validate::fit_for_nodes(&table)?;
         validate::warn_of_unchecked_policies(&table);
@@ -58,7 +58,7 @@ pub fn adopt(oid: Oid) -> Result<()> {
     parent::insert(oid, derived.level.to_json(), &extras(&table), &plan.dealt)?;
     parent::add_partitions(oid, &table.name.schema, &labels)?;
     cache::forget_everywhere(oid);
-    let managed = Managed::read(oid)?;
+    let managed = ManagedParent::read(oid)?;
     let nodes = tree_tables::nodes(&members);
     for node in &nodes {
         Mirror { managed: &managed, keys: &keys, node }.make()?;
@@ -106,7 +106,7 @@ fn facts(root: Oid) -> Result<HashMap<u32, Facts>> {
 }
 
 /// Each table is one that we could have made.
-fn check(table: &Description, members: &[Member], facts: &HashMap<u32, Facts>) -> Result<()> {
+fn check(table: &TableDefinition, members: &[TreeTable], facts: &HashMap<u32, Facts>) -> Result<()> {
     for member in members {
         let Some(found) = facts.get(&member.oid().to_u32()) else { return parent::not_managed(member.oid()) };
         let name = &member.name;
@@ -189,7 +189,7 @@ fn rename(there: &QualifiedName, here: &QualifiedName, found: &Facts) -> String 
 }
 
 /// The partitions below `above` as a plan has them.
-fn grown(members: &[Member], facts: &HashMap<u32, Facts>, above: Oid) -> Result<Tree> {
+fn grown(members: &[TreeTable], facts: &HashMap<u32, Facts>, above: Oid) -> Result<Tree> {
     let Some(table) = members.iter().find(|member| member.oid() == above) else { return parent::not_managed(above) };
     let Some(key) = facts.get(&above.to_u32()).and_then(|found| found.key.clone()) else {
         return Report::new(
@@ -222,7 +222,7 @@ fn grown(members: &[Member], facts: &HashMap<u32, Facts>, above: Oid) -> Result<
 }
 
 /// What we would write in `PARTITION BY` is what is written there: no other collation or operator class.
-fn same_keys(table: &Description, keys: &Keys, tree: &Tree, members: &[Member], at: Oid) -> Result<()> {
+fn same_keys(table: &TableDefinition, keys: &PartitionKeys, tree: &Tree, members: &[TreeTable], at: Oid) -> Result<()> {
     let blueprint = Blueprint { table, keys, mixed: false };
     let Some(member) = members.iter().find(|member| member.oid() == at) else { return parent::not_managed(at) };
     let wanted = blueprint.partition_by(tree).replacen("PARTITION BY ", "", 1);
@@ -246,14 +246,14 @@ fn same_keys(table: &Description, keys: &Keys, tree: &Tree, members: &[Member], 
 }
 
 /// Unique keys that every leaf has: with foreign leaves the parent cannot have them, and so nobody can have put them there.
-fn common_keys(table: &Description, members: &[Member], keys: &Keys) -> Result<Vec<Key>> {
+fn common_keys(table: &TableDefinition, members: &[TreeTable], keys: &PartitionKeys) -> Result<Vec<Key>> {
     let mut common: Option<Vec<Key>> = None;
     let partition_key: Vec<String> =
         keys.columns().map(|column| column.map(str::to_string).unwrap_or_default()).collect();
     for leaf in members.iter().filter(|member| member.is_leaf()) {
         let found = match &leaf.server {
-            None => Description::load(leaf.oid())?,
-            Some(node) => Channel::open(node)?.document::<Description>(&Description::question(&leaf.name))?,
+            None => TableDefinition::load(leaf.oid())?,
+            Some(node) => Channel::open(node)?.document::<TableDefinition>(&TableDefinition::question(&leaf.name))?,
         };
         let Some(found) = found else { return not_there(leaf) };
         let fits =
@@ -277,10 +277,10 @@ fn common_keys(table: &Description, members: &[Member], keys: &Keys) -> Result<V
 }
 
 /// Where a released parent left its mirrors, its keys are there under their own names.
-fn named_as_before(table: &Description, foreign: &[&Member], mut keys: Vec<Key>) -> Result<Vec<Key>> {
+fn named_as_before(table: &TableDefinition, foreign: &[&TreeTable], mut keys: Vec<Key>) -> Result<Vec<Key>> {
     let Some(leaf) = foreign.first() else { return Ok(keys) };
-    let question = Description::question(&table.name);
-    let before = Channel::open(leaf.node())?.document::<Option<Description>>(&question)?.flatten();
+    let question = TableDefinition::question(&table.name);
+    let before = Channel::open(leaf.node())?.document::<Option<TableDefinition>>(&question)?.flatten();
     for key in &mut keys {
         let known = before.iter().filter(|root| root.kind == 'p').flat_map(|root| &root.keys);
         if let Some(known) = known.into_iter().find(|known| is_same(known, key)) {
@@ -301,7 +301,7 @@ fn is_same(one: &Key, other: &Key) -> bool {
     one.primary == other.primary && one.constraint == other.constraint && one.definition == other.definition
 }
 
-fn not_there<T>(leaf: &Member) -> Result<T> {
+fn not_there<T>(leaf: &TreeTable) -> Result<T> {
     Report::new(
         Code::ERRCODE_UNDEFINED_TABLE,
         format!("partition {} does not exist on node {}", leaf.name, ident(leaf.node())),

@@ -4,20 +4,20 @@ use super::create_from_partitioned;
 use super::grants;
 use super::mirror;
 use super::partition_ddl::{Blueprint, lives_on, remote_nodes};
-use super::preflight::{self, Load, Survey};
+use super::preflight::{self, Load, Preflight};
 use super::script::Script;
 use crate::catalog::carried::Extras;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent;
-use crate::hierarchy::partition_keys::Keys;
+use crate::hierarchy::partition_keys::PartitionKeys;
 use crate::hierarchy::validate;
 use crate::name::QualifiedName;
 use crate::node::channel::Channel;
 use crate::node::trash::KeepTime;
 use crate::pg::{relation, role, sql};
 use crate::table::ddl::{self, SequenceState};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use crate::table::publications::{self, Accept};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -27,14 +27,14 @@ use shardkeeper_core::spec::Level;
 /// What the call will do, ready to run.
 pub struct Prepared {
     pub script: Script,
-    table: Description,
+    table: TableDefinition,
     plan: Plan,
     nodes: Vec<String>,
 }
 
 /// Makes `table` the root of the hierarchy in `level`.
 pub fn create(table: Oid, level: &Level, accept: Accept) -> Result<()> {
-    if let Some(found) = Description::load(table)?.filter(|found| found.kind == 'p' && found.has_children) {
+    if let Some(found) = TableDefinition::load(table)?.filter(|found| found.kind == 'p' && found.has_children) {
         fit(table, &found)?;
         return create_from_partitioned::extend(table, &found, level, accept);
     }
@@ -63,7 +63,7 @@ pub enum Intent {
 
 /// Checks everything and composes the commands. Nothing is changed.
 pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
-    let Some(table) = Description::load(oid)? else {
+    let Some(table) = TableDefinition::load(oid)? else {
         return Report::new(
             Code::ERRCODE_UNDEFINED_TABLE,
             format!("relation with OID {} does not exist", oid.to_u32()),
@@ -75,7 +75,7 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
         relation::lock_exclusive(oid);
     }
     // Read again under the lock: only now it cannot change any more.
-    let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
+    let Some(table) = TableDefinition::load(oid)? else { return parent::not_managed(oid) };
     validate::suitable(&table)?;
     empty(&table)?;
     let checked = check(oid, table, level, intent)?;
@@ -87,17 +87,17 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
 
 /// What a table will be, and that it can be that.
 pub struct Checked {
-    pub table: Description,
-    pub keys: Keys,
+    pub table: TableDefinition,
+    pub keys: PartitionKeys,
     pub plan: Plan,
     /// The nodes that get leaves.
     pub nodes: Vec<String>,
 }
 
 /// Everything that can be told without asking a node. An unknown node is told before any node is asked.
-pub fn check(oid: Oid, table: Description, level: &Level, intent: Intent) -> Result<Checked> {
+pub fn check(oid: Oid, table: TableDefinition, level: &Level, intent: Intent) -> Result<Checked> {
     validate::no_dependents(oid, &table)?;
-    let keys = Keys::resolve(level, &table)?;
+    let keys = PartitionKeys::resolve(level, &table)?;
     validate::unique_keys(&table, &keys)?;
     let plan = plan_tree(level, &table, &keys)?;
     if table.kind == 'p' {
@@ -118,13 +118,13 @@ pub fn check(oid: Oid, table: Description, level: &Level, intent: Intent) -> Res
 
 impl Checked {
     /// Names are free and there is room, here and on each of its nodes.
-    pub fn survey(&self) -> Result<Vec<Survey>> {
+    pub fn survey(&self) -> Result<Vec<Preflight>> {
         survey_all(&self.table, &self.plan.tree, &self.nodes)
     }
 }
 
 /// The same for a tree that was planned before.
-pub fn survey_all(table: &Description, tree: &Tree, nodes: &[String]) -> Result<Vec<Survey>> {
+pub fn survey_all(table: &TableDefinition, tree: &Tree, nodes: &[String]) -> Result<Vec<Preflight>> {
     let new_tables: Vec<String> = tree.walk().map(|p| p.name.clone()).collect();
     let partitioned = tree.walk().filter(|p| p.sub.is_some()).count() + 1;
     let local = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(LOCAL)).count();
@@ -134,7 +134,7 @@ pub fn survey_all(table: &Description, tree: &Tree, nodes: &[String]) -> Result<
 }
 
 /// For the mirror on one node.
-pub fn survey_on(table: &Description, tree: &Tree, node: &str) -> Result<Survey> {
+pub fn survey_on(table: &TableDefinition, tree: &Tree, node: &str) -> Result<Preflight> {
     let below = tree.walk().filter(|p| lives_on(p, node)).map(|p| p.name.clone());
     let mut made: Vec<String> = below.chain([table.name.name.clone()]).collect();
     let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node)).count();
@@ -144,7 +144,7 @@ pub fn survey_on(table: &Description, tree: &Tree, node: &str) -> Result<Survey>
 }
 
 /// What must hold before any lock is taken: the caller owns the table, and it can and need become a parent.
-pub fn fit(oid: Oid, table: &Description) -> Result<()> {
+pub fn fit(oid: Oid, table: &TableDefinition) -> Result<()> {
     validate::owned(oid, table)?;
     validate::suitable(table)?;
     if parent::load(oid)?.is_some() {
@@ -172,7 +172,7 @@ impl Prepared {
 }
 
 /// All tables of the hierarchy, by name, bound and node.
-pub fn plan_tree(level: &Level, table: &Description, keys: &Keys) -> Result<Plan> {
+pub fn plan_tree(level: &Level, table: &TableDefinition, keys: &PartitionKeys) -> Result<Plan> {
     let input = PlanInput {
         root: &table.name.name,
         now: managed_parent::now()?,
@@ -184,7 +184,7 @@ pub fn plan_tree(level: &Level, table: &Description, keys: &Keys) -> Result<Plan
 }
 
 /// What later leaves and mirrors will carry.
-pub fn extras(table: &Description) -> Extras {
+pub fn extras(table: &TableDefinition) -> Extras {
     Extras {
         keys: table.keys.clone(),
         options: table.options.clone(),
@@ -194,7 +194,7 @@ pub fn extras(table: &Description) -> Extras {
     }
 }
 
-fn empty(table: &Description) -> Result<()> {
+fn empty(table: &TableDefinition) -> Result<()> {
     if table.kind == 'p' {
         if table.has_children {
             return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{} has partitions already", table.name))
@@ -217,18 +217,18 @@ fn empty(table: &Description) -> Result<()> {
 ///
 /// Errors: those of a table that cannot become a parent.
 pub fn is_populated(oid: Oid) -> Result<bool> {
-    let Some(table) = Description::load(oid)?.filter(|found| found.kind == 'r') else { return Ok(false) };
+    let Some(table) = TableDefinition::load(oid)?.filter(|found| found.kind == 'r') else { return Ok(false) };
     fit(oid, &table)?;
     has_rows(&table)
 }
 
 /// Row security hides rows even from the owner of a table.
-fn has_rows(table: &Description) -> Result<bool> {
+fn has_rows(table: &TableDefinition) -> Result<bool> {
     let query = format!("SELECT 'true' FROM ONLY {} LIMIT 1", table.name);
     Ok(role::as_extension_owner(|| sql::document::<bool>(&query, &[]))?.is_some())
 }
 
-fn compose(oid: Oid, checked: &Checked, surveys: &[Survey]) -> Result<Script> {
+fn compose(oid: Oid, checked: &Checked, surveys: &[Preflight]) -> Result<Script> {
     let Checked { table, keys, plan: Plan { tree, .. }, nodes } = checked;
     let name = &table.name;
     let blueprint = Blueprint { table, keys, mixed: !nodes.is_empty() };
@@ -253,7 +253,13 @@ pub fn local_leaves(root: &QualifiedName, tree: &Tree) -> Vec<QualifiedName> {
 }
 
 /// A whole new mirror on one node.
-pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, survey: &Survey) -> Result<Vec<String>> {
+pub fn mirror(
+    parent: Oid,
+    blueprint: &Blueprint<'_>,
+    tree: &Tree,
+    node: &str,
+    survey: &Preflight,
+) -> Result<Vec<String>> {
     let name = &blueprint.table.name;
     let mut commands = survey.needs.commands.clone();
     let table = fitted(blueprint.table, survey);
@@ -274,7 +280,7 @@ pub fn mirror(parent: Oid, blueprint: &Blueprint<'_>, tree: &Tree, node: &str, s
 }
 
 /// The table without what the node cannot have: a tablespace of another server's disks is left to the node's default.
-pub fn fitted(table: &Description, survey: &Survey) -> Description {
+pub fn fitted(table: &TableDefinition, survey: &Preflight) -> TableDefinition {
     let has = |name: &Option<String>| name.as_ref().filter(|name| survey.tablespaces.contains(name)).cloned();
     let mut table = table.clone();
     table.tablespace = has(&table.tablespace);
@@ -289,7 +295,7 @@ pub fn discard(name: &QualifiedName) -> String {
     KeepTime::of(None).discard(name)
 }
 
-fn sequences(table: &Description) -> Result<Vec<SequenceState>> {
+fn sequences(table: &TableDefinition) -> Result<Vec<SequenceState>> {
     let mut states = Vec::new();
     for sequence in table.columns.iter().filter_map(|c| c.sequence.as_ref()) {
         #[derive(serde::Deserialize)]

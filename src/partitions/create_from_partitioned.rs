@@ -6,19 +6,19 @@ use super::create::{extras, plan_tree};
 use super::partition_ddl::Blueprint;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::partition_keys::Keys;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::partition_keys::PartitionKeys;
 use crate::hierarchy::tree_tables;
 use crate::hierarchy::validate;
 use crate::pg::relation;
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use crate::table::publications::Accept;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::Tree;
 use shardkeeper_core::spec::Level;
 
-pub fn extend(oid: Oid, table: &Description, level: &Level, accept: Accept) -> Result<()> {
+pub fn extend(oid: Oid, table: &TableDefinition, level: &Level, accept: Accept) -> Result<()> {
     relation::lock_against_changes(oid);
     let existing = tree_tables::load(oid)?;
     if let Some(foreign) = existing.iter().find(|member| member.server.is_some()) {
@@ -33,7 +33,7 @@ pub fn extend(oid: Oid, table: &Description, level: &Level, accept: Accept) -> R
         ))
         .into();
     }
-    let keys = Keys::resolve(level, table)?;
+    let keys = PartitionKeys::resolve(level, table)?;
     validate::unique_keys(table, &keys)?;
     let plan = plan_tree(level, table, &keys)?;
     same_key(table, &keys, &plan.tree)?;
@@ -53,14 +53,14 @@ pub fn extend(oid: Oid, table: &Description, level: &Level, accept: Accept) -> R
     parent::add_partitions(oid, &table.name.schema, &labels)?;
     for planned in &plan.tree.partitions {
         if !bounds.iter().any(|(_, bound)| bound.as_ref() == Some(&planned.bound)) {
-            add::add_planned(&Managed::read(oid)?, oid, &[], planned, &planned.path, &plan.dealt, accept)?;
+            add::add_planned(&ManagedParent::read(oid)?, oid, &[], planned, &planned.path, &plan.dealt, accept)?;
         }
     }
     Ok(())
 }
 
 /// Errors: 42P16 the table is partitioned by another key than the spec says.
-pub fn same_key(table: &Description, keys: &Keys, tree: &Tree) -> Result<()> {
+pub fn same_key(table: &TableDefinition, keys: &PartitionKeys, tree: &Tree) -> Result<()> {
     let blueprint = Blueprint { table, keys, mixed: false };
     let wanted = blueprint.partition_by(tree).replacen("PARTITION BY ", "", 1);
     let is = table.partition_key.clone().unwrap_or_default();

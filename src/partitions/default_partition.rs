@@ -4,7 +4,7 @@ use super::partition_ddl::DEFAULT_CHECK;
 use super::script::Script;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::tree_tables;
 use crate::name::{ident, literal};
 use crate::pg::sql;
@@ -16,7 +16,7 @@ use shardkeeper_core::plan::Bound;
 /// and `after` are the bounds of the other partitions; rows that belong to a new one make the command fail on the node.
 pub fn renew(
     script: &mut Script,
-    managed: &Managed,
+    managed: &ManagedParent,
     table: Oid,
     key: &[String],
     before: &[Bound],
@@ -42,7 +42,7 @@ const ENOUGH: i64 = 10_000;
 
 /// The default partition of `table` holds no rows that belong in a new partition with this bound. The renewed check
 /// would refuse them too, but could not say how many there are and what to do.
-pub fn no_rows_of(managed: &Managed, table: Oid, key: &[String], bound: &Bound) -> Result<()> {
+pub fn no_rows_of(managed: &ManagedParent, table: Oid, key: &[String], bound: &Bound) -> Result<()> {
     let Some(default) = managed.default_of(table) else { return Ok(()) };
     let Some(check) = default_check(key, std::iter::once(bound)) else { return Ok(()) };
     let query =

@@ -7,8 +7,8 @@ use super::script::Script;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::{self, Member};
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::{self, TreeTable};
 use crate::name::{ident, literal};
 use crate::node::trash::KeepTime;
 use crate::pg::{parent_cache, relation, role, sql};
@@ -27,7 +27,7 @@ pub enum Fate {
 }
 
 pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
-    let (managed, labels) = Managed::open_to_change(partition)?;
+    let (managed, labels) = ManagedParent::open_to_change(partition)?;
     let (member, above) = managed.partition(partition)?;
     let site = managed.level.at(&labels[..labels.len().saturating_sub(1)]);
     if site.as_ref().is_some_and(|site| site.level.method() == Method::Hash) {
@@ -88,12 +88,12 @@ pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
 /// nothing is in the way of the same names later.
 struct Leaving<'a> {
     /// The partition, then the emptied tables above it from the inside out, each with the table it is a partition of.
-    chain: Vec<(&'a Member, Option<&'a Member>)>,
+    chain: Vec<(&'a TreeTable, Option<&'a TreeTable>)>,
     root_is_empty: bool,
 }
 
 impl<'a> Leaving<'a> {
-    fn from_node(managed: &'a Managed, partition: &'a Member, node: &str) -> Result<Self> {
+    fn from_node(managed: &'a ManagedParent, partition: &'a TreeTable, node: &str) -> Result<Self> {
         let gone: Vec<Oid> = managed.tables_below(partition.oid()).iter().map(|table| table.oid()).collect();
         let stays = |table: Oid| {
             let mut below = managed.tables_below(table).into_iter();
@@ -154,7 +154,7 @@ impl<'a> Leaving<'a> {
     }
 }
 
-fn no_dependents(managed: &Managed, member: &Member) -> Result<()> {
+fn no_dependents(managed: &ManagedParent, member: &TreeTable) -> Result<()> {
     let mut found = Vec::new();
     for table in managed.tables_below(member.oid()) {
         let own: Vec<Oid> = managed.children(table.oid()).map(|child| child.oid()).collect();
@@ -163,7 +163,7 @@ fn no_dependents(managed: &Managed, member: &Member) -> Result<()> {
     refuse_dependents(member, found)
 }
 
-pub fn refuse_dependents(member: &Member, found: Vec<String>) -> Result<()> {
+pub fn refuse_dependents(member: &TreeTable, found: Vec<String>) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
@@ -177,7 +177,7 @@ pub fn refuse_dependents(member: &Member, found: Vec<String>) -> Result<()> {
 }
 
 /// Foreign tables hold no rows here and are dropped; tables with rows go to the trash, unless they are not to be kept at all.
-pub fn discard_local(top: &Member, tables: &[&Member], keep: &KeepTime) -> Result<()> {
+pub fn discard_local(top: &TreeTable, tables: &[&TreeTable], keep: &KeepTime) -> Result<()> {
     let foreign: Vec<String> =
         tables.iter().filter(|table| table.server.is_some()).map(|table| table.name.to_string()).collect();
     if !foreign.is_empty() {

@@ -5,12 +5,12 @@ use super::mirror;
 use super::script::Script;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::validate;
 use crate::name::literal;
 use crate::node::trash::KeepTime;
 use crate::pg::{parent_cache, relation};
-use crate::table::definition::{Description, outside_dependents};
+use crate::table::definition::{TableDefinition, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
@@ -23,7 +23,7 @@ pub fn release(root: Oid) -> Result<()> {
 
 /// Takes the hierarchy away on all servers. Tables with rows go to the trash.
 pub fn drop(root: Oid, keep: &KeepTime) -> Result<()> {
-    if let Some(found) = Description::load(root)? {
+    if let Some(found) = TableDefinition::load(root)? {
         validate::owned(root, &found)?;
     }
     relation::lock_exclusive(root);
@@ -53,8 +53,8 @@ pub fn drop(root: Oid, keep: &KeepTime) -> Result<()> {
     crate::background::ensure_running()
 }
 
-fn open_root(root: Oid) -> Result<Managed> {
-    let (managed, _) = Managed::open_to_change(root)?;
+fn open_root(root: Oid) -> Result<ManagedParent> {
+    let (managed, _) = ManagedParent::open_to_change(root)?;
     if managed.root == root {
         return Ok(managed);
     }

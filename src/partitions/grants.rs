@@ -2,10 +2,10 @@
 //!
 //! The mirror's row in the catalog remembers what was given, so that a later GRANT or REVOKE on the parent is followed.
 
-use super::preflight::Survey;
+use super::preflight::Preflight;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, idents, literal};
 use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction};
@@ -54,7 +54,7 @@ pub fn commands(rights: &Value, owner: &str, owns_schema: bool, tables: &[Qualif
 }
 
 /// The same for tables that a call makes on a node, with the schemas that it makes for their types.
-pub fn on_node(rights: &Value, survey: &Survey, tables: &[QualifiedName]) -> Result<Vec<String>> {
+pub fn on_node(rights: &Value, survey: &Preflight, tables: &[QualifiedName]) -> Result<Vec<String>> {
     let mut all = commands(rights, &survey.role, survey.owns_schema, tables)?;
     for schema in &survey.needs.schemas {
         let mut roles: Vec<String> = others(rights, &survey.role)?.iter().map(|right| ident(&right.remote)).collect();
@@ -122,7 +122,7 @@ fn follow_on(parent: Oid, node: &str) -> Result<()> {
     if rights == before {
         return Ok(());
     }
-    let managed = Managed::read(parent)?;
+    let managed = ManagedParent::read(parent)?;
     let tables = managed.tables_on(node)?;
     #[derive(Deserialize)]
     struct There {

@@ -5,24 +5,24 @@ use super::partition_ddl::{Blueprint, Joining};
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
-use crate::hierarchy::managed_parent::{Managed, bare_tree};
-use crate::hierarchy::partition_keys::Keys;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::managed_parent::{ManagedParent, bare_tree};
+use crate::hierarchy::partition_keys::PartitionKeys;
+use crate::hierarchy::tree_tables::TreeTable;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::Partition;
 
 pub struct Way<'a> {
-    pub managed: &'a Managed,
+    pub managed: &'a ManagedParent,
     /// Where it leads.
-    pub above: &'a Member,
+    pub above: &'a TreeTable,
     /// The labels from the root to there.
     pub labels: &'a [String],
 }
 
 impl Way<'_> {
     /// The tables from the root down to `above` that the node has not got yet, with their depth.
-    pub fn missing_on(&self, node: &str) -> Result<Vec<(&Member, usize)>> {
+    pub fn missing_on(&self, node: &str) -> Result<Vec<(&TreeTable, usize)>> {
         let path = self.managed.path_to(self.above.oid())?;
         if !parent::mirrors(self.managed.root)?.iter().any(|known| known == node) {
             return Ok(path.into_iter().zip(0..).collect());
@@ -36,16 +36,16 @@ impl Way<'_> {
             .collect::<Result<Vec<_>>>()?
             .into_iter()
             .flatten()
-            .map(Member::oid)
+            .map(TreeTable::oid)
             .collect();
         // The mirror's own table stays when its last leaf goes, the tables between may be gone with it: the node knows.
         let there = mirror::found_on(node, path.iter().map(|member| &member.name))?;
-        let is_there = |member: &Member| here.contains(&member.oid()) || there.contains(&member.name.to_string());
+        let is_there = |member: &TreeTable| here.contains(&member.oid()) || there.contains(&member.name.to_string());
         Ok(path.into_iter().zip(0..).filter(|(member, _)| !is_there(member)).collect())
     }
 
     /// The commands that make them.
-    pub fn make(&self, blueprint: &Blueprint<'_>, missing: &[(&Member, usize)]) -> Result<Vec<String>> {
+    pub fn make(&self, blueprint: &Blueprint<'_>, missing: &[(&TreeTable, usize)]) -> Result<Vec<String>> {
         let mut commands = Vec::new();
         for (member, depth) in missing {
             commands.extend(self.make_one(blueprint, member, *depth)?);
@@ -53,7 +53,7 @@ impl Way<'_> {
         Ok(commands)
     }
 
-    fn make_one(&self, blueprint: &Blueprint<'_>, member: &Member, depth: usize) -> Result<Vec<String>> {
+    fn make_one(&self, blueprint: &Blueprint<'_>, member: &TreeTable, depth: usize) -> Result<Vec<String>> {
         let Some(site) = self.managed.level.at(&self.labels[..depth.min(self.labels.len())]) else {
             return Report::new(
                 Code::ERRCODE_INTERNAL_ERROR,
@@ -82,7 +82,7 @@ impl Way<'_> {
 
 /// The check that a table on a node carries because it is a default partition, or lies below one: checks are inherited, and
 /// a table is attached only if it has what it would inherit.
-pub fn check_of(managed: &Managed, keys: &Keys, table: Oid) -> Result<Option<String>> {
+pub fn check_of(managed: &ManagedParent, keys: &PartitionKeys, table: Oid) -> Result<Option<String>> {
     let path = managed.path_to(table)?;
     let labels = parent::labels(managed.root)?;
     let labels: Vec<&str> =

@@ -2,11 +2,11 @@
 //! mirror with only its own leaves.
 
 use crate::hierarchy::bound::{default_check, for_values};
-use crate::hierarchy::partition_keys::Keys;
+use crate::hierarchy::partition_keys::PartitionKeys;
 use crate::name::{QualifiedName, ident, literal};
 use crate::table::columns::{self, Place};
 use crate::table::ddl::{alter, create_key, create_table, storage};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
 /// The check that a default partition on a node carries: its bounds there exclude only the siblings that live there.
@@ -14,8 +14,8 @@ pub const DEFAULT_CHECK: &str = "shardkeeper_default";
 
 /// What all tables of one hierarchy are made from.
 pub struct Blueprint<'a> {
-    pub table: &'a Description,
-    pub keys: &'a Keys,
+    pub table: &'a TableDefinition,
+    pub keys: &'a PartitionKeys,
     /// Some leaves are foreign, so unique keys are on the local leaves one by one.
     pub mixed: bool,
 }

@@ -4,7 +4,7 @@ use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::sql;
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use crate::table::newer_features;
 use crate::table::required_types::{self, Preparation};
 use pgrx::PgSqlErrorCode as Code;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use shardkeeper_core::plan::LOCAL;
 
 #[derive(Debug, Deserialize)]
-pub struct Survey {
+pub struct Preflight {
     pub version: i32,
     pub has_schema: bool,
     pub may_create: bool,
@@ -42,7 +42,7 @@ pub struct Load {
 impl Load {
     /// Entries in the lock table that the call holds until it commits: each new relation is locked, a table's TOAST
     /// relation and its index too.
-    fn locks(self, table: &Description, unique_keys: bool) -> i64 {
+    fn locks(self, table: &TableDefinition, unique_keys: bool) -> i64 {
         let indexes = table.keys.iter().filter(|key| unique_keys || !key.unique).count();
         let leaf = 1 + table.keys.len() + if table.has_toast { 2 } else { 0 };
         (self.leaves * leaf + self.foreign + self.partitioned * (1 + indexes)) as i64
@@ -50,13 +50,13 @@ impl Load {
 }
 
 /// Asks the node, and refuses what would fail there later.
-pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: Load) -> Result<Survey> {
+pub fn check_node(node: &str, table: &TableDefinition, new_tables: &[String], load: Load) -> Result<Preflight> {
     // They come with the mirror's own table.
     let is_whole = new_tables.contains(&table.name.name);
     let statistics = table.statistics.iter().filter(|s| is_whole && s.name.schema == table.name.schema);
     let statistics: Vec<&str> = statistics.map(|s| s.name.name.as_str()).collect();
     let query = question(&table.name, new_tables.iter().map(String::as_str), &statistics);
-    let Some(mut survey) = Channel::open(node)?.document::<Survey>(&query)? else {
+    let Some(mut survey) = Channel::open(node)?.document::<Preflight>(&query)? else {
         return Report::new(Code::ERRCODE_FDW_ERROR, format!("node {} did not answer", ident(node))).into();
     };
     let (channel, node) = (node, ident(node));
@@ -121,9 +121,9 @@ pub fn check_node(node: &str, table: &Description, new_tables: &[String], load: 
 }
 
 /// The same for the coordinator, where names are only checked for those that the rebuilt table does not free itself.
-pub fn check_local(table: &Description, new_tables: &[String], load: Load, mixed: bool) -> Result<()> {
+pub fn check_local(table: &TableDefinition, new_tables: &[String], load: Load, mixed: bool) -> Result<()> {
     let query = question(&table.name, new_tables.iter().map(String::as_str), &[]);
-    let Some(survey) = sql::document::<Survey>(&query, &[])? else { return Ok(()) };
+    let Some(survey) = sql::document::<Preflight>(&query, &[])? else { return Ok(()) };
     if let Some(name) = survey.existing.first() {
         return Report::new(
             Code::ERRCODE_DUPLICATE_TABLE,

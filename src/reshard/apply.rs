@@ -10,7 +10,7 @@ use self::slot::Slot;
 use self::target::{Change, Column, Table, Target};
 use super::convert::source_table::Subject;
 use super::outcome::{Step, halt};
-use super::prepare::staging::Stage;
+use super::prepare::staging::Staging;
 use super::server;
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
@@ -18,7 +18,7 @@ use crate::hierarchy::bound::default_check;
 use crate::name::{QualifiedName, ident};
 use crate::node::session::Session;
 use crate::pg::{key_router, sql};
-use column_map::Layout;
+use column_map::ColumnMap;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use reading::Current;
@@ -30,7 +30,7 @@ use shardkeeper_core::snapshot::Snapshot;
 use std::collections::{BTreeMap, HashMap};
 
 /// Sessions and what is known of the tables, for as long as nothing goes wrong.
-pub struct Flow {
+pub struct Applier {
     pub table: Table,
     pub targets: Vec<Target>,
     /// The sessions that slots are read by; `None` is the coordinator.
@@ -59,7 +59,7 @@ pub struct Round {
     pub whole: bool,
 }
 
-impl Flow {
+impl Applier {
     /// Within a transaction.
     pub fn open(operation: &Operation) -> Result<Self> {
         let mut flow = Self::towards(operation)?;
@@ -77,7 +77,7 @@ impl Flow {
     pub fn towards(operation: &Operation) -> Result<Self> {
         let subject = Subject::read(operation)?;
         let keys = subject.keys.sql(&operation.plan.key);
-        let stage = Stage::of(subject, operation)?;
+        let stage = Staging::of(subject, operation)?;
         let columns = stage.columns();
         let root = stage.root().clone();
         let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])? else {
@@ -224,19 +224,19 @@ impl Flow {
     }
 
     /// Whether the target lacks the change: it is in neither the copy of its source nor what was applied before.
-    fn wants(&self, at: usize, layout: &Layout, current: Current, node: &str) -> bool {
+    fn wants(&self, at: usize, layout: &ColumnMap, current: Current, node: &str) -> bool {
         let target = &self.targets[at];
         let copied = target.brought.copied.get(&layout.source).is_some_and(|snapshot| snapshot.sees(current.xid));
         // The position of a commit is before the end of its record, up to which the stream was applied.
         !copied && !current.ours && current.lsn >= target.applied(node)
     }
 
-    fn identified(&mut self, at: usize, layout: &Layout) -> Step<&mut Target> {
+    fn identified(&mut self, at: usize, layout: &ColumnMap) -> Step<&mut Target> {
         self.targets[at].identify(&layout.key, layout.full)?;
         Ok(&mut self.targets[at])
     }
 
-    fn update(&mut self, layout: &Layout, (current, node): (Current, &str), old: Option<Old>, new: Tuple) -> Step {
+    fn update(&mut self, layout: &ColumnMap, (current, node): (Current, &str), old: Option<Old>, new: Tuple) -> Step {
         let mut row = layout.row(new);
         let Some(old) = old else {
             let at = self.target_of(&row)?;
@@ -295,7 +295,7 @@ impl Flow {
         if arrives { self.identified(to, layout)?.insert(row) } else { Ok(()) }
     }
 
-    fn truncate(&mut self, layout: &Layout, current: Current, node: &str) -> Step {
+    fn truncate(&mut self, layout: &ColumnMap, current: Current, node: &str) -> Step {
         let condition = match self.condition(&layout.name) {
             Some(condition) => condition.to_string(),
             None => {

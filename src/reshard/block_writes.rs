@@ -7,20 +7,20 @@
 //!
 //! Nothing of it is kept when it ends early: the operation begins again by preparing.
 
-use super::apply::Flow;
+use super::apply::Applier;
 use super::convert::source_table::{self, Subject};
 use super::copy;
 use super::copy::build_indexes;
 use super::copy::rate_limit::Throttle;
-use super::outcome::{Step, Trouble};
-use super::prepare::staging::Stage;
-use super::server::{LONG, Place};
+use super::outcome::{Interruption, Step};
+use super::prepare::staging::Staging;
+use super::server::{LONG, Server};
 use super::switch::{self, swap, write_fence};
 use super::{convert, lock_holders, verify};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::guc;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction, transaction, worker};
@@ -59,7 +59,7 @@ pub fn run(operation: &Operation) -> Step {
                 let progress = Progress { rows_done: rows, ..total };
                 return Ok(transaction::run(|| operation::set_progress(operation.id, progress))?);
             }
-            Err(Trouble::Again(error)) if !locked && error.is_lock() => {
+            Err(Interruption::Again(error)) if !locked && error.is_lock() => {
                 let report = Report::from(error);
                 let told = Report::new(report.code, "the copy waits for a moment in which nobody writes to the parent for long")
                     .detail(format!("The last try: {}", report.one_line()))
@@ -79,7 +79,7 @@ pub fn run(operation: &Operation) -> Step {
 /// Within a transaction.
 fn asked(operation: &Operation) -> Result<Step> {
     let wish = operation::load(operation.id)?.map(|found| found.wish);
-    Ok(if wish == Some(Wish::Run) { Ok(()) } else { Err(Trouble::Asked) })
+    Ok(if wish == Some(Wish::Run) { Ok(()) } else { Err(Interruption::Asked) })
 }
 
 /// The whole, in one transaction; the number of rows copied. `locked` tells whether it got its first locks.
@@ -111,7 +111,7 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
         source_table::unchanged(operation)?;
         Some(convert::surveys(operation)?)
     } else {
-        let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
+        let managed = role::acting_as(operation.role(), || ManagedParent::read(operation.parent()))?;
         switch::as_planned(operation, &managed, &operation.name)?;
         None
     };
@@ -119,12 +119,12 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
     let mut throttle = Throttle::open();
     for source in operation.plan.source_leaves() {
         rows += transaction::as_of_now(|| {
-            copy::one_source(operation, Flow::open(operation)?, &mut throttle, source, rows)
+            copy::one_source(operation, Applier::open(operation)?, &mut throttle, source, rows)
         })?;
     }
-    let stage = Stage::of(Subject::read(operation)?, operation)?;
+    let stage = Staging::of(Subject::read(operation)?, operation)?;
     for node in operation.plan.target_nodes() {
-        build_indexes::finish_tables(&stage, &node, &mut Place::within(&node, operation.role(), LONG)?)?;
+        build_indexes::finish_tables(&stage, &node, &mut Server::within(&node, operation.role(), LONG)?)?;
     }
     verify::verify_locked(operation)?;
     let start = Instant::now();
@@ -135,7 +135,7 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
         let ended = subtransaction::attempt(|| {
             outcome = match &surveys {
                 Some(surveys) => switch::lock_parent(operation)
-                    .map_err(Trouble::from)
+                    .map_err(Interruption::from)
                     .and_then(|()| convert::swap(operation, surveys).map(drop)),
                 None => swap(operation),
             };
@@ -147,7 +147,7 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
         let error = match (outcome, ended) {
             (Ok(()), Ok(())) => return Ok(rows),
             (Ok(()), Err(report)) => report.into(),
-            (Err(Trouble::Again(error)), _) => error,
+            (Err(Interruption::Again(error)), _) => error,
             (Err(trouble), _) => return Err(trouble),
         };
         if !error.is_lock() {
@@ -176,7 +176,7 @@ fn swap(operation: &Operation) -> Step {
     let (managed, owners) = role::acting_as(operation.role(), || {
         lock_sources(operation, "ACCESS EXCLUSIVE", "SELECT 1")?;
         let owners = swap::owners(operation, |node, question| Channel::open(node)?.document(question))?;
-        Ok((Managed::read(operation.parent())?, owners))
+        Ok((ManagedParent::read(operation.parent())?, owners))
     })?;
     swap::swap(operation, &managed, owners)
 }

@@ -3,7 +3,7 @@
 pub mod copied_database;
 pub mod empty_mirrors;
 use super::revert::shared_slot;
-use super::server::{BRIEF, Place};
+use super::server::{BRIEF, Server};
 use crate::catalog::operation::Operation;
 use crate::error::{Error, Result};
 use crate::name::{ident, literal};
@@ -65,7 +65,7 @@ pub fn stream(operation: &Operation, node: &str, named: &str) -> Result<()> {
     if node == LOCAL {
         return transaction::run(|| sql::run_quietly(&command));
     }
-    session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&command).await })
+    session::wait(async { Server::open(node, operation.role(), BRIEF).await?.run(&command).await })
 }
 
 /// A slot; `false` if there was none. A process that still reads it is one of ours that lost its worker.
@@ -89,7 +89,7 @@ pub fn slot(operation: &Operation, node: &str, named: &str) -> Result<bool> {
         });
     }
     session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         let found = place.document::<bool>(&there, &[]).await?.is_some();
         if found {
             place.run(&end).await?;
@@ -109,7 +109,7 @@ fn schema(operation: &Operation, node: &str, schema: &str, how: &str) -> Result<
         });
     }
     session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         place.run(&drop).await
     })
 }

@@ -6,7 +6,7 @@
 pub mod convert_back;
 pub mod source_table;
 use self::source_table::Subject;
-use super::apply::Flow;
+use super::apply::Applier;
 use super::outcome::Step;
 use super::prepare::prerequisites;
 use super::switch::swap::below;
@@ -21,12 +21,12 @@ use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::partitions::create::{self, Checked, Intent, extras, local_leaves};
 use crate::partitions::partition_ddl::{lives_on, remote_nodes};
-use crate::partitions::preflight::Survey;
+use crate::partitions::preflight::Preflight;
 use crate::partitions::script::Script;
 use crate::partitions::{grants, mirror};
 use crate::pg::{parent_cache as cache, relation, role, sql};
 use crate::table::ddl;
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use crate::table::publications::{self, Accept};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -45,7 +45,7 @@ const KEEP: &str = "1 day";
 /// replica identity, or `wal_level` is not logical; 55006 another operation runs on the table.
 pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64> {
     relation::lock_against_changes(oid);
-    let Some(table) = Description::load(oid)? else { return parent::not_managed(oid) };
+    let Some(table) = TableDefinition::load(oid)? else { return parent::not_managed(oid) };
     create::fit(oid, &table)?;
     let owner = plans::owner(oid)?;
     // Its worker will act as the owner.
@@ -54,7 +54,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64>
         checked.survey()?;
         validate::all_valid(&checked.table)?;
         may_create(&checked.table)?;
-        Ok((checked, Description::shape(oid)?))
+        Ok((checked, TableDefinition::shape(oid)?))
     })?;
     publications::check(oid, &table.name, &nodes, accept)?;
     if mode == Mode::Online {
@@ -109,7 +109,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64>
     Ok(id)
 }
 
-fn may_create(table: &Description) -> Result<()> {
+fn may_create(table: &TableDefinition) -> Result<()> {
     let schema = &table.name.schema;
     let may =
         sql::one::<bool>("SELECT pg_catalog.has_schema_privilege($1::text, 'CREATE')", &[schema.as_str().into()])?;
@@ -125,7 +125,7 @@ fn may_create(table: &Description) -> Result<()> {
 
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
-    let mut flow = Flow::open(operation)?;
+    let mut flow = Applier::open(operation)?;
     // Asked before anybody waits.
     let surveys = surveys(operation)?;
     approach(operation, &mut flow)?;
@@ -136,7 +136,7 @@ pub fn switch(operation: &Operation) -> Step {
 }
 
 /// What the nodes are like that get leaves.
-pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Survey>> {
+pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Preflight>> {
     let tree = operation.plan.target_tree();
     let nodes = remote_nodes(tree.leaves());
     let before = Subject::read(operation)?;
@@ -145,7 +145,7 @@ pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Survey>> {
 }
 
 /// Puts the hierarchy in the place of the table, on all servers, and says so; the new root. Under the lock of `lock_parent`.
-pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Survey>) -> Step<Oid> {
+pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Preflight>) -> Step<Oid> {
     source_table::unchanged(operation)?;
     let subject = Subject::read(operation)?;
     let root = operation.staged(&subject.table.name.name);
@@ -172,11 +172,11 @@ pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Survey>) -> Step<O
 struct Change<'a> {
     operation: &'a Operation,
     /// The plain table, as it is under the lock.
-    table: Description,
+    table: TableDefinition,
     /// The staged one.
     root: QualifiedName,
     tree: Tree,
-    surveys: &'a BTreeMap<String, Survey>,
+    surveys: &'a BTreeMap<String, Preflight>,
 }
 
 impl Change<'_> {
@@ -200,7 +200,7 @@ impl Change<'_> {
     }
 
     /// The staged mirror takes its place.
-    fn on_node(&self, node: &str, survey: &Survey) -> Result<(Vec<String>, String)> {
+    fn on_node(&self, node: &str, survey: &Preflight) -> Result<(Vec<String>, String)> {
         let name = self.name();
         let (mut commands, mut inverse) = (survey.needs.commands.clone(), Vec::new());
         let below =

@@ -9,13 +9,13 @@ pub mod build_indexes;
 pub mod rate_limit;
 use self::build_indexes::finish_tables;
 use self::rate_limit::Throttle;
-use super::apply::Flow;
+use super::apply::Applier;
 use super::apply::target::Target;
 use super::lock_holders::wait_until_quiet;
-use super::outcome::{Step, Trouble};
-use super::prepare::staging::Stage;
+use super::outcome::{Interruption, Step};
+use super::prepare::staging::Staging;
 use super::server::LONG;
-use super::server::{self, BRIEF, Place};
+use super::server::{self, BRIEF, Server};
 use crate::catalog::operation::{self, Operation, Progress};
 use crate::error::{Error, Report, Result};
 use crate::name::{QualifiedName, idents, literal};
@@ -54,9 +54,9 @@ pub fn copy(operation: &Operation) -> Step {
         total.rows_done += rows;
         transaction::run(|| operation::set_progress(operation.id, total))?;
     }
-    let stage = Stage::read(operation)?;
+    let stage = Staging::read(operation)?;
     for node in operation.plan.target_nodes() {
-        let mut place = session::wait(Place::open(&node, operation.role(), LONG))?;
+        let mut place = session::wait(Server::open(&node, operation.role(), LONG))?;
         finish_tables(&stage, &node, &mut place)?;
     }
     Ok(())
@@ -68,14 +68,14 @@ fn forget_halves(operation: &Operation) -> Step {
     }
     let mut outcome = Ok(());
     let ended = transaction::run(|| {
-        let mut flow = Flow::open(operation)?;
+        let mut flow = Applier::open(operation)?;
         outcome = flow.forget_halves(operation.plan.source_leaves().map(|(name, _)| name));
         match &outcome {
             Ok(()) => Ok(()),
             Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into(),
         }
     });
-    outcome.and(ended.map_err(Trouble::from))
+    outcome.and(ended.map_err(Interruption::from))
 }
 
 /// How much there is to copy, as far as the servers know: their estimates of rows, and the bytes of the tables.
@@ -94,7 +94,7 @@ pub fn sizes(operation: &Operation) -> Result<Progress> {
              FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass"
         );
         let size = session::wait(async {
-            let mut place = Place::open(&node, operation.role(), BRIEF).await?;
+            let mut place = Server::open(&node, operation.role(), BRIEF).await?;
             place.document::<Size>(&query, &[]).await
         })?;
         if let Some(Size { rows, bytes }) = size {
@@ -115,7 +115,7 @@ fn transaction_of(
     wait_until_quiet(operation, node)?;
     let mut outcome = Ok(0);
     let work = || {
-        let flow = Flow::open(operation)?;
+        let flow = Applier::open(operation)?;
         let name = source.to_string();
         outcome = match flow.targets.iter().all(|target| target.brought.copied.contains_key(&name)) {
             true => Ok(0),
@@ -169,7 +169,7 @@ struct Pump<'a> {
 /// Within a transaction; the number of rows read.
 pub fn one_source(
     operation: &Operation,
-    flow: Flow,
+    flow: Applier,
     throttle: &mut Throttle,
     (source, node): (&QualifiedName, &str),
     before: i64,
@@ -305,7 +305,7 @@ impl Pump<'_> {
         self.looked = Instant::now();
         progress::report_rows(self.rows);
         match operation::load(self.operation.id)?.is_none_or(|found| found.wish != Wish::Run) {
-            true => Err(Trouble::Asked),
+            true => Err(Interruption::Asked),
             false => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::outcome::Step;
 use super::run;
-use super::server::{BRIEF, Place};
+use super::server::{BRIEF, Server};
 use crate::catalog::operation::Operation;
 use crate::catalog::tries;
 use crate::error::{Report, Result};
@@ -63,7 +63,7 @@ fn ask(operation: &Operation, node: &str, query: &str) -> Option<String> {
     let found = match node {
         LOCAL => transaction::run(|| sql::document::<Holder>(query, &[])),
         _ => session::wait(async {
-            Place::open(node, operation.role(), BRIEF).await?.document::<Holder>(query, &[]).await
+            Server::open(node, operation.role(), BRIEF).await?.document::<Holder>(query, &[]).await
         }),
     };
     found.ok().flatten().map(|holder| holder.sentence(node))
@@ -112,7 +112,7 @@ pub fn with_holder(mut report: Report, holder: Option<&str>) -> Report {
 /// that a slot made before does not tell of: a commit can be in the log, and so before the slot's beginning, long before
 /// others see it, as it may wait for a standby in between. Outside a transaction.
 pub fn wait_until_quiet(operation: &Operation, node: &str) -> Step {
-    let mut place = session::wait(Place::open(node, operation.role(), BRIEF))?;
+    let mut place = session::wait(Server::open(node, operation.role(), BRIEF))?;
     let mut ask = |query: &str| -> Result<i64> {
         let found = session::wait(place.document::<i64>(query, &[]))?;
         Ok(found.unwrap_or_default())

@@ -5,7 +5,7 @@
 //! way back stays, and a cancelled group says so.
 
 use super::operation_group::{ask, sort, wait, waits_for_a_person};
-use super::outcome::{Step, Trouble, halt};
+use super::outcome::{Interruption, Step, halt};
 use super::{plan, revert};
 use crate::catalog::operation::{self, Child, NewModulus, Operation};
 use crate::catalog::{tries, way_back};
@@ -43,7 +43,7 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
                 }
                 operation::stay_switched(id, "the revert was given up")
             })?;
-            Err(Trouble::Asked)
+            Err(Interruption::Asked)
         }
         // Of several, the one that was made first.
         (State::Reverting, _) => match take_back(operation.mode, parts)?.pop() {
@@ -53,7 +53,7 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
                     way_back::lose(id, &why)?;
                     operation::stay_switched(id, "it cannot be reverted")
                 })?;
-                Err(Trouble::Asked)
+                Err(Interruption::Asked)
             }
         },
         (_, Wish::Cancel) => {
@@ -69,7 +69,7 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
                 operation::enter(id, State::Cancelled, Some("not all of it could be taken back"))?;
                 tries::stays(id, report)
             })?;
-            Err(Trouble::Asked)
+            Err(Interruption::Asked)
         }
         (State::Planned, _) => Ok(Some(State::Copying)),
         (State::Copying, _) => bring_forward(operation, wanted, parts),

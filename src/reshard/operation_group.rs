@@ -4,7 +4,7 @@
 //! called for and how far it is is in rows alone, so that another worker can go on at any moment.
 
 use super::cleanup::empty_mirrors;
-use super::outcome::{Step, Trouble, fail, halt};
+use super::outcome::{Interruption, Step, fail, halt};
 use super::{modulus_group, plan, switch};
 use crate::catalog::operation::{self, Child, Move, Operation};
 use crate::error::{Report, Result};
@@ -34,7 +34,7 @@ pub fn step(operation: &Operation, wish: Wish) -> Step<Option<State>> {
 
 pub fn wait<T>() -> Step<T> {
     worker::sleep(LOOK);
-    Err(Trouble::Asked)
+    Err(Interruption::Asked)
 }
 
 /// What becomes of an operation of the group, which is told at once.

@@ -14,7 +14,7 @@ const MOST_HOPELESS: i32 = 5;
 
 /// Why a step ended early.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum Interruption {
     /// It may work later: a server is down, a lock is held. The worker tries again by itself; not for ever where the error is
     /// of a kind that time does not cure.
     Again(Error),
@@ -26,40 +26,40 @@ pub enum Trouble {
     Fail(Error),
 }
 
-pub type Step<T = ()> = std::result::Result<T, Trouble>;
+pub type Step<T = ()> = std::result::Result<T, Interruption>;
 
-impl From<Error> for Trouble {
+impl From<Error> for Interruption {
     fn from(error: Error) -> Self {
-        Trouble::Again(error)
+        Interruption::Again(error)
     }
 }
 
-impl From<Report> for Trouble {
+impl From<Report> for Interruption {
     fn from(report: Report) -> Self {
-        Trouble::Again(report.into())
+        Interruption::Again(report.into())
     }
 }
 
 pub fn halt<T>(report: Report) -> Step<T> {
-    Err(Trouble::Halt(report.into()))
+    Err(Interruption::Halt(report.into()))
 }
 
 pub fn fail<T>(report: Report) -> Step<T> {
-    Err(Trouble::Fail(report.into()))
+    Err(Interruption::Fail(report.into()))
 }
 
 /// What is done about an error.
 type Act = fn(&Operation, Report) -> Result<()>;
 
 /// Writes down what went wrong, for people and for whoever goes on, and ends what cannot go on. Outside a transaction.
-pub fn note(operation: &Operation, trouble: Trouble) {
+pub fn note(operation: &Operation, trouble: Interruption) {
     let subject = format!("operation {}", operation.id);
     let mut log = Log::default();
     let (report, act): (Report, Act) = match trouble {
-        Trouble::Asked => return,
-        Trouble::Again(error) => (error.into(), again),
-        Trouble::Halt(error) => (error.into(), stand_still),
-        Trouble::Fail(error) => (error.into(), at_once),
+        Interruption::Asked => return,
+        Interruption::Again(error) => (error.into(), again),
+        Interruption::Halt(error) => (error.into(), stand_still),
+        Interruption::Fail(error) => (error.into(), at_once),
     };
     log.trouble(&subject, report.clone().into());
     if let Err(error) = act(operation, report) {

@@ -5,16 +5,16 @@ pub mod default_exclusion;
 pub mod prerequisites;
 pub mod staging;
 use self::prerequisites::{check_source, leaves_on};
-use self::staging::Stage;
+use self::staging::Staging;
 use super::convert::source_table::Subject;
 use super::outcome::{Step, fail};
 use super::revert::shared_slot;
-use super::server::{BRIEF, Place};
+use super::server::{BRIEF, Server};
 use super::{cleanup, lock_holders, run, switch};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::session;
 use crate::partitions::create::{self, discard, fitted};
@@ -22,7 +22,7 @@ use crate::partitions::grants;
 use crate::partitions::mirror;
 use crate::partitions::mirror_path::Way;
 use crate::partitions::partition_ddl::Blueprint;
-use crate::partitions::preflight::{self, Load, Survey};
+use crate::partitions::preflight::{self, Load, Preflight};
 use crate::partitions::script::Script;
 use crate::pg::{role, sql, timeout, transaction};
 use pgrx::PgSqlErrorCode as Code;
@@ -45,7 +45,7 @@ pub fn prepare(operation: &Operation) -> Step {
     if !operation.converts() {
         as_planned(operation)?;
     }
-    let stage = Stage::read(operation)?;
+    let stage = Staging::read(operation)?;
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {
         check_source(operation, &stage, node)?;
     }
@@ -63,7 +63,7 @@ pub fn prepare(operation: &Operation) -> Step {
 
 /// The partitions are still those that the plan was made for.
 fn as_planned(operation: &Operation) -> Step {
-    let managed = transaction::run(|| role::acting_as(operation.role(), || Managed::read(operation.parent())))?;
+    let managed = transaction::run(|| role::acting_as(operation.role(), || ManagedParent::read(operation.parent())))?;
     for table in operation.plan.sources.iter().flat_map(|source| &source.tables) {
         let found = managed.members.iter().find(|member| member.name == table.name);
         let same = found.is_some_and(|member| {
@@ -82,7 +82,7 @@ fn as_planned(operation: &Operation) -> Step {
     Ok(())
 }
 
-fn build_here(operation: &Operation, stage: &Stage) -> Result<()> {
+fn build_here(operation: &Operation, stage: &Staging) -> Result<()> {
     let commands = stage.local_commands();
     transaction::run(|| {
         // The owner may have no right to make schemas; what is in it is the owner's.
@@ -92,18 +92,18 @@ fn build_here(operation: &Operation, stage: &Stage) -> Result<()> {
     })
 }
 
-fn build_on(operation: &Operation, stage: &Stage, node: &str) -> Result<()> {
+fn build_on(operation: &Operation, stage: &Staging, node: &str) -> Result<()> {
     let survey = if operation.converts() { look(operation, node)? } else { way(operation, node)? };
     // Others get their rights at the switch.
     let commands = stage.node_commands(node, &survey);
     session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         place.run(&commands.join(";\n")).await
     })
 }
 
 /// Where a whole mirror will be made, nothing is in the way. The types of its columns are made at once.
-fn look(operation: &Operation, node: &str) -> Result<Survey> {
+fn look(operation: &Operation, node: &str) -> Result<Preflight> {
     transaction::run(|| {
         let subject = Subject::read(operation)?;
         role::acting_as(operation.role(), || {
@@ -117,10 +117,10 @@ fn look(operation: &Operation, node: &str) -> Result<Survey> {
 }
 
 /// The mirror on the node down to the table whose partitions change, in one transaction with the coordinator's catalog.
-pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
+pub fn way(operation: &Operation, node: &str) -> Result<Preflight> {
     transaction::run(|| {
         role::acting_as(operation.role(), || {
-            let (managed, _) = Managed::open(operation.parent())?;
+            let (managed, _) = ManagedParent::open(operation.parent())?;
             let plan = &operation.plan;
             let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else {
                 return parent::not_managed(operation.parent());
@@ -161,7 +161,7 @@ pub fn way(operation: &Operation, node: &str) -> Result<Survey> {
 /// Under `name`, by a publication of these tables and a slot.
 pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[QualifiedName]) -> Step {
     let told = session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         place.document::<bool>(&tells_computed(tables), &[]).await
     })?;
     let how = if told == Some(true) { " WITH (publish_generated_columns = stored)" } else { "" };
@@ -170,7 +170,7 @@ pub fn publish(operation: &Operation, node: &str, name: &str, tables: &[Qualifie
     match node {
         // As the server's own superuser: the owner need not have REPLICATION.
         LOCAL => transaction::run(|| sql::run_quietly(&publication))?,
-        _ => session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&publication).await })?,
+        _ => session::wait(async { Server::open(node, operation.role(), BRIEF).await?.run(&publication).await })?,
     }
     make_slot(operation, node, name)
 }
@@ -207,7 +207,7 @@ fn make_slot_within(operation: &Operation, node: &str, name: &str, patience: Dur
         });
     }
     session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         let patience = patience.as_millis();
         place.run(&format!("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {patience}; {slot}")).await
     })

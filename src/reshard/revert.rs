@@ -7,11 +7,11 @@
 
 pub mod keeper;
 pub mod shared_slot;
-use super::apply::Flow;
-use super::outcome::{Step, Trouble, fail};
-use super::prepare::staging::{ATTACH_CHECK, Stage, progress_table};
+use super::apply::Applier;
+use super::outcome::{Interruption, Step, fail};
+use super::prepare::staging::{ATTACH_CHECK, Staging, progress_table};
 use super::prepare::{self, default_exclusion, prerequisites};
-use super::server::{BRIEF, LONG, Place};
+use super::server::{BRIEF, LONG, Server};
 use super::switch::{self, write_fence};
 use super::{cleanup, lock_holders, plan, run, verify};
 use crate::catalog::operation::{self, Operation};
@@ -22,7 +22,7 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::node::session;
 use crate::partitions::partition_ddl::lives_on;
 use crate::pg::{role, sql, transaction, worker};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
@@ -42,7 +42,7 @@ pub fn prepare(operation: &Operation) -> Step {
     }
     for (node, tables) in targets(operation) {
         if let Err(trouble) = shared_slot::join(operation, &node, &tables) {
-            let Trouble::Again(error) = trouble else { return Err(trouble) };
+            let Interruption::Again(error) = trouble else { return Err(trouble) };
             let report = Report::from(error);
             let refused = [Code::ERRCODE_INSUFFICIENT_PRIVILEGE, Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED];
             if !refused.contains(&report.code) {
@@ -86,7 +86,7 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
 }
 
 /// Part of the switch: whatever commits on the servers of the targets later than this, others have written.
-pub fn open(operation: &Operation, parent: Oid, flow: &mut Flow) -> Result<()> {
+pub fn open(operation: &Operation, parent: Oid, flow: &mut Applier) -> Result<()> {
     const END: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
     // As it is now: others may have needed the slot since.
     if !way_back::is_begun(operation.id)? {
@@ -113,8 +113,8 @@ pub fn open(operation: &Operation, parent: Oid, flow: &mut Flow) -> Result<()> {
 /// What of the parent has to be the same at the return. A plain table takes back its own place, with all that was put on it.
 fn shape(operation: &Operation, parent: Oid) -> Result<Option<Value>> {
     role::acting_as(operation.role(), || match operation.kind {
-        Kind::Convert => Description::whole(parent),
-        _ => Description::shape(parent),
+        Kind::Convert => TableDefinition::whole(parent),
+        _ => TableDefinition::shape(parent),
     })
 }
 
@@ -129,10 +129,10 @@ pub fn settle_in(operation: &Operation) -> Step {
         shared_slot::rejoin(operation, &back)
     });
     match settled {
-        Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
+        Err(Interruption::Fail(error) | Interruption::Halt(error)) => {
             let why = Report::from(error).reason();
             transaction::run(|| way_back::lose(operation.id, &why))?;
-            Err(Trouble::Asked)
+            Err(Interruption::Asked)
         }
         other => other,
     }
@@ -149,7 +149,7 @@ pub fn revert(operation: &Operation) -> Step<Option<State>> {
         // It was lost since the revert was asked for.
         None => why_none(operation),
         Some(back) => match try_revert(operation, &back) {
-            Err(Trouble::Fail(error) | Trouble::Halt(error)) => Report::from(error).reason(),
+            Err(Interruption::Fail(error) | Interruption::Halt(error)) => Report::from(error).reason(),
             outcome => return outcome.map(|()| None),
         },
     };
@@ -159,7 +159,7 @@ pub fn revert(operation: &Operation) -> Step<Option<State>> {
         way_back::lose(operation.id, &why)?;
         operation::stay_switched(operation.id, "it cannot be reverted")
     })?;
-    Err(Trouble::Asked)
+    Err(Interruption::Asked)
 }
 
 /// `back` is the operation turned round.
@@ -177,7 +177,7 @@ fn try_revert(operation: &Operation, back: &Operation) -> Step {
     switch::get_ready(back)?;
     loop {
         run::follow(back, run::VERY_NEAR)?;
-        let Some(refused) = switch::attempt(back)? else { return Err(Trouble::Asked) };
+        let Some(refused) = switch::attempt(back)? else { return Err(Interruption::Asked) };
         lock_holders::waits_for_lock(back, switch::waits_for_lock(refused))?;
         worker::sleep(run::REST);
         run::look(operation)?;
@@ -189,12 +189,12 @@ fn add_checks(back: &Operation) -> Result<()> {
     if back.kind == Kind::Convert {
         return Ok(());
     }
-    let Some(command) = Stage::read(back)?.return_checks() else { return Ok(()) };
+    let Some(command) = Staging::read(back)?.return_checks() else { return Ok(()) };
     let mut nodes = back.plan.target_nodes();
     nodes.retain(|node| node != LOCAL);
     nodes.push(LOCAL.to_string());
     for node in nodes {
-        session::wait(async { Place::open(&node, back.role(), LONG).await?.run(&command).await })?;
+        session::wait(async { Server::open(&node, back.role(), LONG).await?.run(&command).await })?;
     }
     Ok(())
 }
@@ -213,7 +213,8 @@ pub fn drop_checks(operation: &Operation) {
             format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {check}")
         };
         let commands: Vec<String> = here.map(drop).collect();
-        let _ = session::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&commands.join(";\n")).await });
+        let _ =
+            session::wait(async { Server::open(&node, back.role(), BRIEF).await?.run(&commands.join(";\n")).await });
     }
 }
 
@@ -246,17 +247,17 @@ pub fn has_its_shape(back: &Operation) -> Step {
 }
 
 fn make_stage(back: &Operation) -> Result<()> {
-    let stage = Stage::read(back)?;
+    let stage = Staging::read(back)?;
     for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
         let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress_table(back, node)));
         let there: Option<bool> =
-            session::wait(async { Place::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;
+            session::wait(async { Server::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;
         if there == Some(true) {
             continue;
         }
         let survey = prepare::way(back, node)?;
         let commands = stage.return_on(node, &survey).join(";\n");
-        session::wait(async { Place::open(node, back.role(), LONG).await?.run(&commands).await })?;
+        session::wait(async { Server::open(node, back.role(), LONG).await?.run(&commands).await })?;
     }
     let root = stage.root().to_string();
     let there = transaction::run(|| {
@@ -297,7 +298,7 @@ pub fn clear_attic(operation: &Operation) -> Result<()> {
         if node != LOCAL {
             drops = format!("{drops}, {}", progress_table(&back, &node));
         }
-        session::wait(async { Place::open(&node, back.role(), BRIEF).await?.run(&drops).await })?;
+        session::wait(async { Server::open(&node, back.role(), BRIEF).await?.run(&drops).await })?;
     }
     Ok(())
 }

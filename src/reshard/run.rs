@@ -3,10 +3,10 @@
 //! What the worker knows is in the operation's row; it can be killed at any line and another goes on. After an error it
 //! leaves, and the database worker starts another one when it is time to try again.
 
-use super::apply::Flow;
+use super::apply::Applier;
 use super::apply::slot;
 use super::copy::{self, build_indexes};
-use super::outcome::{Step, Trouble};
+use super::outcome::{Interruption, Step};
 use super::prepare::{self, default_exclusion};
 use super::{block_writes, cleanup, lock_holders, operation_group, outcome, revert, switch, verify};
 use crate::background::log::Log;
@@ -64,7 +64,7 @@ pub fn run(id: i64) {
                 log.note(&subject, format!("{next}, {}", operation.name));
             }
             Ok(None) => return,
-            Err(Trouble::Asked) => {}
+            Err(Interruption::Asked) => {}
             Err(met) => {
                 outcome::note(&operation, met);
                 return;
@@ -138,7 +138,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
     }
     if operation.state == State::Switched && operation.wish == Wish::Cancel {
         transaction::run(|| operation::forget_cancel(operation.id))?;
-        return Err(Trouble::Asked);
+        return Err(Interruption::Asked);
     }
     if operation.is_group() {
         return operation_group::step(operation, wish);
@@ -166,7 +166,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (State::Copying, _) if operation.mode == Mode::BlockWrites => {
             block_writes::run(operation)?;
             // Its transaction has entered the state.
-            Err(Trouble::Asked)
+            Err(Interruption::Asked)
         }
         (State::Copying, _) => copy::copy(operation).map(|()| Some(State::CatchingUp)),
         (State::CatchingUp, _) => {
@@ -184,12 +184,12 @@ fn step(operation: &Operation) -> Step<Option<State>> {
         (State::Switching, _) => {
             let Some(refused) = switch::attempt(operation)? else {
                 // The switch itself has entered the state.
-                return Err(Trouble::Asked);
+                return Err(Interruption::Asked);
             };
             lock_holders::waits_for_lock(operation, switch::waits_for_lock(refused))?;
             worker::sleep(REST);
             follow(operation, VERY_NEAR)?;
-            Err(Trouble::Asked)
+            Err(Interruption::Asked)
         }
         (State::Switched, wish) => {
             if !operation.tidy {
@@ -222,7 +222,7 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             switch::undo_halves(operation)?;
             revert::drop_checks(operation);
             transaction::run(|| operation::stay_switched(operation.id, "the revert was given up"))?;
-            Err(Trouble::Asked)
+            Err(Interruption::Asked)
         }
         (State::Reverting, _) => revert::revert(operation),
         (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Ok(None),
@@ -255,12 +255,12 @@ pub fn look(operation: &Operation) -> Step {
     worker::reload_if_asked();
     let asked = transaction::run(|| operation::load(operation.id))?;
     let same = asked.is_some_and(|found| found.wish == operation.wish);
-    if same && guc::worker_enabled() && !lock::database_is_wanted() { Ok(()) } else { Err(Trouble::Asked) }
+    if same && guc::worker_enabled() && !lock::database_is_wanted() { Ok(()) } else { Err(Interruption::Asked) }
 }
 
 /// Applies changes until the sources are no more than so many bytes of log ahead.
 pub fn follow(operation: &Operation, near: i64) -> Step {
-    let mut flow = transaction::run(|| Flow::open(operation))?;
+    let mut flow = transaction::run(|| Applier::open(operation))?;
     let nodes = operation.plan.source_nodes();
     for node in &nodes {
         let session = flow.sources.get_mut(node).and_then(Option::as_mut);

@@ -6,7 +6,7 @@
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::name::literal;
-use crate::node::session::{self, Lent, Limits, Session, Target};
+use crate::node::session::{self, ConnectionParams, Lent, Session, Timeouts};
 use crate::pg::{role, sql, transaction};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -16,10 +16,10 @@ use std::time::Duration;
 use tokio_postgres::types::ToSql;
 
 /// For steps that may read a whole table. A node that says nothing at all is noticed by TCP.
-pub const LONG: Limits =
-    Limits { statement: None, lock: Some(Duration::from_secs(2)), application_name: "shardkeeper operation" };
+pub const LONG: Timeouts =
+    Timeouts { statement: None, lock: Some(Duration::from_secs(2)), application_name: "shardkeeper operation" };
 /// For steps that a healthy server answers soon.
-pub const BRIEF: Limits = Limits {
+pub const BRIEF: Timeouts = Timeouts {
     statement: Some(Duration::from_secs(20)),
     lock: Some(Duration::from_secs(2)),
     application_name: "shardkeeper operation",
@@ -30,7 +30,7 @@ pub const EVERY_ROW: &str = "SET row_security = off";
 
 /// A session for rows and changes. Within a transaction.
 pub fn session(operation: &Operation, node: &str) -> Result<Session> {
-    let way = Target::of(node, operation.role())?;
+    let way = ConnectionParams::of(node, operation.role())?;
     session::wait(async {
         let mut session = Session::open(&way, LONG).await?;
         session.run(&format!("SET application_name = {}; {EVERY_ROW}", literal(&name_of(operation)))).await?;
@@ -56,7 +56,7 @@ pub fn end_lost_sessions(operation: &Operation) {
     nodes.sort();
     nodes.dedup();
     for node in nodes.iter().filter(|node| *node != LOCAL) {
-        let way = transaction::run(|| Target::of(node, operation.role()));
+        let way = transaction::run(|| ConnectionParams::of(node, operation.role()));
         let _ = way.and_then(|way| {
             session::wait(async { Session::open(&way, BRIEF).await?.rows(END, &[&name]).await.map(drop) })
         });
@@ -64,7 +64,7 @@ pub fn end_lost_sessions(operation: &Operation) {
 }
 
 /// Nothing is set in the session but for its transaction: others come after. Boxed: a session is much larger than a role.
-pub enum Place {
+pub enum Server {
     Local {
         role: Oid,
     },
@@ -75,40 +75,40 @@ pub enum Place {
     Node(Box<Lent>),
 }
 
-impl Place {
+impl Server {
     /// Outside a transaction.
-    pub async fn open(node: &str, role: Oid, limits: Limits) -> Result<Self> {
+    pub async fn open(node: &str, role: Oid, limits: Timeouts) -> Result<Self> {
         if node == LOCAL {
-            return Ok(Place::Local { role });
+            return Ok(Server::Local { role });
         }
-        let target = transaction::run(|| Target::of(node, role))?;
-        Ok(Place::Node(Box::new(Lent::open(&target, limits).await?)))
+        let target = transaction::run(|| ConnectionParams::of(node, role))?;
+        Ok(Server::Node(Box::new(Lent::open(&target, limits).await?)))
     }
 
     /// Within a transaction: what is done on the coordinator is a part of it.
-    pub fn within(node: &str, role: Oid, limits: Limits) -> Result<Self> {
+    pub fn within(node: &str, role: Oid, limits: Timeouts) -> Result<Self> {
         if node == LOCAL {
-            return Ok(Place::Within { role });
+            return Ok(Server::Within { role });
         }
-        let target = Target::of(node, role)?;
-        Ok(Place::Node(Box::new(session::wait(Lent::open(&target, limits))?)))
+        let target = ConnectionParams::of(node, role)?;
+        Ok(Server::Node(Box::new(session::wait(Lent::open(&target, limits))?)))
     }
 
     /// One or several statements in one transaction.
     pub async fn run(&mut self, commands: &str) -> Result<()> {
         match self {
-            Place::Local { role } => transaction::run(|| role::acting_as(*role, || sql::run_quietly(commands))),
-            Place::Within { role } => role::acting_as(*role, || sql::run_quietly(commands)),
-            Place::Node(lent) => lent.session().await?.run(commands).await,
+            Server::Local { role } => transaction::run(|| role::acting_as(*role, || sql::run_quietly(commands))),
+            Server::Within { role } => role::acting_as(*role, || sql::run_quietly(commands)),
+            Server::Node(lent) => lent.session().await?.run(commands).await,
         }
     }
 
     /// A query with one column of JSON documents as text. Arguments are text, cast in the query.
     pub async fn documents<T: DeserializeOwned>(&mut self, query: &str, args: &[&str]) -> Result<Vec<T>> {
         match self {
-            Place::Local { role } => transaction::run(|| role::acting_as(*role, || local_documents(query, args))),
-            Place::Within { role } => role::acting_as(*role, || local_documents(query, args)),
-            Place::Node(lent) => {
+            Server::Local { role } => transaction::run(|| role::acting_as(*role, || local_documents(query, args))),
+            Server::Within { role } => role::acting_as(*role, || local_documents(query, args)),
+            Server::Node(lent) => {
                 let params: Vec<&(dyn ToSql + Sync)> = args.iter().map(|arg| arg as &(dyn ToSql + Sync)).collect();
                 lent.session().await?.documents(query, &params).await
             }

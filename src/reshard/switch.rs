@@ -7,22 +7,22 @@
 pub mod swap;
 pub mod write_fence;
 use self::swap::swap;
-use super::apply::Flow;
+use super::apply::Applier;
 use super::apply::slot;
 use super::outcome::{Step, fail};
 use super::prepare::default_exclusion;
 use super::prepare::staging::ATTACH_CHECK;
 use super::revert;
-use super::server::{BRIEF, Place};
+use super::server::{BRIEF, Server};
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::guc;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::ident;
 use crate::node::channel::Channel;
 use crate::node::in_doubt::{self, Coordinator};
-use crate::node::session::{self, Lent, Target as Way};
+use crate::node::session::{self, ConnectionParams as Way, Lent};
 use crate::partitions::partition_ddl::lives_on;
 use crate::pg::{role, sql, transaction, worker};
 use futures_util::future::join_all;
@@ -45,7 +45,7 @@ pub fn get_ready(operation: &Operation) -> Result<()> {
     })?;
     for node in &nodes(operation) {
         session::wait(async {
-            let mut place = Place::open(node, operation.role(), BRIEF).await?;
+            let mut place = Server::open(node, operation.role(), BRIEF).await?;
             place.run(&format!("CREATE SCHEMA IF NOT EXISTS {attic}")).await
         })?;
     }
@@ -90,7 +90,7 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
             let _ = undo_halves(operation);
             not_now(error)
         }
-        (Err(super::outcome::Trouble::Again(error)), _) => not_now(error),
+        (Err(super::outcome::Interruption::Again(error)), _) => not_now(error),
         (Err(trouble), _) => Err(trouble),
     }
 }
@@ -147,7 +147,7 @@ fn work(operation: &Operation) -> Step {
     if operation.is_return && operation.kind == Kind::Convert {
         return super::convert::convert_back::switch(operation);
     }
-    let mut flow = Flow::open(operation)?;
+    let mut flow = Applier::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
     let owners = swap::flow_owners(operation, &mut flow)?;
     let managed = hold(operation, &mut flow)?;
@@ -161,11 +161,11 @@ fn work(operation: &Operation) -> Step {
 }
 
 /// From here on nobody reads the parent, nor writes to the sources on their nodes.
-pub fn hold(operation: &Operation, flow: &mut Flow) -> Step<Managed> {
+pub fn hold(operation: &Operation, flow: &mut Applier) -> Step<ManagedParent> {
     approach(operation, flow)?;
     lock_parent(operation)?;
     let managed = role::acting_as(operation.role(), || {
-        let managed = Managed::read(operation.parent())?;
+        let managed = ManagedParent::read(operation.parent())?;
         fence(operation)?;
         Ok(managed)
     })?;
@@ -173,12 +173,12 @@ pub fn hold(operation: &Operation, flow: &mut Flow) -> Step<Managed> {
 }
 
 /// Applies most of what is left, before anybody waits.
-pub fn approach(operation: &Operation, flow: &mut Flow) -> Step {
+pub fn approach(operation: &Operation, flow: &mut Applier) -> Step {
     operation.plan.source_nodes().iter().try_for_each(|node| flow.up_to_date(operation, node).map(drop))
 }
 
 /// Applies the last changes: nobody can make more.
-pub fn drain(operation: &Operation, flow: &mut Flow) -> Step {
+pub fn drain(operation: &Operation, flow: &mut Applier) -> Step {
     for node in operation.plan.source_nodes() {
         slot::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
         flow.up_to_date(operation, &node)?;
@@ -214,7 +214,7 @@ fn fence(operation: &Operation) -> Result<()> {
 }
 
 /// The partitions are still those that the operation was planned for. Under a lock of the parent.
-pub fn as_planned(operation: &Operation, managed: &Managed, name: &str) -> Step {
+pub fn as_planned(operation: &Operation, managed: &ManagedParent, name: &str) -> Step {
     if is_as_planned(operation, managed) {
         return Ok(());
     }
@@ -227,7 +227,7 @@ pub fn as_planned(operation: &Operation, managed: &Managed, name: &str) -> Step 
     )
 }
 
-fn is_as_planned(operation: &Operation, managed: &Managed) -> bool {
+fn is_as_planned(operation: &Operation, managed: &ManagedParent) -> bool {
     let plan = &operation.plan;
     let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else { return false };
     plan.sources.iter().all(|source| {
@@ -266,14 +266,14 @@ pub fn clear_targets(operation: &Operation) -> Result<()> {
             let leaves = tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(&node));
             commands.extend(leaves.map(|leaf| write_fence::removal(&above.sibling(&leaf.name))));
         }
-        let mut place = session::wait(Place::open(&node, operation.role(), BRIEF))?;
+        let mut place = session::wait(Server::open(&node, operation.role(), BRIEF))?;
         commands.iter().try_for_each(|command| gently(&mut place, command)).map_err(cannot_tidy)?;
     }
     default_exclusion::clear(operation)
 }
 
 /// Tries for a while; writers never wait for longer than `shardkeeper.switch_lock_timeout`.
-pub fn gently(place: &mut Place, command: &str) -> Result<()> {
+pub fn gently(place: &mut Server, command: &str) -> Result<()> {
     let command = format!("SET LOCAL lock_timeout = {}; {command}", guc::switch_lock_timeout_milliseconds());
     for _ in 0..TRIES {
         match session::wait(place.run(&command)) {

@@ -1,7 +1,7 @@
 //! The comparison: sources under one snapshot each, and targets that have exactly the transactions which these snapshots
 //! see. Nothing is locked; writers go on, and what they do meanwhile is applied afterwards.
 
-use super::apply::Flow;
+use super::apply::Applier;
 use super::apply::slot;
 use super::apply::target::Column;
 use super::outcome::{Step, halt};
@@ -54,7 +54,7 @@ pub fn verify(operation: &Operation) -> Step {
 
 /// Compares while nobody can write to the sources, within the transaction that keeps writers out.
 pub fn verify_locked(operation: &Operation) -> Step {
-    let mut flow = Flow::open(operation)?;
+    let mut flow = Applier::open(operation)?;
     let (mut views, _) = views(operation)?;
     differ(operation, &mut flow, &mut views)?;
     // Their locks are in the way of the switch.
@@ -104,7 +104,7 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
 
 /// `false` when the snapshots cannot be used.
 fn compare(operation: &Operation) -> Step<bool> {
-    let mut flow = Flow::open(operation)?;
+    let mut flow = Applier::open(operation)?;
     let (mut views, snapshots) = views(operation)?;
     flow.gates = snapshots;
     for node in operation.plan.source_nodes() {
@@ -119,7 +119,7 @@ fn compare(operation: &Operation) -> Step<bool> {
 }
 
 /// Ends with an error where sources and targets differ.
-fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, View>) -> Step {
+fn differ(operation: &Operation, flow: &mut Applier, views: &mut BTreeMap<String, View>) -> Step {
     let expressions = Expressions::of(operation, flow)?;
     let mut differences: HashMap<u32, (i64, i128)> = HashMap::new();
     for (leaf, node) in operation.plan.source_leaves() {
@@ -142,7 +142,7 @@ fn differ(operation: &Operation, flow: &mut Flow, views: &mut BTreeMap<String, V
     }
 }
 
-fn session_of<'a>(flow: &'a mut Flow, node: &str) -> Result<Option<&'a mut Session>> {
+fn session_of<'a>(flow: &'a mut Applier, node: &str) -> Result<Option<&'a mut Session>> {
     let target = flow.targets.iter_mut().find(|target| target.node == node);
     let Some(session) = target.and_then(|target| target.session.as_mut()) else { return Ok(None) };
     session::wait(session.run("ROLLBACK; BEGIN"))?;
@@ -179,7 +179,7 @@ struct Expressions {
 }
 
 impl Expressions {
-    fn of(operation: &Operation, flow: &Flow) -> Result<Self> {
+    fn of(operation: &Operation, flow: &Applier) -> Result<Self> {
         let key = identity(operation, &flow.table.columns)?;
         let list = |columns: &[&Column]| columns.iter().map(|c| ident(&c.name)).collect::<Vec<_>>().join(", ");
         let all: Vec<&Column> = flow.table.columns.iter().collect();
@@ -230,7 +230,7 @@ fn ask<T: serde::de::DeserializeOwned>(session: Option<&mut Session>, query: &st
 /// Ends with the error that names the first keys of a bucket that differs.
 fn name_keys(
     operation: &Operation,
-    flow: &mut Flow,
+    flow: &mut Applier,
     views: &mut BTreeMap<String, View>,
     expressions: &Expressions,
     bucket: u32,

@@ -6,7 +6,7 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::pg::role;
 use crate::table::columns::{self, Place};
 use crate::table::ddl::{leaf_rights, owner_changes};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 
 /// A partition that the node has.
 pub struct Lost<'a> {
@@ -19,7 +19,7 @@ pub struct Lost<'a> {
 }
 
 /// For a person to run. `path` leads to one leaf on `node`, what is above it first; siblings may have brought that back already.
-pub fn commands(root: &Description, path: &[Lost<'_>], node: &str) -> Result<String> {
+pub fn commands(root: &TableDefinition, path: &[Lost<'_>], node: &str) -> Result<String> {
     let mut commands = vec!["SET shardkeeper.allow_manual_ddl = on".to_string()];
     for Lost { name, above, bound, key } in path {
         let server = format!(

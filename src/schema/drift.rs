@@ -5,8 +5,8 @@ mod compare;
 mod strays;
 
 use crate::error::Result;
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::{self, Member};
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::{self, TreeTable};
 use crate::name::{QualifiedName, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
@@ -82,7 +82,7 @@ pub struct Drift {
 }
 
 struct Parent {
-    managed: Managed,
+    managed: ManagedParent,
     /// Its tables as they are here.
     tables: HashMap<QualifiedName, Table>,
     objects: Vec<Object>,
@@ -156,7 +156,7 @@ impl Drift {
 
 impl Parent {
     fn read(root: Oid, nodes: Vec<String>) -> Result<Self> {
-        let managed = Managed::read(root)?;
+        let managed = ManagedParent::read(root)?;
         let names: Vec<&QualifiedName> = managed.members.iter().map(|member| &member.name).collect();
         let tables: Option<Vec<Table>> = sql::document(&tables(names.iter().copied(), &managed.table.name), &[])?;
         let tables = tables.unwrap_or_default().into_iter().map(|table| (table.name.clone(), table)).collect();
@@ -164,7 +164,7 @@ impl Parent {
     }
 
     fn is_unchanged(&self) -> Result<bool> {
-        let same = |a: &Member, b: &Member| {
+        let same = |a: &TreeTable, b: &TreeTable| {
             a.oid() == b.oid()
                 && a.name == b.name
                 && a.parent() == b.parent()

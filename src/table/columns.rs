@@ -1,6 +1,6 @@
 //! The column list of a table, by the place where the table stands.
 
-use super::definition::{Column, Description, Sequence};
+use super::definition::{Column, Sequence, TableDefinition};
 use crate::name::{ident, literal};
 
 /// Where a table of the hierarchy stands, which decides what its columns carry.
@@ -17,7 +17,7 @@ pub enum Place {
 }
 
 /// `(column type …, CONSTRAINT … CHECK …)`.
-pub fn list(table: &Description, place: Place) -> String {
+pub fn list(table: &TableDefinition, place: Place) -> String {
     let columns = table.columns.iter().map(|column| definition(column, place));
     // What is never enforced is nothing to a node, which may be of a version that has no word for it.
     let checks = table.checks.iter().filter(|check| place != Place::Mirror || check.is_enforced());
@@ -84,7 +84,7 @@ fn sequence_options(sequence: &Sequence) -> String {
 }
 
 /// What `CREATE TABLE` has no clause for, column by column, as actions of one `ALTER TABLE`.
-pub fn settings(table: &Description) -> Vec<String> {
+pub fn settings(table: &TableDefinition) -> Vec<String> {
     let mut actions = Vec::new();
     for column in &table.columns {
         let name = ident(&column.name);
@@ -97,7 +97,7 @@ pub fn settings(table: &Description) -> Vec<String> {
 }
 
 /// The part of [`settings`] that partitions do not inherit.
-pub fn leaf_settings(table: &Description) -> Vec<String> {
+pub fn leaf_settings(table: &TableDefinition) -> Vec<String> {
     table.columns.iter().flat_map(leaf_settings_of).collect()
 }
 

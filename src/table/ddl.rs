@@ -1,7 +1,7 @@
 //! The parent itself: an empty ordinary table made anew as a partitioned one, with everything its user put on it.
 
 use super::columns::{self, Place};
-use super::definition::{Description, Grant, Policy, Sequence};
+use super::definition::{Grant, Policy, Sequence, TableDefinition};
 use crate::catalog::carried::{Key, Publication};
 use crate::name::{QualifiedName, ident, idents, literal};
 
@@ -10,7 +10,7 @@ use crate::name::{QualifiedName, ident, idents, literal};
 /// `partition_by` is the clause of the top level. With `mixed`, some leaves are foreign: then keys that are unique can
 /// only be on leaves and mirrors, not here.
 pub fn before_partitions(
-    table: &Description,
+    table: &TableDefinition,
     partition_by: &str,
     mixed: bool,
     sequences: &[SequenceState],
@@ -40,7 +40,7 @@ pub fn before_partitions(
 
 /// What comes after the partitions: rights, comments, row security, and what refers to the finished tree.
 pub fn after_partitions(
-    table: &Description,
+    table: &TableDefinition,
     tables: &[QualifiedName],
     local_leaves: &[QualifiedName],
     caller: &str,
@@ -83,13 +83,13 @@ pub fn after_partitions(
 }
 
 /// `CREATE TABLE name (…) [PARTITION BY …] [WITH …] [TABLESPACE …]`. A partitioned table has no storage of its own.
-pub fn create_table(table: &Description, name: &QualifiedName, place: Place, partition_by: &str) -> String {
+pub fn create_table(table: &TableDefinition, name: &QualifiedName, place: Place, partition_by: &str) -> String {
     let tail = if partition_by.is_empty() { storage(table) } else { format!(" {partition_by}{}", tablespace(table)) };
     format!("CREATE TABLE {name} {}{tail}", columns::list(table, place))
 }
 
 /// Access method, storage parameters and tablespace of a leaf.
-pub fn storage(table: &Description) -> String {
+pub fn storage(table: &TableDefinition) -> String {
     let mut text = String::new();
     if let Some(method) = &table.access_method {
         text += &format!(" USING {}", ident(method));
@@ -100,7 +100,7 @@ pub fn storage(table: &Description) -> String {
     text + &tablespace(table)
 }
 
-fn tablespace(table: &Description) -> String {
+fn tablespace(table: &TableDefinition) -> String {
     table.tablespace.as_ref().map(|name| format!(" TABLESPACE {}", ident(name))).unwrap_or_default()
 }
 
@@ -148,7 +148,7 @@ pub fn make_way<'a>(schema: &str, names: impl IntoIterator<Item = &'a String>) -
 
 /// What is said of single indexes, which partitions do not inherit: replica identity, the order of CLUSTER, statistics
 /// targets of expressions. Each leaf's index is the one of the same definition, whatever its name.
-pub fn index_marks(table: &Description, leaves: &[QualifiedName]) -> Vec<String> {
+pub fn index_marks(table: &TableDefinition, leaves: &[QualifiedName]) -> Vec<String> {
     let names = leaves.iter().map(|leaf| literal(&leaf.to_string())).collect::<Vec<_>>().join(", ");
     let mut commands = Vec::new();
     for key in &table.keys {
@@ -211,7 +211,7 @@ fn role(role: &Option<String>) -> String {
 }
 
 /// The rights exactly as they were: what default privileges gave to the new table goes first.
-fn grants(table: &Description) -> Vec<String> {
+fn grants(table: &TableDefinition) -> Vec<String> {
     let name = &table.name;
     let mut commands = Vec::new();
     if table.grants.is_some() || !table.default_grantees.is_empty() {
@@ -233,7 +233,7 @@ fn grants(table: &Description) -> Vec<String> {
     commands
 }
 
-fn sequence_grants(table: &Description, sequence: &Sequence) -> Vec<String> {
+fn sequence_grants(table: &TableDefinition, sequence: &Sequence) -> Vec<String> {
     let name = &sequence.name;
     let mut commands = Vec::new();
     if sequence.grants.is_some() || !table.default_sequence_grantees.is_empty() {
@@ -254,7 +254,7 @@ fn sequence_grants(table: &Description, sequence: &Sequence) -> Vec<String> {
 }
 
 /// Partitions are reached through their parent: what default privileges gave to them goes.
-pub fn leaf_rights(table: &Description, made: &[QualifiedName]) -> Vec<String> {
+pub fn leaf_rights(table: &TableDefinition, made: &[QualifiedName]) -> Vec<String> {
     let others: Vec<String> =
         table.default_grantees.iter().filter(|who| who.as_ref() != Some(&table.owner)).map(role).collect();
     if others.is_empty() {
@@ -269,7 +269,7 @@ fn grant_command(grant: &Grant, columns: &str, table: &QualifiedName) -> String 
     format!("GRANT {} ON TABLE {table} TO {}{option}", privileges.join(", "), role(&grant.role))
 }
 
-fn comments(table: &Description, mixed: bool) -> Vec<String> {
+fn comments(table: &TableDefinition, mixed: bool) -> Vec<String> {
     let name = &table.name;
     let on =
         |what: &str, text: &Option<String>| text.as_ref().map(|text| format!("COMMENT ON {what} IS {}", literal(text)));
@@ -318,7 +318,7 @@ pub fn key_comments(key: &Key, table: &QualifiedName) -> Vec<String> {
 /// rows or columns without publishing through the root, which Postgres refuses for a partitioned table. `root` is `None`
 /// when it is a member already.
 pub fn publish(
-    table: &Description,
+    table: &TableDefinition,
     root: Option<&QualifiedName>,
     leaves: &[QualifiedName],
     mixed: bool,
@@ -337,7 +337,7 @@ pub fn publish(
 }
 
 /// New tables belong to their maker; these give them to the owner of the table they are part of.
-pub fn owner_changes(table: &Description, made: &[QualifiedName], caller: &str) -> Vec<String> {
+pub fn owner_changes(table: &TableDefinition, made: &[QualifiedName], caller: &str) -> Vec<String> {
     if table.owner == caller {
         return Vec::new();
     }
@@ -345,7 +345,7 @@ pub fn owner_changes(table: &Description, made: &[QualifiedName], caller: &str) 
     made.iter().map(|made| format!("ALTER TABLE {made} OWNER TO {owner}")).collect()
 }
 
-fn owned_sequences(table: &Description) -> impl Iterator<Item = &QualifiedName> {
+fn owned_sequences(table: &TableDefinition) -> impl Iterator<Item = &QualifiedName> {
     table.columns.iter().flat_map(|c| &c.owned)
 }
 

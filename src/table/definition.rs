@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 #[derive(Debug, Clone, Deserialize)]
-pub struct Description {
+pub struct TableDefinition {
     oid: u32,
     pub name: QualifiedName,
     /// `pg_class.relkind`.
@@ -164,7 +164,7 @@ pub struct Trigger {
     pub comment: Option<String>,
 }
 
-impl Description {
+impl TableDefinition {
     pub fn load(table: Oid) -> Result<Option<Self>> {
         sql::document(include_str!("describe.sql"), &[table.into()])
     }

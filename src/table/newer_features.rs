@@ -1,6 +1,6 @@
 //! What a table is made of that a server of an older major version has no word for.
 
-use super::definition::Description;
+use super::definition::TableDefinition;
 use crate::error::{Report, Result};
 use crate::name::ident;
 use pgrx::PgSqlErrorCode as Code;
@@ -20,7 +20,7 @@ struct Newer {
 /// `version` is the node's `server_version_num`.
 ///
 /// Errors: 0A000 it could not have such a table.
-pub fn refuse(node: &str, version: i32, table: &Description) -> Result<()> {
+pub fn refuse(node: &str, version: i32, table: &TableDefinition) -> Result<()> {
     let Some(Newer { what, since, instead }) = found(table).find(|newer| newer.since > version / 10_000) else {
         return Ok(());
     };
@@ -33,7 +33,7 @@ pub fn refuse(node: &str, version: i32, table: &Description) -> Result<()> {
     .into()
 }
 
-fn found(table: &Description) -> impl Iterator<Item = Newer> {
+fn found(table: &TableDefinition) -> impl Iterator<Item = Newer> {
     let computed = table.columns.iter().filter(|column| column.generated == "v").map(|column| Newer {
         what: format!("the virtual generated column {}", ident(&column.name)),
         since: 18,

@@ -6,7 +6,7 @@ use crate::catalog::{operation, way_back};
 use crate::error::{Report, Result};
 use crate::guc;
 use crate::node::in_doubt::Coordinator;
-use crate::node::session::{self, Options, Target};
+use crate::node::session::{self, ConnectionParams, Options};
 use crate::node::trash;
 use crate::pg::lock::{self, Single};
 use crate::pg::settings;
@@ -138,7 +138,7 @@ fn peers() -> Result<BTreeMap<String, Vec<Peer>>> {
             continue;
         }
         let excused = trusted || options.get("password_required").is_some_and(|value| value == "false");
-        let Ok(mut target) = Target::from_options(&node, options) else { continue };
+        let Ok(mut target) = ConnectionParams::from_options(&node, options) else { continue };
         target.must_use_password = !excused;
         match known.iter_mut().find(|peer| peer.user == target.user) {
             Some(peer) => peer.targets.push(target),

@@ -3,7 +3,7 @@
 use crate::background::log::Log;
 use crate::error::{Error, Report, Result};
 use crate::node::in_doubt::{self, Coordinator};
-use crate::node::session::{Limits, Session, Target};
+use crate::node::session::{ConnectionParams, Session, Timeouts};
 use crate::node::trash;
 use crate::pg::transaction;
 use pgrx::PgSqlErrorCode as Code;
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// Undoing may wait for an application's locks and drop many tables; it is tried again at the next visit.
-const LIMITS: Limits = Limits {
+const LIMITS: Timeouts = Timeouts {
     statement: Some(Duration::from_secs(60)),
     lock: Some(Duration::from_secs(2)),
     application_name: "shardkeeper worker",
@@ -28,12 +28,12 @@ const TRASH_AGAIN: Duration = Duration::from_secs(60);
 pub struct Peer {
     pub user: String,
     /// User mappings with that user; the next one is tried when one fails.
-    pub targets: Vec<Target>,
+    pub targets: Vec<ConnectionParams>,
     session: Option<Session>,
 }
 
 impl Peer {
-    pub fn new(user: String, targets: Vec<Target>) -> Self {
+    pub fn new(user: String, targets: Vec<ConnectionParams>) -> Self {
         Self { user, targets, session: None }
     }
 }
@@ -170,7 +170,7 @@ async fn settle_peer(peer: &mut Peer, coordinator: &Coordinator) -> Result<in_do
     in_doubt::settle(session, coordinator).await
 }
 
-async fn open(targets: &mut [Target]) -> Result<Session> {
+async fn open(targets: &mut [ConnectionParams]) -> Result<Session> {
     let Some(target) = targets.first() else {
         return Report::new(Code::ERRCODE_UNDEFINED_OBJECT, "no user mapping").into();
     };
@@ -192,6 +192,6 @@ async fn within<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>
     }
 }
 
-fn same(a: &[Target], b: &[Target]) -> bool {
+fn same(a: &[ConnectionParams], b: &[ConnectionParams]) -> bool {
     a.len() == b.len() && a.iter().all(|target| b.contains(target))
 }

@@ -1,10 +1,10 @@
 //! Connecting: hosts one after the other, TLS as asked, and the kind of server that is wanted.
 
 use super::answer;
-use super::connection_params::{Attributes, Host, Secret, Target};
+use super::connection_params::{Attributes, ConnectionParams, Host, Secret};
 use super::pin;
 use super::remote;
-use super::statements::{Limits, Session};
+use super::statements::{Session, Timeouts};
 use super::stream::{Bytes, PasswordAsked, Stream, Watched, WaysIn};
 use super::tls::{Mode, Tls};
 use super::wire::Wire;
@@ -30,7 +30,7 @@ pub struct Address {
 }
 
 /// Tries the hosts in order, as libpq does: the next one when a host cannot be reached or is not of the wanted kind.
-pub(super) async fn connect(target: &Target, limits: Limits) -> Result<Session> {
+pub(super) async fn connect(target: &ConnectionParams, limits: Timeouts) -> Result<Session> {
     if target.must_use_password && target.password.is_none() {
         return remote::password_required(target).into();
     }
@@ -81,7 +81,11 @@ enum Failure {
     Refused(Error),
 }
 
-async fn attempt(target: &Target, address: &Address, limits: Limits) -> std::result::Result<(Session, Kind), Failure> {
+async fn attempt(
+    target: &ConnectionParams,
+    address: &Address,
+    limits: Timeouts,
+) -> std::result::Result<(Session, Kind), Failure> {
     let mut last = None;
     for (place, mode) in attempts(target.tls.mode, address.socket.is_none()).iter().enumerate() {
         match attempt_with(target, address, *mode, limits).await {
@@ -120,10 +124,10 @@ fn may_differ_with_tls(failure: &Failure) -> bool {
 }
 
 async fn attempt_with(
-    target: &Target,
+    target: &ConnectionParams,
     address: &Address,
     mode: SslMode,
-    limits: Limits,
+    limits: Timeouts,
 ) -> std::result::Result<Session, Failure> {
     let stream = reach(address, target.ways_in).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
     let asked = stream.asked();
@@ -156,7 +160,7 @@ fn was_asked(asked: &PasswordAsked) -> bool {
 }
 
 /// A server that answered with an error has been reached; without one, the next host may do better.
-fn failure(target: &Target, address: &Address, error: tokio_postgres::Error) -> Failure {
+fn failure(target: &ConnectionParams, address: &Address, error: tokio_postgres::Error) -> Failure {
     let (text, said) = (error.to_string(), remote::sentence(&error));
     match error.as_db_error().map(|db| db.code().code().to_string()) {
         // Starting up, shutting down: as good as not there.
@@ -178,7 +182,7 @@ fn is_of_another_kind(text: &str, said: &str) -> bool {
         || text.starts_with("error parsing response")
 }
 
-fn config(target: &Target, mode: SslMode, limits: Limits) -> Config {
+fn config(target: &ConnectionParams, mode: SslMode, limits: Timeouts) -> Config {
     let mut config = Config::new();
     config.user(&target.user).dbname(&target.dbname).application_name(limits.application_name).ssl_mode(mode);
     if let Some(Secret(password)) = &target.password {

@@ -20,7 +20,7 @@ pub type Options = BTreeMap<String, String>;
 
 /// Everything that is needed to connect.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct ConnectionParams {
     pub node: String,
     pub hosts: Vec<Host>,
     pub dbname: String,
@@ -70,7 +70,7 @@ pub enum Attributes {
     PreferStandby,
 }
 
-impl Target {
+impl ConnectionParams {
     /// As `role` reaches the node. Errors: 42704 unknown node or no user mapping.
     pub fn of(node: &str, role: Oid) -> Result<Self> {
         let Some(server) = server_options(node)? else {

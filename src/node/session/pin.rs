@@ -1,7 +1,7 @@
 //! What a session of ours sets before anything else, whatever the role, the database or the server has set: see
 //! `crate::pg::settings`.
 
-use super::statements::Limits;
+use super::statements::Timeouts;
 use crate::pg::settings::{TEXT, TRANSACTIONS};
 
 /// A setting that nobody knows, to find out whether start-up options get through.
@@ -9,7 +9,7 @@ pub const MARK: &str = "shardkeeper_session.options";
 
 /// Start-up options, in force before the first command: what could end the session until then. A node that loses us without
 /// a word lets go of our locks and slots soon.
-pub fn at_start(limits: Limits) -> String {
+pub fn at_start(limits: Timeouts) -> String {
     format!(
         "-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} -c idle_session_timeout=0 \
          -c idle_in_transaction_session_timeout=0 -c exit_on_error=off -c {MARK}=on \
@@ -21,7 +21,7 @@ pub fn at_start(limits: Limits) -> String {
 
 /// The first commands. A pooler may have dropped the options, and some settings are not known to every version. What is as it
 /// should be is not set again: a role may have been given what it has no right to set.
-pub fn commands(limits: Limits) -> String {
+pub fn commands(limits: Timeouts) -> String {
     let (statement, lock) = (milliseconds(limits.statement), milliseconds(limits.lock));
     let more = [
         ("statement_timeout", statement.as_str()),

@@ -2,7 +2,7 @@
 
 use super::answer::unreadable;
 use super::connect::Address;
-use super::connection_params::Target;
+use super::connection_params::ConnectionParams;
 use crate::error::{Error, Report};
 use crate::guc;
 use crate::name::literal;
@@ -21,7 +21,7 @@ pub fn unreachable(node: &str, tried: &str) -> Report {
 }
 
 /// The server answered, and said no.
-pub(super) fn refused(target: &Target, address: &Address, error: tokio_postgres::Error) -> Error {
+pub(super) fn refused(target: &ConnectionParams, address: &Address, error: tokio_postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else {
         return unreachable(&target.node, &sentence(&error)).into();
     };
@@ -92,7 +92,7 @@ pub(super) fn silent(node: &str, limit: std::time::Duration) -> Report {
         .hint("See whether the server or the network between is frozen.")
 }
 
-pub(super) fn password_missing(target: &Target) -> Report {
+pub(super) fn password_missing(target: &ConnectionParams) -> Report {
     Report::new(
         Code::ERRCODE_INVALID_PASSWORD,
         format!("node \"{}\" asks for a password, and none is known", target.node),
@@ -104,13 +104,13 @@ pub(super) fn password_missing(target: &Target) -> Report {
     ))
 }
 
-pub(super) fn password_required(target: &Target) -> Report {
+pub(super) fn password_required(target: &ConnectionParams) -> Report {
     Report::new(Code::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED, "password is required")
         .detail(format!("A role that is no superuser must give a password for node \"{}\".", target.node))
         .hint("Give it as the argument password.")
 }
 
-pub(super) fn password_not_asked(target: &Target) -> Report {
+pub(super) fn password_not_asked(target: &ConnectionParams) -> Report {
     Report::new(
         Code::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
         format!("node \"{}\" did not ask for the password", target.node),
@@ -119,7 +119,7 @@ pub(super) fn password_not_asked(target: &Target) -> Report {
     .hint("Let the node's pg_hba.conf ask for it (scram-sha-256), or let a superuser add the node.")
 }
 
-pub(super) fn tls(target: &Target, detail: &str) -> Report {
+pub(super) fn tls(target: &ConnectionParams, detail: &str) -> Report {
     Report::new(Code::ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE, format!("TLS to node \"{}\" cannot be set up", target.node))
         .detail(detail)
 }

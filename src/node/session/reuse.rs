@@ -4,8 +4,8 @@
 //! Only processes that say `keep_sessions` do: the backend of a client would hold sessions on nodes for as long as its client
 //! is connected. Nothing may be set in a lent session but for its transaction.
 
-use super::connection_params::Target;
-use super::statements::{Limits, Session};
+use super::connection_params::ConnectionParams;
+use super::statements::{Session, Timeouts};
 use crate::error::Result;
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const MOST: usize = 16;
 
 struct Kept {
-    target: Target,
-    limits: Limits,
+    target: ConnectionParams,
+    limits: Timeouts,
     session: Session,
     opened: Instant,
 }
@@ -36,13 +36,13 @@ pub fn keep_sessions() {
 
 /// A session that is given back when it is dropped.
 pub struct Lent {
-    target: Target,
-    limits: Limits,
+    target: ConnectionParams,
+    limits: Timeouts,
     kept: Option<Kept>,
 }
 
 impl Lent {
-    pub async fn open(target: &Target, limits: Limits) -> Result<Self> {
+    pub async fn open(target: &ConnectionParams, limits: Timeouts) -> Result<Self> {
         let kept = open(target, limits).await?;
         Ok(Lent { target: target.clone(), limits, kept: Some(kept) })
     }
@@ -57,7 +57,7 @@ impl Lent {
 }
 
 /// One that was kept, if it still answers, or a new one.
-async fn open(target: &Target, limits: Limits) -> Result<Kept> {
+async fn open(target: &ConnectionParams, limits: Timeouts) -> Result<Kept> {
     while let Some(mut kept) = take(target, limits) {
         let answers = tokio::time::timeout(SIGN_OF_LIFE, kept.session.run("")).await;
         if matches!(answers, Ok(Ok(()))) {
@@ -68,7 +68,7 @@ async fn open(target: &Target, limits: Limits) -> Result<Kept> {
     Ok(Kept { target: target.clone(), limits, session, opened: Instant::now() })
 }
 
-fn take(target: &Target, limits: Limits) -> Option<Kept> {
+fn take(target: &ConnectionParams, limits: Timeouts) -> Option<Kept> {
     KEPT.with(|all| {
         let mut all = all.borrow_mut();
         all.retain(|kept| kept.session.is_open() && kept.opened.elapsed() < AGE);

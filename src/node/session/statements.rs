@@ -2,7 +2,7 @@
 
 use super::answer;
 use super::connect::{Address, connect};
-use super::connection_params::Target;
+use super::connection_params::ConnectionParams;
 use super::pin;
 use super::remote;
 use super::runtime::{Busy, Canceller};
@@ -17,22 +17,22 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 /// How long a statement and a wait for a lock may take, and who we say we are. `None` is for ever.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limits {
+pub struct Timeouts {
     pub statement: Option<Duration>,
     pub lock: Option<Duration>,
     pub application_name: &'static str,
 }
 
-impl Limits {
+impl Timeouts {
     /// For questions that a healthy node answers at once.
-    pub const SHORT: Limits = Limits {
+    pub const SHORT: Timeouts = Timeouts {
         statement: Some(Duration::from_secs(5)),
         lock: Some(Duration::from_secs(2)),
         application_name: "shardkeeper check",
     };
 
-    pub const fn named(self, application_name: &'static str) -> Limits {
-        Limits { application_name, ..self }
+    pub const fn named(self, application_name: &'static str) -> Timeouts {
+        Timeouts { application_name, ..self }
     }
 }
 
@@ -48,21 +48,21 @@ pub struct Session {
     /// Moves the bytes; polled beside each statement. `None` once the connection has ended.
     connection: Option<Connection>,
     canceller: Canceller,
-    limits: Limits,
+    limits: Timeouts,
     /// The last statement ended, and well.
     is_well: bool,
 }
 
 impl Session {
     /// Errors: 08001 not reachable, 28P01 wrong password, and what else the node has against it.
-    pub async fn open(target: &Target, limits: Limits) -> Result<Self> {
+    pub async fn open(target: &ConnectionParams, limits: Timeouts) -> Result<Self> {
         let mut session = connect(target, limits).await?;
         session.pin().await?;
         Ok(session)
     }
 
     /// As the role, the database and a pooler before the server have it: only to look whether there is such a pooler.
-    pub async fn open_as_it_comes(target: &Target, limits: Limits) -> Result<Self> {
+    pub async fn open_as_it_comes(target: &ConnectionParams, limits: Timeouts) -> Result<Self> {
         connect(target, limits).await
     }
 
@@ -73,12 +73,12 @@ impl Session {
     }
 
     pub(super) fn new(
-        target: &Target,
+        target: &ConnectionParams,
         address: &Address,
         tls: Option<Tls>,
         client: Client,
         connection: Connection,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Self {
         let canceller = Canceller { address: address.clone(), tls, token: client.cancel_token() };
         Self { node: target.node.clone(), client, connection: Some(connection), canceller, limits, is_well: true }

@@ -4,9 +4,9 @@ use super::not_there;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::for_values;
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::partition_keys::Keys;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::partition_keys::PartitionKeys;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
 use crate::partitions::create::{discard, fitted};
@@ -14,9 +14,9 @@ use crate::partitions::grants;
 use crate::partitions::mirror;
 use crate::partitions::mirror_path::{Way, check_of};
 use crate::partitions::partition_ddl::{Blueprint, DEFAULT_CHECK};
-use crate::partitions::preflight::{self, Load, Survey};
+use crate::partitions::preflight::{self, Load, Preflight};
 use crate::partitions::script::Script;
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::plan::Bound;
@@ -24,8 +24,8 @@ use std::collections::BTreeMap;
 
 /// The mirror on one node, around the tables that are there.
 pub(super) struct Mirror<'a> {
-    pub managed: &'a Managed,
-    pub keys: &'a Keys,
+    pub managed: &'a ManagedParent,
+    pub keys: &'a PartitionKeys,
     pub node: &'a str,
 }
 
@@ -55,7 +55,7 @@ impl Mirror<'_> {
     pub fn make(&self) -> Result<()> {
         let Mirror { managed, node, .. } = self;
         let here = managed.tables_on(node)?;
-        let (leaves, above): (Vec<&Member>, Vec<&Member>) =
+        let (leaves, above): (Vec<&TreeTable>, Vec<&TreeTable>) =
             managed.members.iter().filter(|member| here.contains(&member.name)).partition(|member| member.is_leaf());
         if self.is_there(&leaves, &above)? {
             return self.take_up(&leaves, &here);
@@ -89,7 +89,7 @@ impl Mirror<'_> {
 
     /// A released parent left its mirror, and it is still the one of these tables: of the same columns, keys and bounds, and
     /// nothing more.
-    fn is_there(&self, leaves: &[&Member], above: &[&Member]) -> Result<bool> {
+    fn is_there(&self, leaves: &[&TreeTable], above: &[&TreeTable]) -> Result<bool> {
         let (managed, channel) = (self.managed, Channel::open(self.node)?);
         let root = managed.name();
         let found: Option<Vec<Mirrored>> = channel.document(&format!(
@@ -101,7 +101,7 @@ impl Mirror<'_> {
             literal(&root.to_string())
         ))?;
         let found = found.unwrap_or_default();
-        let is_same = |member: &&Member| {
+        let is_same = |member: &&TreeTable| {
             let same_name = |table: &&Mirrored| table.name == member.name;
             let Some(table) = found.iter().find(same_name) else { return false };
             let above = member.parent().and_then(|above| managed.member(above).ok()).map(|above| &above.name.name);
@@ -115,15 +115,15 @@ impl Mirror<'_> {
         if found.len() != leaves.len() + above.len() || !leaves.iter().chain(above).all(is_same) {
             return Ok(false);
         }
-        let columns = |table: &Description| -> Vec<(String, String)> {
+        let columns = |table: &TableDefinition| -> Vec<(String, String)> {
             table.columns.iter().map(|column| (column.name.clone(), column.data_type.clone())).collect()
         };
-        let mirror = channel.document::<Option<Description>>(&Description::question(root))?.flatten();
+        let mirror = channel.document::<Option<TableDefinition>>(&TableDefinition::question(root))?.flatten();
         Ok(mirror.is_some_and(|mirror| columns(&mirror) == columns(&managed.table)))
     }
 
     /// The mirror is there already. What it should say of siblings and rights may have changed since it was released.
-    fn take_up(&self, leaves: &[&Member], here: &[QualifiedName]) -> Result<()> {
+    fn take_up(&self, leaves: &[&TreeTable], here: &[QualifiedName]) -> Result<()> {
         let Mirror { managed, node, .. } = self;
         let survey = preflight::check_node(node, &managed.table, &[], Load { leaves: 0, foreign: 0, partitioned: 0 })?;
         let mut commands = Vec::new();
@@ -144,14 +144,14 @@ impl Mirror<'_> {
         mirror::add(managed.root, node, &rights)
     }
 
-    fn tables_above(&self, above: &[&Member], survey: &Survey) -> Result<Vec<String>> {
+    fn tables_above(&self, above: &[&TreeTable], survey: &Preflight) -> Result<Vec<String>> {
         let table = fitted(&self.managed.table, survey);
         let blueprint = Blueprint { table: &table, keys: self.keys, mixed: true };
         let labels = parent::labels(self.managed.root)?;
         let mut commands = Vec::new();
         for member in above {
             let path = self.managed.path_to(member.oid())?;
-            let label = |member: &&Member| labels.get(&member.oid().to_u32()).cloned();
+            let label = |member: &&TreeTable| labels.get(&member.oid().to_u32()).cloned();
             let labels: Vec<String> = path.iter().filter_map(label).collect();
             let way = Way { managed: self.managed, above: member, labels: &labels };
             commands.extend(way.make(&blueprint, &[(*member, path.len() - 1)])?);
@@ -160,7 +160,7 @@ impl Mirror<'_> {
     }
 
     /// What takes NULL there cannot be a partition of what takes none.
-    fn takes_no_null(&self, leaf: &Member, remote: &Remote) -> Result<()> {
+    fn takes_no_null(&self, leaf: &TreeTable, remote: &Remote) -> Result<()> {
         let columns = self.managed.table.columns.iter().filter(|column| column.not_null);
         let wrong: Vec<String> =
             columns.filter(|column| remote.nullable.contains(&column.name)).map(|column| ident(&column.name)).collect();
@@ -176,7 +176,7 @@ impl Mirror<'_> {
     }
 
     /// The tables there are ordinary ones that nothing else holds.
-    fn check_leaves(&self, leaves: &[&Member]) -> Result<()> {
+    fn check_leaves(&self, leaves: &[&TreeTable]) -> Result<()> {
         let node = self.node;
         let names = leaves.iter().map(|leaf| literal(&leaf.name.to_string())).collect::<Vec<_>>().join(", ");
         let found: Option<Option<Vec<Remote>>> = Channel::open(node)?.document(&format!(

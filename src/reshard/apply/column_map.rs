@@ -9,7 +9,7 @@ use shardkeeper_core::pgoutput::{Identity, Old, Relation, Tuple, Value};
 use std::collections::HashMap;
 
 /// How the columns of a source stand to those of the targets.
-pub struct Layout {
+pub struct ColumnMap {
     pub name: QualifiedName,
     /// The name of the source as the catalog of copies has it.
     pub source: String,
@@ -23,7 +23,7 @@ pub struct Layout {
     pub full: bool,
 }
 
-impl Layout {
+impl ColumnMap {
     pub fn of(relation: &Relation, table: &Table) -> Step<Self> {
         let columns = &table.columns;
         let name = QualifiedName::new(relation.schema.clone(), relation.name.clone());
@@ -63,7 +63,7 @@ impl Layout {
     }
 }
 
-pub fn known(relations: &HashMap<u32, Layout>, id: u32) -> Result<&Layout> {
+pub fn known(relations: &HashMap<u32, ColumnMap>, id: u32) -> Result<&ColumnMap> {
     relations.get(&id).ok_or_else(|| {
         Error::from(Report::new(
             Code::ERRCODE_PROTOCOL_VIOLATION,

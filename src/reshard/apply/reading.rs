@@ -1,7 +1,7 @@
 //! Reading a stream message by message: the transaction at hand, the tables described so far, and what each message means.
 
-use super::Flow;
-use super::column_map::{Layout, known};
+use super::Applier;
+use super::column_map::{ColumnMap, known};
 use crate::catalog::operation::Operation;
 use crate::reshard::outcome::Step;
 use shardkeeper_core::Lsn;
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 pub struct Reading {
     /// Only transactions that it sees are applied.
     pub gate: Option<Snapshot>,
-    pub(super) relations: HashMap<u32, Layout>,
+    pub(super) relations: HashMap<u32, ColumnMap>,
     pub(super) current: Current,
     /// The transaction at hand is left out.
     pub(super) closed: bool,
@@ -46,7 +46,7 @@ pub(super) struct Current {
     pub ours: bool,
 }
 
-impl Flow {
+impl Applier {
     /// Collects what the next message of a stream tells.
     pub fn take(&mut self, operation: &Operation, node: &str, reading: &mut Reading, message: Message) -> Step {
         let between = matches!(message, Message::Begin { .. } | Message::Relation(_) | Message::Commit { .. });
@@ -68,7 +68,7 @@ impl Flow {
                 }
             }
             Message::Relation(relation) => {
-                let layout = Layout::of(&relation, &self.table)?;
+                let layout = ColumnMap::of(&relation, &self.table)?;
                 reading.relations.insert(relation.id, layout);
             }
             Message::Insert { relation, new } => {

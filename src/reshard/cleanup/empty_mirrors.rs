@@ -3,7 +3,7 @@
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::Result;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::literal;
 use crate::node::trash::KeepTime;
 use crate::partitions::mirror;
@@ -35,7 +35,7 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     if parent::load(parent)?.is_none() {
         return Ok(());
     }
-    let (managed, _) = Managed::open(parent)?;
+    let (managed, _) = ManagedParent::open(parent)?;
     let used = managed.members.iter().any(|member| member.server.as_deref() == Some(node));
     if used || operation::uses(managed.root, node, operation)? {
         return Ok(());

@@ -3,22 +3,22 @@
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, literal};
 use crate::partitions::script::Script;
 use crate::pg::{parent_cache as cache, role, sql};
-use crate::reshard::apply::Flow;
+use crate::reshard::apply::Applier;
 use crate::reshard::outcome::{Step, fail};
 use crate::reshard::switch::{as_planned, drain, hold, nodes};
 use crate::table::ddl;
-use crate::table::definition::{Description, outside_dependents};
+use crate::table::definition::{TableDefinition, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::State;
 
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
-    let mut flow = Flow::open(operation)?;
+    let mut flow = Applier::open(operation)?;
     let managed = hold(operation, &mut flow)?;
     let planned = operation.plan.sources.iter().map(|source| source.tables.len()).sum::<usize>();
     let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
@@ -51,17 +51,17 @@ pub fn switch(operation: &Operation) -> Step {
 
 struct Return<'a> {
     operation: &'a Operation,
-    managed: &'a Managed,
+    managed: &'a ManagedParent,
     old: Oid,
     /// The plain table, still in the attic.
-    table: Description,
+    table: TableDefinition,
 }
 
 impl<'a> Return<'a> {
-    fn of(operation: &'a Operation, managed: &'a Managed) -> Result<Self> {
+    fn of(operation: &'a Operation, managed: &'a ManagedParent) -> Result<Self> {
         let name = operation.staged(&managed.name().name);
         let old = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.to_string().into()])?;
-        let table = role::acting_as(operation.role(), || old.map_or(Ok(None), Description::load))?;
+        let table = role::acting_as(operation.role(), || old.map_or(Ok(None), TableDefinition::load))?;
         match (old, table) {
             (Some(old), Some(table)) => Ok(Self { operation, managed, old, table }),
             _ => Err(Error::from(Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{name} is gone")))),

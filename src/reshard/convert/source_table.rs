@@ -2,19 +2,19 @@
 
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::partition_keys::Keys;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::partition_keys::PartitionKeys;
 use crate::hierarchy::validate;
 use crate::pg::role;
 use crate::reshard::outcome::{Step, fail, halt};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::spec;
 
 pub struct Subject {
     /// With all keys and settings that leaves carry.
-    pub table: Description,
-    pub keys: Keys,
+    pub table: TableDefinition,
+    pub keys: PartitionKeys,
 }
 
 impl Subject {
@@ -22,17 +22,17 @@ impl Subject {
     pub fn read(operation: &Operation) -> Result<Self> {
         role::acting_as(operation.role(), || {
             if !operation.converts() {
-                return Self::of(&Managed::read(operation.parent())?);
+                return Self::of(&ManagedParent::read(operation.parent())?);
             }
-            let Some(mut table) = Description::load(operation.parent())? else { return changed(operation).into() };
+            let Some(mut table) = TableDefinition::load(operation.parent())? else { return changed(operation).into() };
             // That is our own.
             table.publications.retain(|publication| publication.name != operation.stage);
-            let keys = Keys::resolve(&spec::parse(&operation.plan.spec)?, &table)?;
+            let keys = PartitionKeys::resolve(&spec::parse(&operation.plan.spec)?, &table)?;
             Ok(Self { table, keys })
         })
     }
 
-    pub fn of(managed: &Managed) -> Result<Self> {
+    pub fn of(managed: &ManagedParent) -> Result<Self> {
         Ok(Self { table: managed.table.clone(), keys: managed.keys()? })
     }
 }
@@ -43,7 +43,7 @@ pub fn unchanged(operation: &Operation) -> Step {
     let Some(source) = operation.plan.sources.first().filter(|_| operation.converts()) else { return Ok(()) };
     let parent = operation.parent();
     let (table, shape) =
-        role::acting_as(operation.role(), || Ok((Description::load(parent)?, Description::shape(parent)?)))?;
+        role::acting_as(operation.role(), || Ok((TableDefinition::load(parent)?, TableDefinition::shape(parent)?)))?;
     match table {
         Some(table) if table.name == source.name && shape == source.shape => {
             role::acting_as(operation.role(), || validate::no_dependents(parent, &table)).or_else(|error| {

@@ -7,13 +7,13 @@ use crate::name::{QualifiedName, ident};
 use crate::node::session;
 use crate::pg::{timeout, transaction};
 use crate::reshard::outcome::Step;
-use crate::reshard::prepare::staging::Stage;
-use crate::reshard::server::{BRIEF, LONG, Place};
+use crate::reshard::prepare::staging::Staging;
+use crate::reshard::server::{BRIEF, LONG, Server};
 use shardkeeper_core::plan::LOCAL;
 use std::time::Duration;
 
 /// Indexes that the copy went without, and statistics for the planner, on one server.
-pub fn finish_tables(stage: &Stage, node: &str, place: &mut Place) -> Step {
+pub fn finish_tables(stage: &Staging, node: &str, place: &mut Server) -> Step {
     let table = stage.root();
     session::wait(async {
         if !is_finished(place, table).await? {
@@ -56,8 +56,8 @@ pub fn analyze(operation: &Operation) {
 }
 
 fn analyze_on(operation: &Operation, node: &str, leaves: &[QualifiedName]) -> Result<()> {
-    let mut place = session::wait(Place::open(node, operation.role(), LONG))?;
-    let mut local = session::wait(Place::open(LOCAL, operation.role(), BRIEF))?;
+    let mut place = session::wait(Server::open(node, operation.role(), LONG))?;
+    let mut local = session::wait(Server::open(LOCAL, operation.role(), BRIEF))?;
     let version = "SELECT current_setting('server_version_num')";
     let samples = session::wait(local.document::<i32>(version, &[]))?.is_some_and(|version| version >= 160_000);
     transaction::tell_statistics();
@@ -81,7 +81,7 @@ fn idents_of(tables: &[QualifiedName]) -> String {
 }
 
 /// The mark is made in the transaction of the indexes.
-async fn is_finished(place: &mut Place, table: &QualifiedName) -> Result<bool> {
+async fn is_finished(place: &mut Server, table: &QualifiedName) -> Result<bool> {
     let query = "SELECT (pg_catalog.obj_description($1::text::regclass, 'pg_class') IS NOT NULL)::text";
     Ok(place.document::<bool>(query, &[&table.to_string()]).await?.unwrap_or(false))
 }

@@ -3,7 +3,7 @@
 
 use crate::catalog::operation::Plan;
 use crate::error::Result;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::partitions::mirror_path::Way;
 use crate::partitions::preflight::{self, Load};
 use shardkeeper_core::plan::LOCAL;
@@ -15,7 +15,7 @@ pub type Arrival = (String, String);
 ///
 /// Errors: 42710 a type there is another one than here; 42704 a type is missing that cannot be made from here; 42P07 a name of
 /// the mirror is taken; 42501 the role there may not make tables.
-pub fn told(managed: &Managed, plan: &Plan) -> Result<Vec<Arrival>> {
+pub fn told(managed: &ManagedParent, plan: &Plan) -> Result<Vec<Arrival>> {
     let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else { return Ok(Vec::new()) };
     let way = Way { managed, above, labels: &plan.labels };
     let mut told = Vec::new();

@@ -3,14 +3,14 @@
 use crate::catalog::operation::{Before, Plan};
 use crate::catalog::parent;
 use crate::error::Result;
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::TreeTable;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 use shardkeeper_core::spec::Site;
 use std::collections::BTreeMap;
 
 /// `None` where the spec does not describe what is there.
-pub fn before(managed: &Managed, plan: &Plan) -> Result<Option<Before>> {
+pub fn before(managed: &ManagedParent, plan: &Plan) -> Result<Option<Before>> {
     let labels = parent::labels(managed.root)?;
     let Some(site) = managed.level.at(&plan.labels) else { return Ok(None) };
     let mut partitions = Vec::new();
@@ -27,14 +27,14 @@ pub fn before(managed: &Managed, plan: &Plan) -> Result<Option<Before>> {
 }
 
 struct Found<'a> {
-    managed: &'a Managed,
+    managed: &'a ManagedParent,
     labels: &'a BTreeMap<u32, String>,
 }
 
 impl Found<'_> {
     fn partition(
         &self,
-        member: &Member,
+        member: &TreeTable,
         label: String,
         bound: Bound,
         site: Option<&Site<'_>>,

@@ -7,9 +7,9 @@ use crate::catalog::node::unknown_node;
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
 use crate::catalog::{drain, parent};
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::sizes::{self, LeafSize};
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident};
 use crate::pg::{relation, role, sql};
 use crate::table::publications::{self, Accept};
@@ -40,7 +40,7 @@ impl Group {
     /// Errors: 55000 rows would leave publications; 0A000 a trigger of a parent cannot work with partitions on nodes.
     pub fn accepting(self, accept: Accept) -> Result<Self> {
         for (parent, nodes) in self.leaving_for()? {
-            let managed = Managed::read(parent)?;
+            let managed = ManagedParent::read(parent)?;
             publications::check(parent, managed.name(), &nodes, accept)?;
         }
         Ok(self)
@@ -140,10 +140,10 @@ pub fn drain(node: &str) -> Result<Group> {
     }
     let mut stock = Stock { nodes: nodes(Some(node), None)?, ..Stock::default() };
     for root in roots()? {
-        let read = Managed::read(root)?;
+        let read = ManagedParent::read(root)?;
         let there = read.members.iter().any(|member| member.server.as_deref() == Some(node));
         if there {
-            stock.add(&Managed::open(root)?.0, |leaf| leaf.node() == node)?
+            stock.add(&ManagedParent::open(root)?.0, |leaf| leaf.node() == node)?
         } else {
             stock.add(&read, |_| false)?
         }
@@ -194,7 +194,7 @@ pub fn rebalance(parent: Option<Oid>, shares: &Shares<'_>) -> Result<Group> {
     let mut name = "all parents".to_string();
     match parent {
         Some(parent) => {
-            let (managed, _) = Managed::open(parent)?;
+            let (managed, _) = ManagedParent::open(parent)?;
             if managed.root != parent {
                 let message = format!("{} is a partition, not a parent", managed.member(parent)?.name);
                 return Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
@@ -207,9 +207,9 @@ pub fn rebalance(parent: Option<Oid>, shares: &Shares<'_>) -> Result<Group> {
         None => {
             for root in roots()? {
                 if owns(root)? {
-                    stock.add(&Managed::open(root)?.0, |_| true)?;
+                    stock.add(&ManagedParent::open(root)?.0, |_| true)?;
                 } else {
-                    stock.add(&Managed::read(root)?, |_| false)?;
+                    stock.add(&ManagedParent::read(root)?, |_| false)?;
                 }
             }
         }
@@ -240,11 +240,11 @@ fn owns(root: Oid) -> Result<bool> {
 /// Takes the node off the lists of all specs, so that no new leaf goes there.
 fn leave(node: &str) -> Result<()> {
     for root in roots()? {
-        if !Managed::read(root)?.level.forget_node(node) {
+        if !ManagedParent::read(root)?.level.forget_node(node) {
             continue;
         }
         relation::lock_against_changes(root);
-        let mut managed = Managed::read(root)?;
+        let mut managed = ManagedParent::read(root)?;
         if managed.level.forget_node(node) {
             let managed = &managed;
             parent::insert(root, managed.level.to_json(), &managed.catalog.extras, &managed.catalog.dealt)?;
@@ -258,11 +258,11 @@ fn leave(node: &str) -> Result<()> {
 struct Stock {
     nodes: Vec<Node>,
     leaves: Vec<Leaf>,
-    members: HashMap<u32, (QualifiedName, Member)>,
+    members: HashMap<u32, (QualifiedName, TreeTable)>,
 }
 
 impl Stock {
-    fn add(&mut self, managed: &Managed, movable: impl Fn(&Member) -> bool) -> Result<()> {
+    fn add(&mut self, managed: &ManagedParent, movable: impl Fn(&TreeTable) -> bool) -> Result<()> {
         let labels = parent::labels(managed.root)?;
         for member in managed.members.iter().filter(|member| member.is_leaf()) {
             let Some(above) = member.parent() else { continue };
@@ -303,7 +303,7 @@ impl Stock {
     }
 
     fn plan(mut self, kind: Kind, name: &str, goal: &Goal, leaving: Option<&str>) -> Result<Group> {
-        let members: Vec<Member> = self.leaves.iter().map(|leaf| self.members[&leaf.id].1.clone()).collect();
+        let members: Vec<TreeTable> = self.leaves.iter().map(|leaf| self.members[&leaf.id].1.clone()).collect();
         let known = sizes::sizes(&members)?;
         for (leaf, size) in self.leaves.iter_mut().zip(&known) {
             if leaf.movable && goal.by != Measure::Count && size.bytes.is_none() {

@@ -18,8 +18,8 @@ pub use split_merge::{merge, move_values, split};
 
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::{self, Member};
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::{self, TreeTable};
 use crate::name::literal;
 use crate::node::channel::Channel;
 use crate::partitions::grants;
@@ -32,7 +32,7 @@ use shardkeeper_core::plan::{Bound, LOCAL, Method, Partition};
 
 /// A decided operation, not yet recorded.
 pub struct Decided {
-    pub managed: Managed,
+    pub managed: ManagedParent,
     pub kind: Kind,
     pub subject: String,
     pub plan: Plan,
@@ -90,14 +90,14 @@ fn leaving_for(plan: &Plan) -> Vec<String> {
 }
 
 /// What a plan does to triggers and publications is possible and accepted.
-fn may_leave(managed: &Managed, plan: &Plan, accept: Accept) -> Result<()> {
+fn may_leave(managed: &ManagedParent, plan: &Plan, accept: Accept) -> Result<()> {
     publications::check(managed.root, managed.name(), &leaving_for(plan), accept)
 }
 
 /// A leaf and the table above it.
 ///
 /// Errors: 42809 it is partitioned itself, or it is the parent.
-fn leaf_of(managed: &Managed, leaf: Oid) -> Result<(&Member, &Member)> {
+fn leaf_of(managed: &ManagedParent, leaf: Oid) -> Result<(&TreeTable, &TreeTable)> {
     let parent = managed.member(leaf)?;
     if parent.parent().is_none() {
         let all = literal(&parent.name.to_string());
@@ -119,7 +119,7 @@ fn leaf_of(managed: &Managed, leaf: Oid) -> Result<(&Member, &Member)> {
         .into()
 }
 
-fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Source {
+fn source(managed: &ManagedParent, child: &TreeTable, label: String, bound: Bound) -> Source {
     let tables = managed.tables_below(child.oid()).into_iter().map(|table| SourceTable {
         name: table.name.clone(),
         node: table.is_leaf().then(|| table.node().to_string()),
@@ -131,7 +131,7 @@ fn source(managed: &Managed, child: &Member, label: String, bound: Bound) -> Sou
     Source { name: child.name.clone(), label, bound, tables: tables.collect(), shape: None }
 }
 
-fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Method, Vec<String>)> {
+fn key_of(managed: &ManagedParent, labels: &[String], above: &TreeTable) -> Result<(Method, Vec<String>)> {
     match managed.level.at(labels) {
         Some(site) => Ok((site.level.method(), site.level.key.clone())),
         None => {
@@ -141,7 +141,7 @@ fn key_of(managed: &Managed, labels: &[String], above: &Member) -> Result<(Metho
 }
 
 /// The bounds of the partitions that stay beside these: what a default partition among the targets has to know.
-fn beside(managed: &Managed, above: Oid, sources: &[Oid]) -> Result<Vec<Bound>> {
+fn beside(managed: &ManagedParent, above: Oid, sources: &[Oid]) -> Result<Vec<Bound>> {
     let stay =
         managed.bounds(above)?.into_iter().filter(|(oid, bound)| *bound != Bound::Default && !sources.contains(oid));
     Ok(stay.map(|(_, bound)| bound).collect())

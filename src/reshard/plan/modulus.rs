@@ -8,8 +8,8 @@ use super::preview::{Row, preview};
 use super::{Decided, known_node, may_leave, obstacles, owner, source};
 use crate::catalog::operation::{self, NewModulus, NewOperation, Plan, Source};
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::QualifiedName;
 use crate::table::publications::Accept;
 use pgrx::PgSqlErrorCode as Code;
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Hash partitions to be replaced, not yet recorded.
 pub struct Modulus {
-    managed: Managed,
+    managed: ManagedParent,
     table: QualifiedName,
     subject: String,
     modulus: u32,
@@ -147,7 +147,7 @@ fn decide(
     nodes: Option<Vec<String>>,
     dealt: Option<&BTreeMap<String, u64>>,
 ) -> Result<Modulus> {
-    let (managed, labels) = Managed::open(table)?;
+    let (managed, labels) = ManagedParent::open(table)?;
     let above = managed.member(table)?.clone();
     let Some(site) = managed.level.at(&labels).filter(|site| !above.is_leaf() && site.level.method() == Method::Hash)
     else {
@@ -185,7 +185,7 @@ fn decide(
         input.dealt = dealt;
         targets.push(partition);
     }
-    let children: Vec<&Member> = managed.children(table).collect();
+    let children: Vec<&TreeTable> = managed.children(table).collect();
     let sources = children.iter().map(|child| old(&managed, child)).collect::<Result<Vec<_>>>()?;
     let subject = match sources.iter().map(|source| residue(&source.bound).0).max() {
         Some(old) if old == modulus => format!("{}: modulus {modulus}, placed anew", above.name),
@@ -222,7 +222,7 @@ fn decide(
     Ok(Modulus { managed, table: above.name, subject, modulus, nodes, dealt, parts })
 }
 
-fn old(managed: &Managed, child: &Member) -> Result<Source> {
+fn old(managed: &ManagedParent, child: &TreeTable) -> Result<Source> {
     let bound = child.bound()?.unwrap_or(Bound::Default);
     let label = match bound {
         Bound::Hash { remainder, .. } => remainder.to_string(),
@@ -240,7 +240,7 @@ fn residue(bound: &Bound) -> (u32, u32) {
 }
 
 /// Whether a part need not be replaced: it has the bound that it shall have, and, where nodes were named, its place.
-fn is_there(above: &Member, sources: &[Source], targets: &[Partition], placed: bool) -> bool {
+fn is_there(above: &TreeTable, sources: &[Source], targets: &[Partition], placed: bool) -> bool {
     let ([source], [target]) = (sources, targets) else { return false };
     let places = |source: &Source| -> BTreeSet<(String, Option<String>)> {
         source.tables.iter().map(|table| (table.name.to_string(), table.node.clone())).collect()

@@ -3,7 +3,7 @@
 use super::{Decided, beside, key_of, known_node, leaf_of, source};
 use crate::catalog::operation::Plan;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::ident;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -14,7 +14,7 @@ use shardkeeper_core::plan::Partition;
 ///
 /// Errors: 42P01 not managed; 42501 not the owner; 42704 no such node; 42809 not a leaf; 55000 it is there already.
 pub fn move_leaf(leaf: Oid, node: &str) -> Result<Decided> {
-    let (managed, labels) = Managed::open(leaf)?;
+    let (managed, labels) = ManagedParent::open(leaf)?;
     let (member, above) = leaf_of(&managed, leaf)?;
     known_node(node)?;
     if member.node() == node {

@@ -4,7 +4,7 @@
 use super::own::own;
 use crate::catalog::operation::{Own, Plan};
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 ///
 /// Errors: 2BP01 something refers to a table that is replaced; 0A000 what foreign partitions do not allow; 55000 a constraint
 /// is not validated; 42P07 a name is taken.
-pub fn check(managed: &Managed, plan: &Plan) -> Result<Option<Own>> {
+pub fn check(managed: &ManagedParent, plan: &Plan) -> Result<Option<Own>> {
     if plan.sources.is_empty() {
         return Ok(None);
     }
@@ -41,7 +41,7 @@ pub fn check(managed: &Managed, plan: &Plan) -> Result<Option<Own>> {
 
 /// A partition that foreign keys point into cannot be taken out, and one that has them would go on to hold on to other
 /// tables' rows while it is kept.
-fn no_foreign_keys(managed: &Managed) -> Result<()> {
+fn no_foreign_keys(managed: &ManagedParent) -> Result<()> {
     let tables: Vec<Oid> = managed.members.iter().map(|member| member.oid()).collect();
     let found: Vec<String> = sql::column(
         "SELECT DISTINCT pg_catalog.pg_describe_object('pg_catalog.pg_constraint'::regclass, oid, 0)
@@ -57,7 +57,7 @@ fn no_foreign_keys(managed: &Managed) -> Result<()> {
 }
 
 /// With the first foreign leaf, the unique keys leave the parent.
-fn keys_can_leave(managed: &Managed) -> Result<()> {
+fn keys_can_leave(managed: &ManagedParent) -> Result<()> {
     let found: Vec<String> = sql::column(
         "SELECT DISTINCT pg_catalog.pg_describe_object(
              CASE WHEN r.rulename = '_RETURN' THEN 'pg_catalog.pg_class'::regclass ELSE d.classid END,
@@ -79,7 +79,7 @@ fn keys_can_leave(managed: &Managed) -> Result<()> {
 }
 
 /// Views and the like of a partition would go with it into oblivion.
-fn no_dependents(managed: &Managed, plan: &Plan) -> Result<()> {
+fn no_dependents(managed: &ManagedParent, plan: &Plan) -> Result<()> {
     for table in plan.sources.iter().flat_map(|source| &source.tables) {
         let Some(member) = managed.members.iter().find(|member| member.name == table.name) else { continue };
         let own: Vec<Oid> = managed.children(member.oid()).map(|child| child.oid()).collect();

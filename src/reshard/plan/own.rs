@@ -4,12 +4,12 @@
 use crate::catalog::carried::Key;
 use crate::catalog::operation::{Own, Plan};
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident};
 use crate::node::channel::Channel;
 use crate::table::columns;
-use crate::table::definition::{Check, Column, Description};
+use crate::table::definition::{Check, Column, TableDefinition};
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::plan::LOCAL;
 use std::collections::BTreeMap;
@@ -20,14 +20,14 @@ const OURS: &str = "shardkeeper_";
 /// A leaf beside what all leaves of its server are like.
 struct Single<'a> {
     name: &'a QualifiedName,
-    leaf: Description,
-    common: &'a Description,
+    leaf: TableDefinition,
+    common: &'a TableDefinition,
 }
 
 /// Checks the leaves that an operation replaces. Of a leaf that becomes the same partition elsewhere, what it takes along.
 ///
 /// Errors: 0A000 a leaf has something of its own that would be lost; 55000 it has rows that its constraints need not hold for.
-pub fn own(managed: &Managed, plan: &Plan) -> Result<Option<Own>> {
+pub fn own(managed: &ManagedParent, plan: &Plan) -> Result<Option<Own>> {
     let mut found = None;
     let mut common = BTreeMap::new();
     for (name, node) in plan.source_leaves() {
@@ -36,8 +36,8 @@ pub fn own(managed: &Managed, plan: &Plan) -> Result<Option<Own>> {
             common.insert(node, common_on(managed, node)?);
         }
         let leaf = match node {
-            LOCAL => Description::load(member.oid())?,
-            _ => Channel::open(node)?.document(&Description::question(&member.name))?,
+            LOCAL => TableDefinition::load(member.oid())?,
+            _ => Channel::open(node)?.document(&TableDefinition::question(&member.name))?,
         };
         let (Some(mut leaf), Some(Some(common))) = (leaf, common.get(node)) else { continue };
         leaf.options.sort();
@@ -57,14 +57,14 @@ pub fn own(managed: &Managed, plan: &Plan) -> Result<Option<Own>> {
 }
 
 /// What the leaves on a server have in common: the parent, or its mirror.
-fn common_on(managed: &Managed, node: &str) -> Result<Option<Description>> {
+fn common_on(managed: &ManagedParent, node: &str) -> Result<Option<TableDefinition>> {
     let common = if node == LOCAL {
         let mut table = managed.table.clone();
         // Others than these may have been given to the parent since.
-        table.keys.extend(Description::load(managed.root)?.into_iter().flat_map(|root| root.keys));
+        table.keys.extend(TableDefinition::load(managed.root)?.into_iter().flat_map(|root| root.keys));
         Some(table)
     } else {
-        Channel::open(node)?.document::<Description>(&Description::question(managed.name()))?
+        Channel::open(node)?.document::<TableDefinition>(&TableDefinition::question(managed.name()))?
     };
     Ok(common.map(|mut common| {
         // A partitioned table cannot carry these itself.

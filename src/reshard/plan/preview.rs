@@ -5,7 +5,7 @@ use super::{Decided, leaving_for, obstacles};
 use crate::catalog::operation::Plan;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::sizes;
 use crate::name::{QualifiedName, ident};
 use crate::reshard::prepare::prerequisites;
@@ -25,7 +25,7 @@ impl Decided {
 }
 
 /// `arrived` is what the parts before have made on nodes, and then this one too.
-pub fn preview(managed: &Managed, plan: &Plan, mode: Mode, arrived: &mut Vec<Arrival>) -> Result<Vec<Row>> {
+pub fn preview(managed: &ManagedParent, plan: &Plan, mode: Mode, arrived: &mut Vec<Arrival>) -> Result<Vec<Row>> {
     let own = obstacles::check(managed, plan)?;
     let before = arrived.len();
     arrival::add(arrived, arrival::told(managed, plan)?);

@@ -5,12 +5,12 @@
 use crate::catalog::operation::Operation;
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
-use crate::hierarchy::managed_parent::Managed;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::managed_parent::ManagedParent;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::session;
 use crate::pg::{role, sql, transaction};
-use crate::reshard::server::Place;
+use crate::reshard::server::Server;
 use crate::reshard::switch::gently;
 use shardkeeper_core::operation::Kind;
 
@@ -27,7 +27,7 @@ pub fn make(operation: &Operation) -> Result<()> {
         table = table.regclass(),
         name = literal(&operation.stage)
     );
-    let mut here = Place::Local { role: operation.role() };
+    let mut here = Server::Local { role: operation.role() };
     if session::wait(here.document::<bool>(&needed, &[]))? != Some(true) {
         return Ok(());
     }
@@ -49,7 +49,7 @@ pub fn clear(operation: &Operation) -> Result<()> {
     })?;
     let Some(table) = table else { return Ok(()) };
     let remove = format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {}", ident(&operation.stage));
-    gently(&mut Place::Local { role: operation.role() }, &remove).map_err(|error| locked(error, &table))
+    gently(&mut Server::Local { role: operation.role() }, &remove).map_err(|error| locked(error, &table))
 }
 
 /// The default partition beside the targets, if it has rows here.
@@ -61,13 +61,13 @@ fn beside(operation: &Operation) -> Result<Option<QualifiedName>> {
         if parent::load(operation.parent())?.is_none() {
             return Ok(None);
         }
-        let managed = role::acting_as(operation.role(), || Managed::read(operation.parent()))?;
+        let managed = role::acting_as(operation.role(), || ManagedParent::read(operation.parent()))?;
         let above = managed.members.iter().find(|member| member.name == operation.plan.above);
         let default = above.and_then(|above| managed.default_of(above.oid()));
         // One that is replaced itself gives the targets their rows.
         let default =
             default.filter(|default| !operation.plan.sources.iter().any(|source| source.name == default.name));
-        let is_here = |default: &&Member| {
+        let is_here = |default: &&TreeTable| {
             managed.tables_below(default.oid()).into_iter().any(|member| member.is_leaf() && member.server.is_none())
         };
         Ok(default.filter(is_here).map(|default| default.name.clone()))

@@ -1,6 +1,6 @@
 //! What an operation asks of a server whose changes it will follow: checked before anything is made there.
 
-use super::staging::Stage;
+use super::staging::Staging;
 use crate::catalog::operation::Operation;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
@@ -10,7 +10,7 @@ use crate::pg::{sql, transaction};
 use crate::reshard::check;
 use crate::reshard::outcome::Step;
 use crate::reshard::revert::shared_slot;
-use crate::reshard::server::{BRIEF, Place};
+use crate::reshard::server::{BRIEF, Server};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::plan::LOCAL;
@@ -42,7 +42,7 @@ struct Facts {
 }
 
 /// The server can tell what changes in its sources, without breaking the writers of them.
-pub fn check_source(operation: &Operation, stage: &Stage, node: &str) -> Step {
+pub fn check_source(operation: &Operation, stage: &Staging, node: &str) -> Step {
     let names: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
     let key = match operation.plan.target_nodes().len() {
         // There is no choice of servers to be made.
@@ -50,7 +50,7 @@ pub fn check_source(operation: &Operation, stage: &Stage, node: &str) -> Step {
         _ => stage.key_columns(),
     };
     let found = session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         place.document::<Facts>(&facts(&names, &key, signature(operation)), &[]).await
     })?;
     let departs = operation.plan.target_nodes().iter().any(|target| target != node);
@@ -62,10 +62,10 @@ pub fn check_source(operation: &Operation, stage: &Stage, node: &str) -> Step {
 pub fn cannot_follow(operation: &Operation, node: &str, tables: &[QualifiedName]) -> Step<Option<Report>> {
     let key = match operation.plan.source_nodes().len() {
         1 => Vec::new(),
-        _ => Stage::read(operation)?.key_columns(),
+        _ => Staging::read(operation)?.key_columns(),
     };
     let found = session::wait(async {
-        let mut place = Place::open(node, operation.role(), BRIEF).await?;
+        let mut place = Server::open(node, operation.role(), BRIEF).await?;
         place.document::<Facts>(&facts(tables, &key, signature(operation)), &[]).await
     })?;
     let Some(mut facts) = found else { return Ok(None) };

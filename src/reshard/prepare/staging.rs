@@ -8,17 +8,17 @@ use crate::catalog::carried::Key;
 use crate::catalog::operation::{Operation, Own};
 use crate::error::Result;
 use crate::hierarchy::bound::{default_check, for_values};
-use crate::hierarchy::partition_keys::Keys;
+use crate::hierarchy::partition_keys::PartitionKeys;
 use crate::name::{QualifiedName, ident, literal};
 use crate::partitions::create::fitted;
 use crate::partitions::partition_ddl::{Blueprint, DEFAULT_CHECK, lives_on};
-use crate::partitions::preflight::Survey;
+use crate::partitions::preflight::Preflight;
 use crate::pg::transaction;
 use crate::reshard::apply::target::Column;
 use crate::reshard::convert::source_table::Subject;
 use crate::table::columns::{self, Place as ColumnPlace};
 use crate::table::ddl::{self, create_key, create_table};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
 /// What a target carries until it is attached: with it, Postgres need not read the table to believe where its rows belong.
@@ -28,10 +28,10 @@ const PROBE: &str = "shardkeeper_probe";
 /// On each node, what the operation has brought there.
 const PROGRESS: &str = "shardkeeper_progress";
 
-pub struct Stage {
+pub struct Staging {
     /// The parent's description under the name of the staged table.
-    table: Description,
-    keys: Keys,
+    table: TableDefinition,
+    keys: PartitionKeys,
     tree: Tree,
     above: QualifiedName,
     /// The bounds of the partitions that stay beside the targets.
@@ -44,7 +44,7 @@ pub struct Stage {
     own: Option<Own>,
 }
 
-impl Stage {
+impl Staging {
     /// As the parent is now, by itself. Outside a transaction.
     pub fn read(operation: &Operation) -> Result<Self> {
         transaction::run(|| Self::of(Subject::read(operation)?, operation))
@@ -121,7 +121,7 @@ impl Stage {
     }
 
     /// The staged mirror on one node.
-    pub fn node_commands(&self, node: &str, survey: &Survey) -> Vec<String> {
+    pub fn node_commands(&self, node: &str, survey: &Preflight) -> Vec<String> {
         let table = fitted(&self.bare(), survey);
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let schema = ident(&table.name.schema);
@@ -185,7 +185,7 @@ impl Stage {
     }
 
     /// The same on a node.
-    pub fn return_on(&self, node: &str, survey: &Survey) -> Vec<String> {
+    pub fn return_on(&self, node: &str, survey: &Preflight) -> Vec<String> {
         let table = fitted(&self.bare(), survey);
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let mut commands = vec![progress_table_in(&ident(&table.name.schema))];
@@ -221,7 +221,7 @@ impl Stage {
 
     /// The description with only what must be there before rows are: keys that changes are applied by, or that could be
     /// violated. Other indexes are faster made afterwards.
-    fn bare(&self) -> Description {
+    fn bare(&self) -> TableDefinition {
         let mut table = self.table.clone();
         table.keys.retain(|key| key.unique);
         table

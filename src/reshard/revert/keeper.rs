@@ -10,12 +10,12 @@ use crate::background::log::Log;
 use crate::catalog::operation::{self, Operation};
 use crate::catalog::way_back;
 use crate::error::{Error, Report, Result};
-use crate::node::session::{self, Limits, Session, Target};
+use crate::node::session::{self, ConnectionParams, Session, Timeouts};
 use crate::pg::lock::{self, Single};
 use crate::pg::{sql, transaction, worker};
 use crate::reshard::apply::slot::{self, Slot};
-use crate::reshard::apply::{Flow, Reading};
-use crate::reshard::outcome::{self, Step, Trouble};
+use crate::reshard::apply::{Applier, Reading};
+use crate::reshard::outcome::{self, Interruption, Step};
 use crate::reshard::revert;
 use crate::reshard::run;
 use crate::reshard::server::{self, EVERY_ROW};
@@ -43,8 +43,8 @@ const SOME_OF_LIMIT: f64 = 0.25;
 /// all that share the stream would lose their ways back.
 const MUCH_OF_LIMIT: f64 = 0.8;
 
-const LIMITS: Limits =
-    Limits { statement: None, lock: Some(Duration::from_secs(2)), application_name: "shardkeeper keeper" };
+const LIMITS: Timeouts =
+    Timeouts { statement: None, lock: Some(Duration::from_secs(2)), application_name: "shardkeeper keeper" };
 
 pub fn run() {
     let mut log = Log::default();
@@ -74,13 +74,13 @@ fn keep(node: &str, stream: &str, oldest: i64, log: &mut Log) {
             Ok(true) => {}
             Ok(false) => return,
             // A node that is down is told of by the worker that visits it, and an operation in the way by its own row.
-            Err(Trouble::Again(error) | Trouble::Halt(error) | Trouble::Fail(error)) => {
+            Err(Interruption::Again(error) | Interruption::Halt(error) | Interruption::Fail(error)) => {
                 if !is_passing(&error) {
                     log.trouble("ways back", error);
                 }
                 return;
             }
-            Err(Trouble::Asked) => return,
+            Err(Interruption::Asked) => return,
         }
     }
 }
@@ -162,7 +162,7 @@ fn open(node: &str, operation: &Operation) -> Result<Option<Session>> {
     if node == LOCAL {
         return Ok(None);
     }
-    let way = transaction::run(|| Target::of(node, operation.role()))?;
+    let way = transaction::run(|| ConnectionParams::of(node, operation.role()))?;
     session::wait(async {
         let mut session = Session::open(&way, LIMITS).await?;
         session.run(EVERY_ROW).await?;
@@ -267,13 +267,13 @@ impl Look<'_> {
         &self,
         session: Option<&mut Session>,
         users: &[&(Operation, Vec<u32>)],
-    ) -> std::result::Result<(), (Option<i64>, Trouble)> {
+    ) -> std::result::Result<(), (Option<i64>, Interruption)> {
         let at = std::cell::Cell::new(None);
-        let mut flows: Vec<(&Operation, &Vec<u32>, Flow, Reading)> = Vec::new();
+        let mut flows: Vec<(&Operation, &Vec<u32>, Applier, Reading)> = Vec::new();
         for (back, tables) in users {
             let id = Some(back.id);
             revert::stage(back).map_err(|trouble| (id, trouble))?;
-            let flow = transaction::run(|| Flow::towards(back)).map_err(|error| (id, error.into()))?;
+            let flow = transaction::run(|| Applier::towards(back)).map_err(|error| (id, error.into()))?;
             flows.push((back, tables, flow, Reading::default()));
         }
         let flows = std::cell::RefCell::new(flows);
@@ -323,22 +323,22 @@ fn bring(
         };
         let Some((back, _)) = users.get(&id) else { return Err(met) };
         match met {
-            Trouble::Fail(error) | Trouble::Halt(error) => {
+            Interruption::Fail(error) | Interruption::Halt(error) => {
                 let why = Report::from(error).reason();
                 transaction::run(|| way_back::lose(id, &why))?;
             }
-            Trouble::Again(error) if full => {
+            Interruption::Again(error) if full => {
                 let why = "It could not be kept current, and its server could not keep more log for it";
                 let why = format!("{why}: {}", Report::from(error).reason());
                 transaction::run(|| way_back::lose(id, &why))?;
             }
-            Trouble::Again(error) => {
+            Interruption::Again(error) => {
                 server::end_lost_sessions(back);
-                outcome::note(back, Trouble::Again(error));
+                outcome::note(back, Interruption::Again(error));
                 // All that share the stream keep what is in it until that works again.
-                return Err(Trouble::Asked);
+                return Err(Interruption::Asked);
             }
-            Trouble::Asked => return Err(Trouble::Asked),
+            Interruption::Asked => return Err(Interruption::Asked),
         }
         users.remove(&id);
         ids.retain(|other| *other != id);
@@ -361,11 +361,11 @@ fn look_at_shapes() -> Result<()> {
         let Some(operation) = transaction::run(|| operation::load(*id))? else { continue };
         let Some(back) = revert::turned(&operation).filter(|_| operation.state == State::Switched) else { continue };
         match revert::has_its_shape(&back) {
-            Err(Trouble::Fail(error) | Trouble::Halt(error)) => {
+            Err(Interruption::Fail(error) | Interruption::Halt(error)) => {
                 let why = Report::from(error).reason();
                 transaction::run(|| way_back::lose(*id, &why))?;
             }
-            Err(Trouble::Again(error)) => return Err(error),
+            Err(Interruption::Again(error)) => return Err(error),
             _ => {}
         }
         worker::reload_if_asked();

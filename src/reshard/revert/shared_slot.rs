@@ -9,14 +9,14 @@ use crate::catalog::way_back::{self, Shared};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::channel::Channel;
-use crate::node::session::{self, Target};
+use crate::node::session::{self, ConnectionParams};
 use crate::pg::lock::{self, Held, Single};
 use crate::pg::{role, sql, transaction};
 use crate::reshard::apply::slot;
 use crate::reshard::cleanup;
 use crate::reshard::outcome::{Step, fail};
 use crate::reshard::prepare;
-use crate::reshard::server::{BRIEF, Place};
+use crate::reshard::server::{BRIEF, Server};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::plan::LOCAL;
@@ -34,7 +34,7 @@ pub fn name(operation: &Operation, node: &str) -> Result<String> {
     if node == LOCAL {
         return Ok(format!("shardkeeper_back_local_{signature}"));
     }
-    let user = transaction::run(|| Target::of(node, operation.role()))?.user;
+    let user = transaction::run(|| ConnectionParams::of(node, operation.role()))?.user;
     let hash = transaction::run(|| {
         sql::one::<String>("SELECT pg_catalog.left(pg_catalog.md5($1), 6)", &[user.as_str().into()])
     })?;
@@ -85,7 +85,7 @@ pub fn join(operation: &Operation, node: &str, tables: &[QualifiedName]) -> Step
     );
     let ask = || -> Result<There> {
         let found =
-            session::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(&look, &[]).await })?;
+            session::wait(async { Server::open(node, operation.role(), BRIEF).await?.document(&look, &[]).await })?;
         found.ok_or_else(|| Report::new(Code::ERRCODE_INTERNAL_ERROR, "the server told nothing").into())
     };
     let tables = ask()?.tables;
@@ -122,7 +122,7 @@ fn run(operation: &Operation, node: &str, commands: &[String]) -> Result<()> {
         (true, _) => Ok(()),
         (_, LOCAL) => transaction::run(|| sql::run_quietly(&commands.join(";\n"))),
         _ => {
-            session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&commands.join(";\n")).await })
+            session::wait(async { Server::open(node, operation.role(), BRIEF).await?.run(&commands.join(";\n")).await })
         }
     }
 }
@@ -179,11 +179,11 @@ fn copy(operation: &Operation, node: &str, from: &str, to: &str) -> Step {
     let there = format!("SELECT count(*)::text FROM pg_catalog.pg_replication_slots WHERE slot_name = {to}");
     let made = match node {
         LOCAL => transaction::run(|| sql::one_without_id::<String>(&copy, &[]).map(|_| ())),
-        _ => session::wait(async { Place::open(node, operation.role(), BRIEF).await?.run(&copy).await }),
+        _ => session::wait(async { Server::open(node, operation.role(), BRIEF).await?.run(&copy).await }),
     };
     made.map_err(|error| short_of_slots(node, error))?;
     let there: Option<i64> =
-        session::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(&there, &[]).await })?;
+        session::wait(async { Server::open(node, operation.role(), BRIEF).await?.document(&there, &[]).await })?;
     if there == Some(1) {
         return Ok(());
     }
@@ -225,7 +225,7 @@ fn bring_up(back: &Operation, node: &str) -> Step {
     let mut outcome = Ok(());
     let ended = transaction::run(|| {
         outcome = (|| {
-            let mut flow = crate::reshard::apply::Flow::open(back)?;
+            let mut flow = crate::reshard::apply::Applier::open(back)?;
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
             slot::claim(back, node, session.as_deref_mut())?;
             slot::end_of_log(session)?;
@@ -262,7 +262,7 @@ pub fn would_give_way(node: &str) -> Result<Vec<i64>> {
 /// there goes, with the ways back that go by it.
 pub fn give_way(operation: &Operation, node: &str) -> Step {
     let found: Option<(i64, i64)> =
-        session::wait(async { Place::open(node, operation.role(), BRIEF).await?.document(USED, &[]).await })?;
+        session::wait(async { Server::open(node, operation.role(), BRIEF).await?.document(USED, &[]).await })?;
     let Some((most, _)) = found.filter(|(most, used)| used >= most) else { return Ok(()) };
     for (_, stream, oldest) in transaction::run(way_back::streams)?.into_iter().filter(|(there, ..)| there == node) {
         let Some(oldest) = transaction::run(|| crate::catalog::operation::load(oldest))? else { continue };

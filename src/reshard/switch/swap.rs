@@ -7,18 +7,18 @@ use crate::catalog::operation::{self, Operation, Source, SourceTable};
 use crate::catalog::{drain, parent, way_back};
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::session;
 use crate::partitions::grants;
 use crate::partitions::partition_ddl::lives_on;
 use crate::partitions::script::Script;
 use crate::pg::{parent_cache as cache, role};
-use crate::reshard::apply::Flow;
+use crate::reshard::apply::Applier;
 use crate::reshard::convert::source_table::Subject;
 use crate::reshard::outcome::{Step, halt};
 use crate::reshard::plan::{self, label_rows};
-use crate::reshard::prepare::staging::Stage;
+use crate::reshard::prepare::staging::Staging;
 use crate::table::ddl;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -27,7 +27,7 @@ use shardkeeper_core::plan::{LOCAL, Partition};
 use std::collections::BTreeMap;
 
 /// Puts the targets in the places of the sources, on all servers, and says so. Under the lock of `lock_parent`.
-pub fn swap(operation: &Operation, managed: &Managed, owners: BTreeMap<String, Owner>) -> Step {
+pub fn swap(operation: &Operation, managed: &ManagedParent, owners: BTreeMap<String, Owner>) -> Step {
     if let Some(found) = plan::since(&operation.plan)? {
         if operation.is_return {
             return Err(found
@@ -36,7 +36,7 @@ pub fn swap(operation: &Operation, managed: &Managed, owners: BTreeMap<String, O
         }
         return halt(found.hint(format!("Drop them, and go on with SELECT shard_resume({});", operation.id)));
     }
-    let stage = Stage::of(Subject::of(managed)?, operation)?;
+    let stage = Staging::of(Subject::of(managed)?, operation)?;
     let swap = Swap { operation, managed, stage: &stage, owners };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
@@ -52,8 +52,8 @@ pub fn swap(operation: &Operation, managed: &Managed, owners: BTreeMap<String, O
 
 struct Swap<'a> {
     operation: &'a Operation,
-    managed: &'a Managed,
-    stage: &'a Stage,
+    managed: &'a ManagedParent,
+    stage: &'a Staging,
     /// To whom the targets on each node belong.
     owners: BTreeMap<String, Owner>,
 }
@@ -92,7 +92,7 @@ pub fn owners(
 }
 
 /// Asked before anybody waits.
-pub fn flow_owners(operation: &Operation, flow: &mut Flow) -> Result<BTreeMap<String, Owner>> {
+pub fn flow_owners(operation: &Operation, flow: &mut Applier) -> Result<BTreeMap<String, Owner>> {
     owners(operation, |node, question| {
         let target = flow.targets.iter_mut().find(|target| target.node == node);
         match target.and_then(|target| target.session.as_mut()) {
@@ -223,7 +223,7 @@ impl Swap<'_> {
             self.operation.plan.sources.iter().flat_map(|source| &source.tables).map(|table| &table.name).collect();
         let stay: Vec<_> =
             self.managed.members.iter().filter(|member| member.is_leaf() && !gone.contains(&&member.name)).collect();
-        let parent = |member: &crate::hierarchy::tree_tables::Member| {
+        let parent = |member: &crate::hierarchy::tree_tables::TreeTable| {
             let above = member.parent().and_then(|oid| self.managed.member(oid).ok());
             above.map(|above| above.name.to_string()).unwrap_or_default()
         };

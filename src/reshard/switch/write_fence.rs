@@ -8,7 +8,7 @@
 use crate::catalog::operation::Operation;
 use crate::error::Result;
 use crate::name::{QualifiedName, ident, literal};
-use crate::node::session::{self, Lent, Target};
+use crate::node::session::{self, ConnectionParams, Lent};
 use crate::pg::transaction;
 use crate::reshard::server::BRIEF;
 use futures_util::future::join_all;
@@ -47,7 +47,9 @@ pub fn removal(leaf: &QualifiedName) -> String {
 /// The coordinator has committed. Outside a transaction; safe to repeat.
 pub fn open(operation: &Operation) -> Result<()> {
     let nodes = operation.plan.target_nodes().into_iter().filter(|node| node != LOCAL);
-    let ways = transaction::run(|| nodes.map(|node| Target::of(&node, operation.role())).collect::<Result<Vec<_>>>())?;
+    let ways = transaction::run(|| {
+        nodes.map(|node| ConnectionParams::of(&node, operation.role())).collect::<Result<Vec<_>>>()
+    })?;
     let open = format!("DELETE FROM shardkeeper.switches WHERE stage = {}", literal(&operation.stage));
     session::wait(async {
         let visits = ways.iter().map(async |way| Lent::open(way, BRIEF).await?.session().await?.run(&open).await);

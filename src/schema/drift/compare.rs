@@ -2,7 +2,7 @@
 
 use super::{Check, Column, Index, Parent, Table};
 use crate::error::Result;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
@@ -82,7 +82,7 @@ impl Comparison<'_> {
         found
     }
 
-    fn table(&self, parent: &Parent, member: &Member, here: &Table, there: &Table) -> Vec<Row> {
+    fn table(&self, parent: &Parent, member: &TreeTable, here: &Table, there: &Table) -> Vec<Row> {
         let name = &here.name;
         let mut found = self.findings(name);
         let kind = if member.is_leaf() { 'r' } else { 'p' };
@@ -236,7 +236,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn keys(&self, found: &mut Findings<'_>, parent: &Parent, member: &Member, here: &Table, there: &[Index]) {
+    fn keys(&self, found: &mut Findings<'_>, parent: &Parent, member: &TreeTable, here: &Table, there: &[Index]) {
         let table = found.table;
         let is_root = member.parent().is_none();
         // Unique keys are on the leaves alone as soon as some are elsewhere: the catalog knows them.

@@ -4,7 +4,7 @@
 use super::Parent;
 use crate::catalog::operation;
 use crate::error::Result;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
@@ -63,7 +63,7 @@ pub fn rows(parent: &Parent, strays: &[Stray], node: &str) -> Result<Vec<Row>> {
 }
 
 /// After it was dropped here, another one was made for its bounds on another server.
-fn twofold(leaf: &Stray, other: &Member, node: &str) -> Row {
+fn twofold(leaf: &Stray, other: &TreeTable, node: &str) -> Row {
     let Stray { name, above, bound, .. } = leaf;
     let text = format!("the node has this partition of {above}, {bound}, too: its rows there are not in the parent");
     let hint = format!(
@@ -101,7 +101,7 @@ impl Stray {
     }
 }
 
-fn member<'a>(parent: &'a Parent, name: &QualifiedName) -> Option<&'a Member> {
+fn member<'a>(parent: &'a Parent, name: &QualifiedName) -> Option<&'a TreeTable> {
     parent.managed.members.iter().find(|member| member.name == *name)
 }
 
@@ -116,7 +116,7 @@ fn path<'a>(leaf: &'a Stray, lost: &[&'a Stray]) -> Vec<&'a Stray> {
 }
 
 /// What here has the bounds of a partition there.
-fn alike<'a>(parent: &'a Parent, stray: &Stray) -> Option<&'a Member> {
+fn alike<'a>(parent: &'a Parent, stray: &Stray) -> Option<&'a TreeTable> {
     let above = member(parent, &stray.above)?;
     parent.managed.children(above.oid()).find(|child| child.values.as_deref() == Some(stray.bound.as_str()))
 }

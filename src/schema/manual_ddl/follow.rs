@@ -5,11 +5,11 @@ use super::{Hand, hand};
 use crate::catalog::carried::Key;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::literal;
 use crate::pg::ddl::Detaching;
 use crate::pg::{role, sql};
-use crate::table::definition::Description;
+use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -97,8 +97,8 @@ pub fn keep_up(after: After) -> Result<()> {
 /// The keys of the root as they are now, and those that it does not have: it cannot carry unique ones as long as there are
 /// foreign leaves, and in a dump that is being restored they come later.
 fn follow_keys(root: Oid, dropped: &[String]) -> Result<()> {
-    let managed = Managed::read(root)?;
-    let Some(now) = Description::load(root)? else { return Ok(()) };
+    let managed = ManagedParent::read(root)?;
+    let Some(now) = TableDefinition::load(root)? else { return Ok(()) };
     let kept = &managed.catalog.extras.keys;
     let same = |one: &Key, other: &Key| one.definition == other.definition && one.constraint == other.constraint;
     let named = |keys: &[Key], name: &str| keys.iter().any(|key| key.name == name);
@@ -124,11 +124,11 @@ fn follow_keys(root: Oid, dropped: &[String]) -> Result<()> {
     parent::set_keys(root, &keys)
 }
 
-fn on_leaves(managed: &Managed, key: &Key) -> Result<bool> {
+fn on_leaves(managed: &ManagedParent, key: &Key) -> Result<bool> {
     if managed.members.iter().any(|member| member.server.is_some()) {
         return Ok(true);
     }
     let Some(leaf) = managed.members.iter().find(|member| member.is_leaf()) else { return Ok(false) };
-    let found = Description::load(leaf.oid())?;
+    let found = TableDefinition::load(leaf.oid())?;
     Ok(found.is_some_and(|found| found.keys.iter().any(|own| own.unique && own.columns == key.columns)))
 }

@@ -4,9 +4,9 @@ use super::invalid;
 use crate::catalog::operation::Plan;
 use crate::catalog::parent;
 use crate::error::{Report, Result};
-use crate::hierarchy::managed_parent::Managed;
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::partition_keys::KeyType;
-use crate::hierarchy::tree_tables::Member;
+use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident};
 use crate::pg::sql;
 use crate::reshard::plan::{Decided, beside, known_node, leaf_of, source};
@@ -29,7 +29,7 @@ pub(super) struct Piece {
 
 /// Leaves of one table that others replace.
 pub(super) struct Change {
-    pub managed: Managed,
+    pub managed: ManagedParent,
     above: Oid,
     /// To the table above them.
     labels: Vec<String>,
@@ -40,7 +40,7 @@ impl Change {
     pub(super) fn open(leaves: &[Oid]) -> Result<Self> {
         let mut found: Option<Self> = None;
         for leaf in leaves {
-            let (managed, labels) = Managed::open(*leaf)?;
+            let (managed, labels) = ManagedParent::open(*leaf)?;
             let (member, above) = leaf_of(&managed, *leaf)?;
             let Some(bound) = member.bound()? else { return crate::catalog::parent::not_managed(*leaf) };
             let (label, labels) = match labels.split_last() {
@@ -64,7 +64,7 @@ impl Change {
         found.map_or_else(|| invalid("no partition is named").into(), Ok)
     }
 
-    pub(super) fn above(&self) -> Result<&Member> {
+    pub(super) fn above(&self) -> Result<&TreeTable> {
         self.managed.member(self.above)
     }
 
