@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::types::FromSql;
@@ -207,8 +207,14 @@ impl Server {
         append(&self.data_dir().join("postgresql.conf"), &text)
     }
 
+    /// Reads the settings again. Returns when processes that begin from now on have them.
     pub fn reload(&self) -> Result<()> {
-        process::signal(self.pid()?, Signal::HUP)
+        let loaded = || -> Result<SystemTime> {
+            Ok(self.client_in("postgres")?.query_one("SELECT pg_conf_load_time()", &[])?.get(0))
+        };
+        let before = loaded()?;
+        process::signal(self.pid()?, Signal::HUP)?;
+        eventually("the settings are loaded", STOP_LIMIT, || Ok(loaded()? > before))
     }
 
     pub fn is_running(&self) -> bool {

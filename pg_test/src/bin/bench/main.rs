@@ -4,6 +4,7 @@ mod create;
 mod load;
 mod locate;
 mod reshard;
+mod start;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ const BENCHES: &[Bench] = &[
         about: "a leaf with a million rows moved online under load, against a raw pipe and the clients by themselves",
         run: reshard::run,
     },
+    Bench { name: "start", about: "from the commit of a call to the first step of its operation", run: start::run },
     Bench {
         name: "chaos",
         about: "everything at once, with servers killed and frozen at random, for --minutes N with --seed S: no row lost",
