@@ -117,14 +117,17 @@ DECLARE
     undone bigint := 0;
 BEGIN
     FOR item IN
-        SELECT j.id, j.inverse FROM shardkeeper.journal j
+        SELECT j.id, j.inverse, j.xact FROM shardkeeper.journal j
         WHERE j.coordinator = of_coordinator AND j.transaction = of_transaction AND j.role = current_user
         ORDER BY j.id DESC FOR UPDATE
     LOOP
+        -- What it dropped comes back, and not what had the same name since.
+        PERFORM set_config('shardkeeper_session.undoing', item.xact::text, true);
         EXECUTE item.inverse;
         DELETE FROM shardkeeper.journal j WHERE j.id = item.id;
         undone := undone + 1;
     END LOOP;
+    PERFORM set_config('shardkeeper_session.undoing', '', true);
     RETURN undone;
 END
 $$;
@@ -223,5 +226,5 @@ COMMENT ON FUNCTION shardkeeper.has_rows(regclass) IS 'Whether a table has rows'
 
 -- Counts changes of this file and those beside it: a coordinator brings an older one up to date.
 CREATE OR REPLACE FUNCTION shardkeeper.version() RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 3';
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 4';
 COMMENT ON FUNCTION shardkeeper.version() IS 'The version of what shardkeeper made on this node';

@@ -72,15 +72,18 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION shardkeeper.trash_name(name, oid) IS 'The name of a relation in the trash';
 
--- Puts back what discard took away: the newest table of that name, with its partitions.
+-- Puts back what discard took away: the newest table of that name, with its partitions; while a transaction is undone, that
+-- which the transaction dropped. What it made after that under the same name is in the trash too by then, and is newer.
 CREATE OR REPLACE FUNCTION shardkeeper.restore(from_schema name, from_name name) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found name;
+    undoing CONSTANT text := nullif(current_setting('shardkeeper_session.undoing', true), '');
 BEGIN
     SELECT t.root INTO found FROM shardkeeper.trash t
     JOIN pg_class c ON c.relname = t.relation AND c.relnamespace = to_regnamespace('shardkeeper_trash')
     WHERE t.relation = t.root AND t.schema = from_schema AND t.name = from_name
+      AND (undoing IS NULL OR t.xact = undoing::xid8)
     ORDER BY t.dropped_at DESC LIMIT 1;
     IF found IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table',

@@ -1,12 +1,13 @@
 //! What a node needs of ours: schemas, the session channel, the journal and the trash. Plain SQL, run once per node.
 
 use super::session::{self, Session};
+use crate::catalog::node::IS_COORDINATOR;
 use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
 
 /// The number that `shardkeeper.version()` of sql/node.sql returns.
-pub const VERSION: i32 = 3;
+pub const VERSION: i32 = 4;
 
 const NODE_SQL: &str = include_str!("../../sql/node.sql");
 const NAMES_SQL: &str = include_str!("../../sql/names.sql");
@@ -15,9 +16,8 @@ const TRASH_SQL: &str = include_str!("../../sql/trash.sql");
 /// One bootstrap of a node at a time, from wherever it comes. The number only has to be the same everywhere.
 const LOCK: i64 = 0x7368_6172_646b_6565;
 
-/// What is there of ours, and what the current role may do with it.
-const LOOK: &str = "SELECT
-    to_regclass('shardkeeper.nodes') IS NOT NULL AS is_coordinator,
+/// What else is there of ours, and what the current role may do with it.
+const LOOK: &str = "
     has_database_privilege(current_database(), 'CREATE') AS may_create,
     n.oid IS NULL AS missing,
     n.oid IS NOT NULL AND pg_has_role(n.nspowner, 'USAGE') AS owned,
@@ -33,7 +33,9 @@ const LOOK: &str = "SELECT
 /// Makes or brings up to date what the node needs, in one transaction there. Safe to run again and at the same time.
 pub async fn bootstrap(session: &mut Session) -> Result<()> {
     let node = session.node().to_string();
-    let Some(seen) = session.row(LOOK, &[]).await? else { return Ok(()) };
+    let Some(seen) = session.row(&format!("SELECT {IS_COORDINATOR} AS is_coordinator, {LOOK}"), &[]).await? else {
+        return Ok(());
+    };
     let is = |at| session::value::<bool>(&node, &seen, at);
     if is(0)? {
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("node \"{node}\" is a coordinator itself"))

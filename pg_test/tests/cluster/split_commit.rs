@@ -384,3 +384,25 @@ fn without_preload_each_call_that_changes_nodes_gets_its_worker() -> Result<()> 
     }
     Ok(())
 }
+
+/// What was made since is newer in the trash by then.
+#[test]
+fn what_a_transaction_dropped_comes_back_and_not_what_it_made_under_the_same_name() -> Result<()> {
+    let cluster = prepared(true)?;
+    let before = State::of(&cluster)?;
+    let make = |region: &str| {
+        format!(
+            "SELECT shard_drop_parent('small'); CREATE TABLE small (id int, region text, PRIMARY KEY (id, region));
+             SELECT shard_create_parent('small', '{{\"method\": \"list\", \"key\": \"region\", \"nodes\": [\"n2\", \"n1\"],
+                 \"values\": {{\"us\": [\"US\"], \"eu\": [\"{region}\"]}}}}');
+             INSERT INTO small SELECT i, '{region}' FROM generate_series(1, 9) AS i;"
+        )
+    };
+    let twice = format!("{} {}", make("FR"), make("CN"));
+    for moment in [Moment::Between, Moment::After] {
+        let call = run_to(&cluster, &twice, moment)?;
+        strike(&cluster, Fault::KillCoordinator, call)?;
+        agrees(&cluster, &before).with_context(|| format!("{moment:?}"))?;
+    }
+    Ok(())
+}
