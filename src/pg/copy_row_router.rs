@@ -8,6 +8,7 @@ use super::partition::{Key, Opened, Partitioned};
 use crate::error::{Report, Result};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::{self, Datum, Oid};
+use shardkeeper_core::copy;
 use std::ptr::addr_of_mut;
 
 /// What received values may take before their memory is used again.
@@ -49,12 +50,12 @@ impl Router {
         Ok(router)
     }
 
-    /// The leaf that takes the row; `None` is NULL.
+    /// The leaf that takes the row.
     ///
     /// Errors: 22P04 another number of fields than columns; 22P03 bytes that a type does not take, and what else its
     /// receive function raises; 23514 no partition accepts the row; 22023 a key column of a level that no row reached
     /// before is not among the columns.
-    pub fn leaf(&mut self, fields: &[Option<&[u8]>]) -> Result<Oid> {
+    pub fn leaf(&mut self, fields: copy::Row<'_>) -> Result<Oid> {
         if fields.len() != self.columns.len() {
             let message = format!("row has {} fields for {} columns", fields.len(), self.columns.len());
             return Report::new(Code::ERRCODE_BAD_COPY_FILE_FORMAT, message).into();
@@ -185,7 +186,7 @@ impl Receive {
 
 /// A row while it is routed.
 struct Row<'a> {
-    fields: &'a [Option<&'a [u8]>],
+    fields: copy::Row<'a>,
     field: &'a mut Vec<u8>,
     used: &'a mut usize,
 }
@@ -193,7 +194,7 @@ struct Row<'a> {
 impl Row<'_> {
     /// The value of a field, in the current memory context.
     fn value(&mut self, receive: &mut Receive) -> Result<(Datum, bool)> {
-        let Some(bytes) = self.fields[receive.field] else { return Ok((Datum::null(), true)) };
+        let Some(bytes) = self.fields.field(receive.field).flatten() else { return Ok((Datum::null(), true)) };
         let Ok(length) = i32::try_from(bytes.len()) else { return Err(malformed(receive.field)) };
         // Arrays and composites are received piece by piece, each made to end with a zero in place.
         self.field.clear();

@@ -377,21 +377,15 @@ fn route(
     outlets: &mut [Outlet],
     rows: &mut i64,
 ) -> Step {
-    let mut fields: Vec<Option<&[u8]>> = Vec::new();
     while let Some(row) = splitter.next().map_err(wrong_bytes)? {
         *rows += 1;
         let at = match router {
             None => Some(0),
-            Some((router, leaves)) => {
-                fields.clear();
-                fields.extend(row.fields());
-                leaves.get(&router.leaf(&fields)?).copied()
-            }
+            Some((router, leaves)) => leaves.get(&router.leaf(row)?).copied(),
         };
         if let Some(at) = at {
             outlets[at].buffer.extend_from_slice(row.raw());
         }
-        fields = Vec::new();
     }
     Ok(())
 }
