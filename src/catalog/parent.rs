@@ -1,7 +1,6 @@
-//! `shardkeeper.parents` with what belongs to a parent: its partitions' labels and its mirrors.
+//! `shardkeeper.parents`: what the catalog knows of a managed parent itself.
 
 use super::carried::{Extras, Key};
-use super::node::unknown_node;
 use crate::error::{Report, Result};
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
@@ -9,6 +8,9 @@ use pgrx::{JsonB, PgSqlErrorCode as Code};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// For a `WITH` clause.
+pub const MANAGED: &str = "managed AS NOT MATERIALIZED (SELECT parent, keys FROM shardkeeper.parents)";
 
 /// One managed parent.
 #[derive(Debug, Deserialize)]
@@ -27,6 +29,26 @@ pub fn load(parent: Oid) -> Result<Option<Parent>> {
             "SELECT pg_catalog.json_build_object('spec', spec, 'keys', keys, 'dealt', dealt)::text
              FROM shardkeeper.parents WHERE parent = $1",
             &[parent.into()],
+        )
+    })
+}
+
+/// All that there are, in the order of their numbers.
+pub fn all() -> Result<Vec<Oid>> {
+    ordered("1")
+}
+
+pub fn all_by_name() -> Result<Vec<Oid>> {
+    ordered("c.relname, 1")
+}
+
+fn ordered(by: &str) -> Result<Vec<Oid>> {
+    role::as_extension_owner(|| {
+        sql::column(
+            &format!(
+                "SELECT p.parent::oid FROM shardkeeper.parents p JOIN pg_catalog.pg_class c ON c.oid = p.parent ORDER BY {by}"
+            ),
+            &[],
         )
     })
 }
@@ -77,81 +99,6 @@ pub fn delete(parent: Oid) -> Result<()> {
     })
 }
 
-/// Notes the labels of partitions, given by name in one schema.
-pub fn add_partitions(parent: Oid, schema: &str, named: &[(String, String)]) -> Result<()> {
-    let names: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-    let labels: Vec<String> = named.iter().map(|(_, label)| label.clone()).collect();
-    role::as_extension_owner(|| {
-        sql::run(
-            "INSERT INTO shardkeeper.partitions (partition, parent, label)
-             SELECT c.oid, $1, given.label
-             FROM unnest($3::text[], $4::text[]) AS given (name, label)
-             JOIN pg_catalog.pg_class c ON c.relname = given.name::name AND c.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($2))
-             ON CONFLICT (partition) DO UPDATE SET parent = excluded.parent, label = excluded.label",
-            &[parent.into(), schema.into(), names.into(), labels.into()],
-        )
-    })?;
-    Ok(())
-}
-
-/// The labels of all partitions of a parent.
-pub fn labels(parent: Oid) -> Result<BTreeMap<u32, String>> {
-    let labels = role::as_extension_owner(|| {
-        sql::document(
-            "SELECT pg_catalog.json_object_agg(partition::oid::bigint, label)::text
-             FROM shardkeeper.partitions WHERE parent = $1 HAVING count(*) > 0",
-            &[parent.into()],
-        )
-    })?;
-    Ok(labels.unwrap_or_default())
-}
-
-pub fn forget_partitions(partitions: &[Oid]) -> Result<()> {
-    role::as_extension_owner(|| {
-        sql::run("DELETE FROM shardkeeper.partitions WHERE partition = ANY ($1::oid[])", &[partitions.to_vec().into()])
-    })?;
-    Ok(())
-}
-
-/// Notes where a partition is that is about to be detached by hand.
-pub fn note_place(partition: Oid) -> Result<()> {
-    role::as_extension_owner(|| {
-        sql::run(
-            "UPDATE shardkeeper.partitions k SET above = i.inhparent, bounds = pg_catalog.pg_get_expr(c.relpartbound, c.oid)
-             FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-             WHERE k.partition = $1 AND i.inhrelid = $1",
-            &[partition.into()],
-        )
-    })?;
-    Ok(())
-}
-
-/// Notes a partition that was attached or made by hand below a managed parent. One that was here before keeps its label; another
-/// one gets what its name says, as partitions are named.
-pub fn note_attached(partition: Oid) -> Result<()> {
-    role::as_extension_owner(|| {
-        sql::run(
-            "INSERT INTO shardkeeper.partitions (partition, parent, label)
-             SELECT c.oid, p.parent, coalesce(
-                 CASE b.bound WHEN 'DEFAULT' THEN 'default' END,
-                 (pg_catalog.regexp_match(b.bound, '^FOR VALUES WITH .*remainder (\\d+)'))[1],
-                 (SELECT s.label FROM (SELECT pg_catalog.substr(c.relname::text, pg_catalog.length(a.relname::text) + 2) AS label) AS s
-                  WHERE pg_catalog.starts_with(c.relname::text, a.relname::text || '_') AND s.label NOT IN ('', 'default')
-                    AND NOT EXISTS (SELECT FROM shardkeeper.partitions k JOIN pg_catalog.pg_inherits o ON o.inhrelid = k.partition
-                                    WHERE o.inhparent = a.oid AND k.partition <> c.oid AND k.label = s.label)),
-                 c.relname::text)
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
-             JOIN pg_catalog.pg_class a ON a.oid = i.inhparent
-             CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound) AS b
-             JOIN shardkeeper.parents p ON p.parent IN (SELECT pg_catalog.pg_partition_ancestors(c.oid)) AND p.parent <> c.oid
-             WHERE c.oid = $1
-             ON CONFLICT (partition) DO UPDATE SET above = NULL, bounds = NULL",
-            &[partition.into()],
-        )
-    })?;
-    Ok(())
-}
-
 /// What leaves and mirrors to come will carry.
 pub fn set_keys(parent: Oid, keys: &[Key]) -> Result<()> {
     let keys = serde_json::to_value(keys)?;
@@ -162,65 +109,6 @@ pub fn set_keys(parent: Oid, keys: &[Key]) -> Result<()> {
         )
     })?;
     Ok(())
-}
-
-pub fn mirrors(parent: Oid) -> Result<Vec<String>> {
-    role::as_extension_owner(|| {
-        sql::documents(
-            "SELECT to_json(node)::text FROM shardkeeper.mirrors WHERE parent = $1 ORDER BY node",
-            &[parent.into()],
-        )
-    })
-}
-
-/// Notes that `node` has a mirror, with these rights of mapped roles. Until the end of the transaction nobody drops the node.
-///
-/// Errors: 42704 it was dropped just now.
-pub fn add_mirror(parent: Oid, node: &str, rights: &Value) -> Result<()> {
-    let known = role::as_extension_owner(|| {
-        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR KEY SHARE", &[node.into()])
-    })?;
-    if known.is_none() {
-        return unknown_node(node).into();
-    }
-    role::as_extension_owner(|| {
-        sql::run(
-            "INSERT INTO shardkeeper.mirrors (parent, node, coordinator, rights) VALUES ($1, $2, shardkeeper.coordinator(), $3)
-             ON CONFLICT (parent, node) DO UPDATE SET coordinator = excluded.coordinator, rights = excluded.rights",
-            &[parent.into(), node.into(), JsonB(rights.clone()).into()],
-        )
-    })?;
-    Ok(())
-}
-
-/// The node has no table of the parent any more.
-pub fn forget_mirror(parent: Oid, node: &str) -> Result<()> {
-    role::as_extension_owner(|| {
-        sql::run("DELETE FROM shardkeeper.mirrors WHERE parent = $1 AND node = $2", &[parent.into(), node.into()])
-    })?;
-    Ok(())
-}
-
-/// What mapped roles were given on the mirror.
-pub fn mirror_rights(parent: Oid, node: &str) -> Result<Value> {
-    let found = role::as_extension_owner(|| {
-        sql::document::<Value>(
-            "SELECT rights::text FROM shardkeeper.mirrors WHERE parent = $1 AND node = $2",
-            &[parent.into(), node.into()],
-        )
-    })?;
-    Ok(found.unwrap_or(Value::Array(Vec::new())))
-}
-
-/// The same, and they stay so until the end of the transaction: waits for a GRANT that is under way.
-pub fn hold_mirror_rights(parent: Oid, node: &str) -> Result<Value> {
-    let found = role::as_extension_owner(|| {
-        sql::document::<Value>(
-            "SELECT rights::text FROM shardkeeper.mirrors WHERE parent = $1 AND node = $2 FOR SHARE",
-            &[parent.into(), node.into()],
-        )
-    })?;
-    Ok(found.unwrap_or(Value::Array(Vec::new())))
 }
 
 /// The managed parent that `relation` is, or is a partition of, and the labels from there to `relation`.

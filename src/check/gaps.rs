@@ -1,6 +1,9 @@
 //! The doctor's findings about what users did to hierarchies by hand: partitions that are missing, rows that publications
 //! miss, and triggers that cannot work.
 
+use crate::catalog::mirror;
+use crate::catalog::parent::MANAGED;
+use crate::catalog::partition::LABELLED;
 use crate::error::Result;
 use crate::hierarchy::validate::INSTEAD_OF_TRANSITION;
 use crate::name::{QualifiedName, ident, idents, literal};
@@ -44,8 +47,8 @@ enum Gap {
 
 /// Hash partitions of different moduli may stand side by side: of the largest, each remainder has to be covered by one.
 const GAPS: &str = "
-    WITH trees AS (
-        SELECT p.parent, t.relid FROM shardkeeper.parents p CROSS JOIN LATERAL pg_partition_tree(p.parent) AS t
+    trees AS (
+        SELECT p.parent, t.relid FROM managed p CROSS JOIN LATERAL pg_partition_tree(p.parent) AS t
         WHERE $1 IS NULL OR p.parent = $1
     ),
     hashed AS (
@@ -63,16 +66,16 @@ const GAPS: &str = "
     SELECT gap::text FROM (
         SELECT 1 AS rank, json_build_object('kind', 'detached', 'table', c.name,
             'above', (SELECT name FROM named WHERE oid = k.above), 'bounds', k.bounds) AS gap
-        FROM shardkeeper.partitions k JOIN named c ON c.oid = k.partition
+        FROM labelled k JOIN named c ON c.oid = k.partition
         WHERE ($1 IS NULL OR k.parent = $1)
           AND NOT EXISTS (SELECT FROM pg_partition_ancestors(k.partition) AS a WHERE a = k.parent)
           -- With what is above it, it comes back.
-          AND NOT EXISTS (SELECT FROM pg_inherits i JOIN shardkeeper.partitions u ON u.partition = i.inhparent WHERE i.inhrelid = k.partition)
+          AND NOT EXISTS (SELECT FROM pg_inherits i JOIN labelled u ON u.partition = i.inhparent WHERE i.inhrelid = k.partition)
         UNION ALL
         SELECT 2, json_build_object('kind', 'remainder', 'root', r.name, 'above', a.name, 'modulus', e.modulus, 'remainder', e.remainder)
         FROM empty e JOIN named a ON a.oid = e.above JOIN named r ON r.oid = e.parent
         -- That of a partition which is told of above comes back with it.
-        WHERE NOT EXISTS (SELECT FROM shardkeeper.partitions k WHERE k.above = e.above
+        WHERE NOT EXISTS (SELECT FROM labelled k WHERE k.above = e.above
                           AND lower(k.bounds) = format('for values with (modulus %s, remainder %s)', e.modulus, e.remainder))
         UNION ALL
         SELECT 3, json_build_object('kind', 'transition', 'table', c.name, 'trigger', g.tgname)
@@ -89,7 +92,8 @@ const GAPS: &str = "
     ) AS found ORDER BY rank, gap::text";
 
 pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
-    let gaps = role::as_extension_owner(|| sql::documents::<Gap>(GAPS, &[parent.into()]))?;
+    let query = format!("WITH {MANAGED}, {LABELLED}, {GAPS}");
+    let gaps = role::as_extension_owner(|| sql::documents::<Gap>(&query, &[parent.into()]))?;
     let mut rows = Vec::new();
     for gap in &gaps {
         rows.extend(row(gap)?);
@@ -140,7 +144,7 @@ fn row(gap: &Gap) -> Result<Option<Row>> {
 
 /// A node may still have the partition, with its rows: then a foreign table for it is all that is missing.
 fn bring_back(root: &QualifiedName, above: &QualifiedName, modulus: i64, remainder: i64) -> Result<String> {
-    for node in mirrors(root)? {
+    for node in mirror::nodes_of_named(root)? {
         if let Some(found) = on_node(&node, above, modulus, remainder)? {
             let bound = format!("FOR VALUES WITH (MODULUS {modulus}, REMAINDER {remainder})");
             let lost = Lost { name: &found, above, bound: &bound, key: None };
@@ -160,15 +164,6 @@ fn bring_back(root: &QualifiedName, above: &QualifiedName, modulus: i64, remaind
 fn described(root: &QualifiedName) -> Result<Option<TableDefinition>> {
     let oid = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])?;
     oid.map_or(Ok(None), TableDefinition::load)
-}
-
-fn mirrors(root: &QualifiedName) -> Result<Vec<String>> {
-    role::as_extension_owner(|| {
-        sql::column(
-            "SELECT node::text FROM shardkeeper.mirrors WHERE parent = pg_catalog.to_regclass($1) ORDER BY node",
-            &[root.to_string().into()],
-        )
-    })
 }
 
 /// The node's partition with these bounds. What a node that does not answer has is told by other findings.

@@ -1,5 +1,8 @@
 //! The doctor's findings about hierarchies.
 
+use crate::catalog::mirror::OWN_MIRRORS;
+use crate::catalog::parent::MANAGED;
+use crate::catalog::partition::LABELLED;
 use crate::error::Result;
 use crate::name::literal;
 use crate::node::finding::Row;
@@ -26,17 +29,16 @@ enum Kind {
 const PROBLEMS: &str = "
     SELECT json_build_object('kind', kind, 'object', object, 'node', node)::text FROM (
         SELECT 'stale_rights' AS kind, m.parent::text AS object, m.node::text AS node
-        FROM shardkeeper.mirrors m JOIN pg_class c ON c.oid = m.parent
-        WHERE ($1 IS NULL OR m.parent = $1) AND m.coordinator = shardkeeper.coordinator()
-          AND shardkeeper.rights(m.parent, m.node) IS DISTINCT FROM m.rights
+        FROM own_mirrors m JOIN pg_class c ON c.oid = m.parent
+        WHERE ($1 IS NULL OR m.parent = $1) AND shardkeeper.rights(m.parent, m.node) IS DISTINCT FROM m.rights
         UNION ALL
         SELECT 'unmanaged', t.relid::text, NULL
-        FROM shardkeeper.parents p CROSS JOIN LATERAL pg_partition_tree(p.parent) t
+        FROM managed p CROSS JOIN LATERAL pg_partition_tree(p.parent) t
         WHERE ($1 IS NULL OR p.parent = $1) AND t.level > 0
-          AND NOT EXISTS (SELECT FROM shardkeeper.partitions k WHERE k.partition = t.relid)
+          AND NOT EXISTS (SELECT FROM labelled k WHERE k.partition = t.relid)
         UNION ALL
         SELECT 'unchecked_policy', p.parent::text || ' policy ' || quote_ident(r.polname), NULL
-        FROM shardkeeper.parents p JOIN pg_class c ON c.oid = p.parent AND c.relrowsecurity
+        FROM managed p JOIN pg_class c ON c.oid = p.parent AND c.relrowsecurity
         JOIN pg_policy r ON r.polrelid = p.parent
         WHERE ($1 IS NULL OR p.parent = $1) AND r.polcmd IN ('*', 'a', 'w')
           AND coalesce(pg_get_expr(r.polwithcheck, p.parent), pg_get_expr(r.polqual, p.parent), 'true') <> 'true'
@@ -45,7 +47,8 @@ const PROBLEMS: &str = "
 
 /// What is not as it should be in all hierarchies, or in one; a single `ok` row when nothing is wrong.
 pub fn check(parent: Option<Oid>) -> Result<Vec<Row>> {
-    let problems = role::as_extension_owner(|| sql::documents::<Problem>(PROBLEMS, &[parent.into()]))?;
+    let query = format!("WITH {OWN_MIRRORS}, {MANAGED}, {LABELLED} {PROBLEMS}");
+    let problems = role::as_extension_owner(|| sql::documents::<Problem>(&query, &[parent.into()]))?;
     Ok(problems.iter().map(row).collect())
 }
 

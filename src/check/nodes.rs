@@ -1,7 +1,7 @@
 //! The node part of the doctor: what is wrong with nodes, with the worker, and with what should have been settled.
 
 use crate::background;
-use crate::catalog::node::SCHEMA;
+use crate::catalog::node::{self, SCHEMA};
 use crate::error::{Error, Report, Result};
 use crate::guc;
 use crate::name::literal;
@@ -28,14 +28,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
     let mut rows = check_worker()?;
     let signature = operations::signature()?;
     rows.extend(check_local_trash()?);
-    let nodes = role::as_extension_owner(|| {
-        sql::column::<String>(
-            "SELECT name::text FROM shardkeeper.nodes n
-             WHERE $1 IS NULL OR EXISTS (SELECT FROM shardkeeper.mirrors m WHERE m.node = n.name AND m.parent = $1)
-             ORDER BY name",
-            &[parent.into()],
-        )
-    })?;
+    let nodes = node::names(parent)?;
     let local = ServerInfo::local()?;
     rows.extend(local.greedy_publications().map(|finding| Row::new("publication", None, Some("local"), finding)));
     let mut asked = Vec::new();

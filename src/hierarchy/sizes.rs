@@ -1,6 +1,7 @@
 //! How large leaves are, asked of the servers that store them.
 
 use super::tree_tables::{self, TreeTable};
+use crate::catalog::parent;
 use crate::error::Result;
 use crate::name::literal;
 use crate::node::channel::Channel;
@@ -39,12 +40,7 @@ struct Answer {
 pub fn of_leaves(parent: Option<Oid>) -> Result<Vec<LeafSize>> {
     let parents = match parent {
         Some(parent) => vec![parent],
-        None => role::as_extension_owner(|| {
-            sql::column(
-                "SELECT p.parent::oid FROM shardkeeper.parents p JOIN pg_catalog.pg_class c ON c.oid = p.parent ORDER BY 1",
-                &[],
-            )
-        })?,
+        None => parent::all()?,
     };
     let mut leaves = Vec::new();
     for parent in parents {

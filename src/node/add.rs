@@ -8,7 +8,7 @@ use super::pooler;
 use super::server_info::ServerInfo;
 use super::session::{self, ConnectionParams, Options, Session, Timeouts};
 use crate::background;
-use crate::catalog::node::SCHEMA;
+use crate::catalog::node::{self, SCHEMA};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql, user_mapping};
@@ -92,8 +92,8 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn check_free(name: &str) -> Result<()> {
-    role::as_extension_owner(|| sql::run("LOCK TABLE shardkeeper.nodes IN SHARE ROW EXCLUSIVE MODE", &[]))?;
-    if is_known(name)? {
+    node::hold_all()?;
+    if node::is_known(name)? {
         return Report::new(Code::ERRCODE_DUPLICATE_OBJECT, format!("node \"{name}\" exists already"))
             .hint(format!("Change it with SELECT shard_alter_node({}, …).", literal(name)))
             .into();
@@ -107,13 +107,6 @@ fn check_free(name: &str) -> Result<()> {
         .into();
     }
     Ok(())
-}
-
-pub fn is_known(name: &str) -> Result<bool> {
-    let found = role::as_extension_owner(|| {
-        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1", &[name.into()])
-    })?;
-    Ok(found.is_some())
 }
 
 /// Before anything connects: who may not create a server must not use us to knock at addresses.
@@ -211,20 +204,13 @@ pub fn channel_grants(node: &str, role: &str) -> String {
 
 fn write_down(new: &NewNode<'_>, facts: &ServerInfo) -> Result<()> {
     let identity = facts.identity();
-    role::as_extension_owner(|| {
-        let twin = "SELECT name::text FROM shardkeeper.nodes WHERE identity = $1";
-        if let Some(other) = sql::one::<String>(twin, &[identity.clone().into()])? {
-            return Report::new(
-                Code::ERRCODE_DUPLICATE_OBJECT,
-                format!("node \"{}\" is the same database as node \"{other}\"", new.name),
-            )
-            .hint("Each node is a database of its own; one server can hold several.")
-            .into();
-        }
-        sql::run(
-            "INSERT INTO shardkeeper.nodes (name, region, identity) VALUES ($1, $2, $3)",
-            &[new.name.into(), new.region.into(), identity.into()],
-        )?;
-        Ok(())
-    })
+    if let Some(other) = node::name_of(identity.as_deref())? {
+        return Report::new(
+            Code::ERRCODE_DUPLICATE_OBJECT,
+            format!("node \"{}\" is the same database as node \"{other}\"", new.name),
+        )
+        .hint("Each node is a database of its own; one server can hold several.")
+        .into();
+    }
+    node::insert(new.name, new.region, identity.as_deref())
 }

@@ -1,6 +1,6 @@
 //! Changing a node, giving it to another role, and letting it go.
 
-use super::add::{channel_grants, is_known, prepare};
+use super::add::{channel_grants, prepare};
 use super::bootstrap;
 use super::channel::COORDINATOR;
 use super::dropped_in_use;
@@ -8,9 +8,10 @@ use super::finding::{Finding, Severity};
 use super::in_doubt::{self, Outcome};
 use super::options;
 use super::pooler;
-use super::session::{self, ConnectionParams, Options, Session, Timeouts, mapping_options, server_options};
-use crate::catalog::node::{SCHEMA, unknown_node};
-use crate::catalog::operation;
+use super::session::{self, ConnectionParams, Options, Session, Timeouts, mapping_options};
+use crate::catalog::node::{self, SCHEMA, is_known, server_options, unknown_node};
+use crate::catalog::operation_look::KEPT_ATTICS;
+use crate::catalog::{mirror, operation, transaction};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql, user_mapping};
@@ -59,10 +60,7 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
         check_same_leaves(node, &target)?;
         options::pin(&mut server, Some(&facts.settings()));
         findings = found;
-        let identity = facts.identity();
-        role::as_extension_owner(|| {
-            sql::run("UPDATE shardkeeper.nodes SET identity = $2 WHERE name = $1", &[node.into(), identity.into()])
-        })?;
+        node::set_identity(node, facts.identity().as_deref())?;
         findings
             .insert(0, Finding::new(Severity::Ok, format!("node \"{node}\" answers at {}", target.address()), None));
     }
@@ -75,12 +73,7 @@ pub fn alter(node: &str, changes: &Changes<'_>) -> Result<Vec<Finding>> {
         }
     }
     if let Some(region) = changes.region {
-        role::as_extension_owner(|| {
-            sql::run(
-                "UPDATE shardkeeper.nodes SET region = nullif($2, '') WHERE name = $1",
-                &[node.into(), region.into()],
-            )
-        })?;
+        node::set_region(node, region)?;
     }
     Ok(findings)
 }
@@ -93,17 +86,17 @@ pub fn drop(node: &str) -> Result<()> {
     }
     check_owner(node)?;
     // Whoever is about to put a mirror there holds its row: what it puts there is seen below.
-    role::as_extension_owner(|| {
-        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR UPDATE", &[node.into()])
-    })?;
+    node::hold(node)?;
     check_empty(node)?;
     check_settled(node)?;
-    let told = forget_here(node)?;
+    // Whether this transaction has told the node something to journal. Nobody visits it any more; should it come back, what its
+    // journal has of committed transactions is forgotten by their numbers.
+    let told = transaction::forget_all(node)?;
     if dropped_in_use::is_busy(node)? {
-        dropped_in_use::note(node, identity(node)?, &server_options(node)?.unwrap_or_default());
+        dropped_in_use::note(node, node::identity(node)?, &server_options(node)?.unwrap_or_default());
     }
+    node::delete(node)?;
     role::as_extension_owner(|| {
-        sql::run("DELETE FROM shardkeeper.nodes WHERE name = $1", &[node.into()])?;
         sql::run(&format!("DROP FOREIGN TABLE IF EXISTS {}", QualifiedName::new(SCHEMA, node)), &[])
     })?;
     for user in sql::column::<String>(
@@ -119,23 +112,6 @@ pub fn drop(node: &str) -> Result<()> {
         "schemas shardkeeper and shardkeeper_trash stay on node \"{node}\"{more}; drop them there when no other coordinator uses it"
     );
     Ok(())
-}
-
-/// Whether this transaction has told the node something to journal. Nobody visits it any more; should it come back, what its
-/// journal has of committed transactions is forgotten by their numbers.
-fn forget_here(node: &str) -> Result<bool> {
-    role::as_extension_owner(|| {
-        let told = sql::one::<bool>(
-            "SELECT true FROM shardkeeper.transactions WHERE node = $1 AND xid = pg_catalog.pg_current_xact_id_if_assigned()",
-            &[node.into()],
-        )?;
-        sql::run("DELETE FROM shardkeeper.transactions WHERE node = $1", &[node.into()])?;
-        Ok(told == Some(true))
-    })
-}
-
-fn identity(node: &str) -> Result<Option<String>> {
-    role::as_extension_owner(|| sql::one("SELECT identity FROM shardkeeper.nodes WHERE name = $1", &[node.into()]))
 }
 
 /// Gives `grantee` its own way to the node. Both ends are tried before anything changes here.
@@ -252,29 +228,27 @@ pub fn leaves(node: &str) -> Result<Vec<QualifiedName>> {
     )
 }
 
-/// The tables that have to be on the node. What an operation has replaced and keeps is there in a schema of the same name,
-/// whatever its foreign table still points to; what an operation is making, or taking away, comes and goes.
+/// What an operation has replaced and keeps is there in a schema of the same name, whatever its foreign table still points to;
+/// what an operation is making, or taking away, comes and goes.
+const EXPECTED: &str = "
+    SELECT pg_catalog.json_build_object(
+        'schema', CASE WHEN k.schema IS NULL THEN coalesce(f.o ->> 'schema_name', n.nspname::text) ELSE n.nspname::text END,
+        'name', coalesce(f.o ->> 'table_name', c.relname::text))::text
+    FROM pg_catalog.pg_foreign_table t
+    JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.json_object_agg(option_name, option_value) FROM pg_catalog.pg_options_to_table(t.ftoptions)) AS f (o)
+    LEFT JOIN kept_attics k ON n.nspname::text = k.schema
+    WHERE s.srvname = $1 AND n.nspname::text <> $2
+      AND (k.schema IS NOT NULL OR n.nspname::text !~ '^shardkeeper_(op|old)_[0-9]+_[0-9a-f]{6}$')
+    ORDER BY 1";
+
+/// The tables that have to be on the node.
 fn expected(node: &str) -> Result<Vec<QualifiedName>> {
-    role::as_extension_owner(|| {
-        sql::documents(
-            "SELECT pg_catalog.json_build_object(
-                 'schema', CASE WHEN k.id IS NULL THEN coalesce(f.o ->> 'schema_name', n.nspname::text) ELSE n.nspname::text END,
-                 'name', coalesce(f.o ->> 'table_name', c.relname::text))::text
-             FROM pg_catalog.pg_foreign_table t
-             JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
-             CROSS JOIN LATERAL (
-                 SELECT pg_catalog.json_object_agg(option_name, option_value) FROM pg_catalog.pg_options_to_table(t.ftoptions)) AS f (o)
-             LEFT JOIN shardkeeper.operations k
-                 ON n.nspname::text = pg_catalog.replace(k.stage::text, 'shardkeeper_op_', 'shardkeeper_old_')
-                 AND k.state IN ('switched', 'reverting') AND shardkeeper.is_own(k.stage)
-             WHERE s.srvname = $1 AND n.nspname::text <> $2
-               AND (k.id IS NOT NULL OR n.nspname::text !~ '^shardkeeper_(op|old)_[0-9]+_[0-9a-f]{6}$')
-             ORDER BY 1",
-            &[node.into(), SCHEMA.into()],
-        )
-    })
+    let query = format!("WITH {KEPT_ATTICS} {EXPECTED}");
+    role::as_extension_owner(|| sql::documents(&query, &[node.into(), SCHEMA.into()]))
 }
 
 fn check_same_leaves(node: &str, target: &ConnectionParams) -> Result<()> {
@@ -331,12 +305,9 @@ fn check_empty(node: &str) -> Result<()> {
         }
         .into();
     }
-    let mirrors = role::as_extension_owner(|| {
-        sql::one::<i64>("SELECT count(*) FROM shardkeeper.mirrors WHERE node = $1", &[node.into()])
-    })?;
-    match mirrors {
-        None | Some(0) => Ok(()),
-        Some(parents) => {
+    match mirror::count_on(node)? {
+        0 => Ok(()),
+        parents => {
             let report = Report::new(
                 Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
                 format!("node \"{node}\" still has the mirrors of {}", count(parents, "parent", "parents")),

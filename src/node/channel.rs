@@ -7,9 +7,10 @@
 use super::session;
 use crate::background;
 use crate::catalog::node::{SCHEMA, unknown_node};
+use crate::catalog::transaction;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
-use crate::pg::{reraise, role, sql, wal};
+use crate::pg::{reraise, sql, wal};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -91,22 +92,7 @@ impl Channel {
     /// The number of the transaction is on disk before any node hears of it. A crash could make it free again otherwise, and
     /// another transaction's outcome would be taken for that of this one.
     fn register(&self) -> Result<String> {
-        let node = self.node.as_str();
-        let found = role::as_extension_owner(|| {
-            sql::one::<String>(
-                "WITH known AS (
-                     SELECT id FROM shardkeeper.transactions WHERE xid = pg_catalog.pg_current_xact_id() LIMIT 1
-                 ), used AS (
-                     SELECT coalesce((SELECT id FROM known), pg_catalog.gen_random_uuid()) AS id
-                 ), added AS (
-                     INSERT INTO shardkeeper.transactions (id, node, xid)
-                     SELECT id, $1, pg_catalog.pg_current_xact_id() FROM used ON CONFLICT DO NOTHING
-                 )
-                 SELECT pg_catalog.json_build_array(id, EXISTS (SELECT FROM known))::text FROM used",
-                &[node.into()],
-            )
-        })?;
-        let (id, is_known): (String, bool) = serde_json::from_str(&found.unwrap_or_default())?;
+        let (id, is_known) = transaction::register(&self.node)?;
         if !is_known {
             wal::flush_own();
         }

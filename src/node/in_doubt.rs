@@ -8,8 +8,9 @@
 
 use super::channel::{COORDINATOR, TIMELINE};
 use super::session::{self, Session};
+use crate::catalog;
 use crate::error::Result;
-use crate::pg::{role, sql, transaction, wal};
+use crate::pg::{sql, transaction, wal};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 
@@ -181,14 +182,7 @@ pub fn outcomes(pending: &[Pending]) -> Result<Vec<Outcome>> {
     .into_iter()
     .collect();
     let ids: Vec<String> = pending.iter().map(|pending| pending.id.clone()).collect();
-    let committed: HashSet<String> = role::as_extension_owner(|| {
-        sql::column::<String>(
-            "SELECT id::text FROM shardkeeper.transactions WHERE id = ANY ($1::text[]::uuid[])",
-            &[ids.into()],
-        )
-    })?
-    .into_iter()
-    .collect();
+    let committed: HashSet<String> = catalog::transaction::committed(ids)?.into_iter().collect();
     let outcome = |pending: &Pending| match ends.get(&pending.xid).map(Option::as_deref) {
         _ if committed.contains(&pending.id) => Outcome::Committed,
         _ if !ours.contains(pending.id.as_str()) => Outcome::Foreign,
@@ -204,23 +198,6 @@ pub fn outcomes(pending: &[Pending]) -> Result<Vec<Outcome>> {
 pub fn flush() -> Result<()> {
     sql::run("SELECT pg_catalog.pg_logical_emit_message(true, 'shardkeeper', '')", &[])?;
     wal::flush_own();
-    Ok(())
-}
-
-/// Committed transactions that the coordinator still remembers for a node. Read this before the node's journals.
-pub fn remembered(node: &str) -> Result<Vec<String>> {
-    sql::column("SELECT id::text FROM shardkeeper.transactions WHERE node = $1", &[node.into()])
-}
-
-/// Forgets here what all journals of the node have forgotten.
-pub fn forget(node: &str, ids: &[String]) -> Result<()> {
-    if !ids.is_empty() {
-        let ids = ids.to_vec();
-        sql::run(
-            "DELETE FROM shardkeeper.transactions WHERE node = $1 AND id = ANY ($2::text[]::uuid[])",
-            &[node.into(), ids.into()],
-        )?;
-    }
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! `shard_reset_node`: frees a node of what is ours there and no longer known here, as after a coordinator's database was
 //! dropped and made again. What has rows stays unless that was asked for, and goes to the trash then.
 
-use super::add::is_known;
 use super::alter::{check_owner, leaves};
 use super::channel::Channel;
 use super::trash::KeepTime;
-use crate::catalog::node::unknown_node;
+use crate::catalog::mirror::ALL_MIRRORS;
+use crate::catalog::node::{is_known, unknown_node};
+use crate::catalog::operation_look::NAMES_IN_USE;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql};
@@ -90,9 +91,8 @@ struct Here {
 const HERE: &str = "SELECT pg_catalog.json_build_object('own', shardkeeper.coordinator(),
     'system', (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
     'databases', (SELECT pg_catalog.json_agg(oid::bigint) FROM pg_catalog.pg_database),
-    'mirrors', coalesce((SELECT pg_catalog.json_agg(parent::text) FROM shardkeeper.mirrors WHERE node = $1), '[]'),
-    'stages', coalesce((SELECT pg_catalog.json_agg(used) FROM (
-        SELECT stage FROM shardkeeper.operations WHERE ended_at IS NULL UNION SELECT stream FROM shardkeeper.ways_back) AS known (used)), '[]'))::text";
+    'mirrors', coalesce((SELECT pg_catalog.json_agg(parent::text) FROM all_mirrors WHERE node = $1), '[]'),
+    'stages', coalesce((SELECT pg_catalog.json_agg(name) FROM names_in_use), '[]'))::text";
 
 /// `$1` is the names of parents, `$2` those of leaves on this node that a foreign table stands for: both are in use.
 fn question(mirrors: &[String], leaves: &[String]) -> String {
@@ -138,7 +138,8 @@ pub fn plan(request: &Request<'_>) -> Result<Vec<Item>> {
     }
     check_owner(request.node)?;
     let channel = Channel::open(request.node)?;
-    let Some(here) = role::as_extension_owner(|| sql::document::<Here>(HERE, &[request.node.into()]))? else {
+    let query = format!("WITH {ALL_MIRRORS}, {NAMES_IN_USE} {HERE}");
+    let Some(here) = role::as_extension_owner(|| sql::document::<Here>(&query, &[request.node.into()]))? else {
         return Ok(Vec::new());
     };
     check_gone(&here, request.coordinator)?;

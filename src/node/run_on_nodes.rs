@@ -1,9 +1,8 @@
 //! Statements on several nodes: at the same time and by themselves, or as part of the caller's transaction.
 
-use super::add::is_known;
 use super::channel::{Answer as Returned, Channel};
 use super::session::{self, ConnectionParams, Session, Timeouts};
-use crate::catalog::node::unknown_node;
+use crate::catalog::node::{self, is_known, unknown_node};
 use crate::error::{Error, Report, Result};
 use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
 use pgrx::PgSqlErrorCode as Code;
@@ -30,9 +29,7 @@ pub fn run(text: &str, nodes: Option<Vec<String>>) -> Result<Vec<Answer>> {
     let inside = transaction::is_part_of_more();
     let nodes = match nodes {
         Some(nodes) => nodes,
-        None => {
-            role::as_extension_owner(|| sql::column("SELECT name::text FROM shardkeeper.nodes ORDER BY name", &[]))?
-        }
+        None => node::names(None)?,
     };
     nodes.iter().try_for_each(|node| check_remote(node))?;
     let statements = split(text)?;

@@ -24,7 +24,7 @@ mod tls;
 mod wire;
 
 pub use answer::{document, text, value};
-pub use connection_params::{ConnectionParams, Options, mapping_options, server_options};
+pub use connection_params::{ConnectionParams, Options, mapping_options};
 pub use pin::MARK;
 pub use reuse::{Lent, keep_sessions};
 pub use runtime::{wait, wait_for_answers, wait_until};

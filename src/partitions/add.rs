@@ -8,7 +8,7 @@ use super::partition_ddl::{Blueprint, Joining, lives_on, remote_nodes};
 use super::preflight::{self, Load, Preflight};
 use super::script::Script;
 use super::{default_partition, grants, mirror};
-use crate::catalog::parent;
+use crate::catalog::{parent, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::hierarchy::managed_parent::ManagedParent;
@@ -208,7 +208,7 @@ impl Addition<'_> {
     fn record(&self, nodes: &[String], dealt: &BTreeMap<String, u64>) -> Result<Oid> {
         let root = self.managed.root;
         let labels: Vec<(String, String)> = self.tables().iter().map(|t| (t.name.clone(), t.label.clone())).collect();
-        parent::add_partitions(root, &self.managed.name().schema, &labels)?;
+        partition::add(root, &self.managed.name().schema, &labels)?;
         parent::set_dealt(root, dealt)?;
         for node in nodes {
             mirror::add(root, node, &grants::wanted(root, node)?)?;

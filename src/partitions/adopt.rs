@@ -10,7 +10,8 @@ use super::create::{extras, fit, plan_tree};
 use super::grants;
 use super::partition_ddl::Blueprint;
 use crate::catalog::carried::Key;
-use crate::catalog::parent;
+use crate::catalog::node::KNOWN_NODES;
+use crate::catalog::{parent, partition};
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::partition_keys::PartitionKeys;
@@ -56,7 +57,7 @@ pub fn adopt(oid: Oid) -> Result<()> {
     let plan = plan_tree(&derived.level, &table, &keys)?;
     let labels: Vec<(String, String)> = derived.labels.into_iter().collect();
     parent::insert(oid, derived.level.to_json(), &extras(&table), &plan.dealt)?;
-    parent::add_partitions(oid, &table.name.schema, &labels)?;
+    partition::add(oid, &table.name.schema, &labels)?;
     cache::forget_everywhere(oid);
     let managed = ManagedParent::read(oid)?;
     let nodes = tree_tables::nodes(&members);
@@ -83,25 +84,24 @@ struct Facts {
     is_node: bool,
 }
 
+const FACTS: &str = "
+    SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'kind', c.relkind, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
+        'key', CASE WHEN p.partrelid IS NULL OR (SELECT count(*) FROM pg_catalog.unnest(p.partattrs::int2[]) AS a WHERE a = 0) < 2 THEN (
+            SELECT pg_catalog.json_agg(CASE WHEN k.number = 0 THEN pg_catalog.pg_get_expr(p.partexprs, p.partrelid) ELSE a.attname::text END ORDER BY k.at)
+            FROM pg_catalog.unnest(p.partattrs::int2[]) WITH ORDINALITY AS k (number, at)
+            LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number) END,
+        'remote_schema', (SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = 'schema_name'),
+        'remote_name', (SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = 'table_name'),
+        'renamed_columns', EXISTS (SELECT FROM pg_catalog.pg_attribute a, pg_catalog.pg_options_to_table(a.attfdwoptions) AS o
+                                   WHERE a.attrelid = c.oid AND o.option_name = 'column_name' AND o.option_value <> a.attname),
+        'server', s.srvname, 'is_node', EXISTS (SELECT FROM known_nodes n WHERE n.name = s.srvname))::text
+    FROM pg_catalog.pg_partition_tree($1) AS t JOIN pg_catalog.pg_class c ON c.oid = t.relid
+    LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid
+    LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver";
+
 fn facts(root: Oid) -> Result<HashMap<u32, Facts>> {
-    let found: Vec<Facts> = role::as_extension_owner(|| {
-        sql::documents(
-            "SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'kind', c.relkind, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
-                 'key', CASE WHEN p.partrelid IS NULL OR (SELECT count(*) FROM pg_catalog.unnest(p.partattrs::int2[]) AS a WHERE a = 0) < 2 THEN (
-                     SELECT pg_catalog.json_agg(CASE WHEN k.number = 0 THEN pg_catalog.pg_get_expr(p.partexprs, p.partrelid) ELSE a.attname::text END ORDER BY k.at)
-                     FROM pg_catalog.unnest(p.partattrs::int2[]) WITH ORDINALITY AS k (number, at)
-                     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number) END,
-                 'remote_schema', (SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = 'schema_name'),
-                 'remote_name', (SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = 'table_name'),
-                 'renamed_columns', EXISTS (SELECT FROM pg_catalog.pg_attribute a, pg_catalog.pg_options_to_table(a.attfdwoptions) AS o
-                                            WHERE a.attrelid = c.oid AND o.option_name = 'column_name' AND o.option_value <> a.attname),
-                 'server', s.srvname, 'is_node', EXISTS (SELECT FROM shardkeeper.nodes n WHERE n.name = s.srvname))::text
-             FROM pg_catalog.pg_partition_tree($1) AS t JOIN pg_catalog.pg_class c ON c.oid = t.relid
-             LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid
-             LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver",
-            &[root.into()],
-        )
-    })?;
+    let query = format!("WITH {KNOWN_NODES} {FACTS}");
+    let found: Vec<Facts> = role::as_extension_owner(|| sql::documents(&query, &[root.into()]))?;
     Ok(found.into_iter().map(|facts| (facts.oid, facts)).collect())
 }
 

@@ -7,7 +7,7 @@ use super::partition_ddl::{Blueprint, lives_on, remote_nodes};
 use super::preflight::{self, Load, Preflight};
 use super::script::Script;
 use crate::catalog::carried::Extras;
-use crate::catalog::parent;
+use crate::catalog::{parent, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent;
 use crate::hierarchy::partition_keys::PartitionKeys;
@@ -163,7 +163,7 @@ impl Prepared {
         };
         parent::insert(oid, level.to_json(), &extras(&self.table), &self.plan.dealt)?;
         let labels: Vec<(String, String)> = self.plan.tree.walk().map(|p| (p.name.clone(), p.label.clone())).collect();
-        parent::add_partitions(oid, &name.schema, &labels)?;
+        partition::add(oid, &name.schema, &labels)?;
         for node in &self.nodes {
             mirror::add(oid, node, &grants::wanted(oid, node)?)?;
         }

@@ -4,7 +4,7 @@
 use super::add;
 use super::create::{extras, plan_tree};
 use super::partition_ddl::Blueprint;
-use crate::catalog::parent;
+use crate::catalog::{parent, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::partition_keys::PartitionKeys;
@@ -50,7 +50,7 @@ pub fn extend(oid: Oid, table: &TableDefinition, level: &Level, accept: Accept) 
         })
         .collect();
     parent::insert(oid, level.to_json(), &extras(table), &plan.dealt)?;
-    parent::add_partitions(oid, &table.name.schema, &labels)?;
+    partition::add(oid, &table.name.schema, &labels)?;
     for planned in &plan.tree.partitions {
         if !bounds.iter().any(|(_, bound)| bound.as_ref() == Some(&planned.bound)) {
             add::add_planned(&ManagedParent::read(oid)?, oid, &[], planned, &planned.path, &plan.dealt, accept)?;

@@ -4,7 +4,7 @@ use super::default_partition;
 use super::mirror;
 use super::partition_ddl::DEFAULT_CHECK;
 use super::script::Script;
-use crate::catalog::parent;
+use crate::catalog::{self, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::hierarchy::managed_parent::ManagedParent;
@@ -75,9 +75,9 @@ pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
     script.local(vec![format!("ALTER TABLE {} DETACH PARTITION {}", above.name, member.name)]);
     script.run()?;
     for node in &emptied {
-        parent::forget_mirror(managed.root, node)?;
+        catalog::mirror::forget(managed.root, node)?;
     }
-    parent::forget_partitions(&tables.iter().map(|table| table.oid()).collect::<Vec<_>>())?;
+    partition::forget(&tables.iter().map(|table| table.oid()).collect::<Vec<_>>())?;
     if let Fate::Trash(keep) = fate {
         discard_local(member, &tables, keep)?;
     }

@@ -3,7 +3,7 @@
 use super::detach::{discard_local, refuse_dependents};
 use super::mirror;
 use super::script::Script;
-use crate::catalog::parent;
+use crate::catalog::{self, parent};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::validate;
@@ -39,7 +39,7 @@ pub fn drop(root: Oid, keep: &KeepTime) -> Result<()> {
     refuse_dependents(top, found)?;
     let name = managed.name();
     let mut script = Script::default();
-    for node in parent::mirrors(root)? {
+    for node in catalog::mirror::nodes(root)? {
         if mirror::found_on(&node, [name])?.is_empty() {
             mirror::warn_of_missing(&node, name);
             continue;

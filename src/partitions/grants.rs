@@ -3,7 +3,7 @@
 //! The mirror's row in the catalog remembers what was given, so that a later GRANT or REVOKE on the parent is followed.
 
 use super::preflight::Preflight;
-use crate::catalog::parent;
+use crate::catalog::mirror;
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, idents, literal};
@@ -69,7 +69,7 @@ pub fn on_node(rights: &Value, survey: &Preflight, tables: &[QualifiedName]) -> 
 /// Brings the rights on the mirrors of `parent` in step with those here: on one node, or on all. What a node refuses or
 /// a node that is down costs a warning: GRANT and REVOKE on the coordinator hold all the same.
 pub fn follow(parent: Oid, only: Option<&str>) -> Result<()> {
-    for node in parent::mirrors(parent)? {
+    for node in mirror::nodes(parent)? {
         if only.is_some_and(|only| only != node) {
             continue;
         }
@@ -82,12 +82,7 @@ pub fn follow(parent: Oid, only: Option<&str>) -> Result<()> {
 
 /// The same for every parent with a mirror on the node, after a role got its user mapping.
 pub fn follow_all(node: &str) -> Result<()> {
-    let parents = role::as_extension_owner(|| {
-        sql::column::<Oid>(
-            "SELECT parent::oid FROM shardkeeper.mirrors WHERE node = $1 ORDER BY parent",
-            &[node.into()],
-        )
-    })?;
+    let parents = role::as_extension_owner(|| mirror::parents_on(node))?;
     parents.into_iter().try_for_each(|parent| follow(parent, Some(node)))
 }
 
@@ -118,7 +113,7 @@ pub fn warn_of_owner_without_way(table: Oid, nodes: &[String]) -> Result<()> {
 
 fn follow_on(parent: Oid, node: &str) -> Result<()> {
     let rights = wanted(parent, node)?;
-    let before = parent::mirror_rights(parent, node)?;
+    let before = mirror::rights(parent, node)?;
     if rights == before {
         return Ok(());
     }
@@ -156,7 +151,7 @@ fn follow_on(parent: Oid, node: &str) -> Result<()> {
         Ok(text.join(";\n"))
     };
     channel.run(&change(&before, &rights)?, &change(&rights, &before)?)?;
-    parent::add_mirror(parent, node, &rights)
+    mirror::add(parent, node, &rights)
 }
 
 /// The commands that take these rights away again.

@@ -2,7 +2,7 @@
 
 use super::mirror;
 use super::partition_ddl::{Blueprint, Joining};
-use crate::catalog::parent;
+use crate::catalog::{self, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::hierarchy::managed_parent::{ManagedParent, bare_tree};
@@ -24,7 +24,7 @@ impl Way<'_> {
     /// The tables from the root down to `above` that the node has not got yet, with their depth.
     pub fn missing_on(&self, node: &str) -> Result<Vec<(&TreeTable, usize)>> {
         let path = self.managed.path_to(self.above.oid())?;
-        if !parent::mirrors(self.managed.root)?.iter().any(|known| known == node) {
+        if !catalog::mirror::nodes(self.managed.root)?.iter().any(|known| known == node) {
             return Ok(path.into_iter().zip(0..).collect());
         }
         let here: Vec<Oid> = self
@@ -84,7 +84,7 @@ impl Way<'_> {
 /// a table is attached only if it has what it would inherit.
 pub fn check_of(managed: &ManagedParent, keys: &PartitionKeys, table: Oid) -> Result<Option<String>> {
     let path = managed.path_to(table)?;
-    let labels = parent::labels(managed.root)?;
+    let labels = partition::labels(managed.root)?;
     let labels: Vec<&str> =
         path.iter().filter_map(|member| labels.get(&member.oid().to_u32()).map(String::as_str)).collect();
     let Some(depth) = path.iter().rposition(|member| member.values.as_deref() == Some("DEFAULT")) else {

@@ -2,12 +2,12 @@
 //! servers that no operation knows.
 
 use crate::catalog::copied;
+use crate::catalog::operation_look::{self, Health};
 use crate::error::Result;
 use crate::name::{ident, literal};
 use crate::node::finding::Row;
 use crate::node::finding::{Finding, Severity};
 use crate::node::session::Session;
-use crate::pg::lock::{self, Single};
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -71,62 +71,12 @@ fn traces_here() -> Result<Vec<Trace>> {
     role::as_extension_owner(|| sql::documents(TRACES, &["[0-9a-f]{6}".into()]))
 }
 
-#[derive(Deserialize)]
-struct Found {
-    id: i64,
-    name: String,
-    subject: String,
-    stage: String,
-    /// What its way back is followed by, with those of others.
-    streams: Vec<String>,
-    /// Why there is no way back.
-    lost: Option<String>,
-    parent: u32,
-    state: State,
-    wish: Wish,
-    halted: bool,
-    tidy: bool,
-    failures: i64,
-    message: Option<String>,
-    detail: Option<String>,
-    hint: Option<String>,
-    /// Seconds since which somebody is in the way.
-    waits: Option<f64>,
-    /// Seconds in its state, and since it could have gone on.
-    age: f64,
-    ready: f64,
-    /// Somebody works on it.
-    worker: bool,
-    ended: bool,
-    /// It is not of the database that this one is a copy of.
-    own: bool,
-    /// It belongs to a group.
-    part: bool,
-}
-
-/// Those that ended a moment ago are there too, as servers were asked before.
-const OPERATIONS: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.parent::regclass::text, o.name), 'subject', o.subject,
-        'stage', o.stage, 'lost', o.way_back ->> 'lost',
-        'streams', (SELECT coalesce(json_agg(DISTINCT w.stream), '[]') FROM shardkeeper.ways_back w WHERE w.operation = o.id),
-        'parent', o.parent::bigint, 'state', o.state, 'wish', o.wish, 'halted', o.halted, 'tidy', o.tidy,
-        'failures', o.failures, 'message', o.error ->> 'message', 'detail', o.error ->> 'detail', 'hint', o.error ->> 'hint',
-        'waits', extract(epoch FROM clock_timestamp() - o.waits_since),
-        'age', extract(epoch FROM clock_timestamp() - o.changed_at),
-        'ready', extract(epoch FROM clock_timestamp() - greatest(o.changed_at, o.retry_at)),
-        'worker', EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $1::bigint::oid AND l.objsubid = $2
-                          AND l.objid = o.id::oid AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-        'ended', o.ended_at IS NOT NULL, 'own', shardkeeper.is_own(o.stage), 'part', o.part_of IS NOT NULL)::text
-    FROM shardkeeper.operations o WHERE o.ended_at IS NULL OR o.ended_at > clock_timestamp() - interval '1 minute' ORDER BY o.id";
-
 /// Operations on all parents or on one, with what the nodes that were asked have of them.
 pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Vec<Row>> {
     let mut traces = vec![(LOCAL.to_string(), traces_here()?)];
     traces.extend(there);
-    let (class, sub) = lock::single_in_pg_locks(Single::Operation(0));
-    let found = role::as_extension_owner(|| {
-        sql::documents::<Found>(OPERATIONS, &[i64::from(class).into(), i32::from(sub).into()])
-    })?;
-    let asked = |found: &&Found| !found.ended && parent.is_none_or(|parent| Oid::from(found.parent) == parent);
+    let found = operation_look::health()?;
+    let asked = |found: &&Health| !found.ended && parent.is_none_or(|parent| Oid::from(found.parent) == parent);
     let mut rows = Vec::new();
     for operation in found.iter().filter(asked) {
         if !operation.own {
@@ -160,7 +110,7 @@ pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Ve
     Ok(rows)
 }
 
-impl Found {
+impl Health {
     fn has(&self, name: &str) -> bool {
         name == self.stage
             || name == self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
@@ -177,7 +127,7 @@ impl Found {
     }
 
     fn finding(&self) -> Finding {
-        let Found { id, state, .. } = self;
+        let Health { id, state, .. } = self;
         let resume = self.way_out();
         let told = |severity, what: String, hint: Option<&str>| {
             let text = match self.trouble() {
@@ -227,7 +177,7 @@ impl Found {
 
     /// Calls that its state allows.
     fn way_out(&self) -> String {
-        let Found { id, state, .. } = self;
+        let Health { id, state, .. } = self;
         match state {
             State::Switched => format!(
                 "The new partitions serve. Run SELECT shard_resume({id}); to try again now, or give the way back up with SELECT shard_finish({id});"
@@ -246,7 +196,7 @@ impl Found {
     }
 }
 
-fn no_worker(operation: &Found) -> Finding {
+fn no_worker(operation: &Health) -> Finding {
     Finding::new(
         Severity::Warning,
         format!("operation {} has no worker since {:.0} s", operation.id, operation.ready),
@@ -263,7 +213,7 @@ impl Trace {
     }
 
     /// `sharing`: the operations that it is kept for.
-    fn too_large(&self, operation: &Found, sharing: &[String]) -> Option<Finding> {
+    fn too_large(&self, operation: &Health, sharing: &[String]) -> Option<Finding> {
         let id = operation.id;
         let whom = match sharing {
             [] | [_] => format!("operation {id}"),

@@ -5,6 +5,7 @@ pub mod empty_mirrors;
 use super::revert::shared_slot;
 use super::server::{BRIEF, Server};
 use crate::catalog::operation::Operation;
+use crate::catalog::progress;
 use crate::error::{Error, Result};
 use crate::name::{ident, literal};
 use crate::node::session;
@@ -104,8 +105,7 @@ fn schema(operation: &Operation, node: &str, schema: &str, how: &str) -> Result<
     if node == LOCAL {
         return transaction::run(|| {
             sql::run_quietly(&drop)?;
-            sql::run("DELETE FROM shardkeeper.progress WHERE operation = $1", &[operation.id.into()])?;
-            Ok(())
+            progress::forget(operation.id)
         });
     }
     session::wait(async {

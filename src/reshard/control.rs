@@ -3,11 +3,11 @@
 use super::cleanup::copied_database;
 use crate::catalog::copied::refusal;
 use crate::catalog::operation::{self, Failure, Operation};
+use crate::catalog::operation_look::{self, Glance};
 use crate::catalog::way_back;
 use crate::error::{Report, Result};
 use crate::pg::{interrupt, sql, worker};
 use pgrx::PgSqlErrorCode as Code;
-use serde::Deserialize;
 use shardkeeper_core::operation::{Kind, Refusal, State, Wish, allowed_after};
 use std::time::{Duration, Instant};
 
@@ -73,36 +73,6 @@ fn mine(id: i64) -> Result<Operation> {
 /// How often the row is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// An operation as those see it who wait for it.
-#[derive(Deserialize)]
-struct Glance {
-    state: State,
-    wish: Wish,
-    halted: bool,
-    /// It was called for in the current transaction.
-    own: bool,
-    /// It is not of the database that this one is a copy of.
-    is_own: bool,
-    error: Option<Failure>,
-    /// Why there is no way back.
-    lost: Option<String>,
-    /// Why the revert was given up.
-    refused: Option<String>,
-}
-
-/// Looks without getting a transaction id: the operation itself waits for the ends of transactions that have one.
-fn glance(id: i64) -> Result<Glance> {
-    let found = sql::glance(
-        "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', coalesce(error,
-                 (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
-                  AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
-             'is_own', shardkeeper.is_own(stage), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
-         FROM shardkeeper.operations o WHERE id = $1",
-        &[id.into()],
-    )?;
-    found.map_or_else(|| operation::unknown(id), Ok)
-}
-
 /// Waits until the operation has switched, or has reverted where that was asked for, or is over. `None` waits for ever.
 ///
 /// Errors: 42704 no such operation; 57014 the time is over; 55000 it is paused, or waits for a person, or was called for in
@@ -110,7 +80,7 @@ fn glance(id: i64) -> Result<Glance> {
 /// error when it failed.
 pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     let state = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-    let first = glance(id)?;
+    let first = operation_look::glance(id)?;
     if !first.is_own && !first.state.is_final() {
         return refusal(id).into();
     }
@@ -124,7 +94,7 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     let start = Instant::now();
     let mut reverts = false;
     loop {
-        let Glance { state: now, wish, halted, error, lost, refused, .. } = glance(id)?;
+        let Glance { state: now, wish, halted, error, lost, refused, .. } = operation_look::glance(id)?;
         let was_to_revert = reverts;
         reverts = now == State::Reverting || wish == Wish::Revert;
         let error = error.map(Failure::report);

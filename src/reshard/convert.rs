@@ -15,7 +15,7 @@ use super::switch::{approach, drain, lock_parent};
 use super::{plan as plans, revert};
 use crate::catalog::carried::Statistics;
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
-use crate::catalog::{drain, parent};
+use crate::catalog::{drain, parent, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
@@ -338,7 +338,7 @@ impl Change<'_> {
         };
         let spec = drain::spec_after(self.operation.id, &plan.spec)?;
         parent::insert(root, spec, &extras(&self.table), &plan.dealt)?;
-        parent::add_partitions(root, &name.schema, &plans::label_rows(&plan.targets))?;
+        partition::add(root, &name.schema, &plans::label_rows(&plan.targets))?;
         for node in self.surveys.keys() {
             role::acting_as(self.operation.role(), || mirror::add(root, node, &grants::wanted(root, node)?))?;
         }

@@ -6,6 +6,7 @@
 use super::cleanup::empty_mirrors;
 use super::outcome::{Interruption, Step, fail, halt};
 use super::{modulus_group, plan, switch};
+use crate::catalog::mirror;
 use crate::catalog::operation::{self, Child, Move, Operation};
 use crate::error::{Report, Result};
 use crate::pg::{role, sql, transaction, worker};
@@ -85,7 +86,7 @@ fn bring_forward(operation: &Operation, children: Vec<Child>) -> Step<Option<Sta
         return wait();
     }
     if let Some(node) = &operation.plan.leaving {
-        for parent in transaction::run(|| empty_mirrors::parents_on(node))? {
+        for parent in transaction::run(|| mirror::parents_on(node))? {
             transaction::run(|| {
                 role::acting_as(operation.role(), || empty_mirrors::drop_on(parent, node, operation.id))
             })?;

@@ -9,14 +9,14 @@ pub mod keeper;
 pub mod shared_slot;
 use super::apply::Applier;
 use super::outcome::{Interruption, Step, fail};
-use super::prepare::staging::{ATTACH_CHECK, Staging, progress_table};
+use super::prepare::staging::{ATTACH_CHECK, Staging};
 use super::prepare::{self, default_exclusion, prerequisites};
 use super::server::{BRIEF, LONG, Server};
 use super::switch::{self, write_fence};
 use super::{cleanup, lock_holders, plan, run, verify};
 use crate::catalog::operation::{self, Operation};
-use crate::catalog::parent;
 use crate::catalog::way_back::{self, WayBack};
+use crate::catalog::{parent, progress};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::session;
@@ -249,7 +249,7 @@ pub fn has_its_shape(back: &Operation) -> Step {
 fn make_stage(back: &Operation) -> Result<()> {
     let stage = Staging::read(back)?;
     for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
-        let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress_table(back, node)));
+        let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress::table(back, node)));
         let there: Option<bool> =
             session::wait(async { Server::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;
         if there == Some(true) {
@@ -296,7 +296,7 @@ pub fn clear_attic(operation: &Operation) -> Result<()> {
     for node in nodes {
         let mut drops = format!("DROP TABLE IF EXISTS {}", back.staged(&back.plan.above.name));
         if node != LOCAL {
-            drops = format!("{drops}, {}", progress_table(&back, &node));
+            drops = format!("{drops}, {}", progress::table(&back, &node));
         }
         session::wait(async { Server::open(&node, back.role(), BRIEF).await?.run(&drops).await })?;
     }

@@ -4,6 +4,7 @@
 mod compare;
 mod strays;
 
+use crate::catalog::mirror;
 use crate::error::Result;
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::tree_tables::{self, TreeTable};
@@ -93,20 +94,7 @@ impl Drift {
     /// Of one parent, or of all. What the transaction itself has changed on a node, its own sessions do not see there yet.
     pub fn of(parent: Option<Oid>) -> Result<Self> {
         role::as_extension_owner(|| {
-            #[derive(Deserialize)]
-            struct Mirrored {
-                parent: u32,
-                nodes: Vec<String>,
-            }
-            let mirrored = sql::documents::<Mirrored>(
-                "SELECT json_build_object('parent', m.parent::oid::bigint, 'nodes', json_agg(m.node ORDER BY m.node))::text
-                 FROM shardkeeper.mirrors m JOIN pg_class c ON c.oid = m.parent
-                 WHERE ($1 IS NULL OR m.parent = $1) AND NOT EXISTS (
-                     SELECT FROM shardkeeper.transactions x WHERE x.node = m.node AND x.xid = pg_current_xact_id_if_assigned())
-                 GROUP BY m.parent ORDER BY m.parent::text",
-                &[parent.into()],
-            )?;
-            let parents = mirrored.into_iter().map(|found| Parent::read(Oid::from(found.parent), found.nodes));
+            let parents = mirror::visible(parent)?.into_iter().map(|(root, nodes)| Parent::read(root, nodes));
             let parents = parents.collect::<Result<Vec<_>>>()?;
             let style = style()?;
             let mut questions = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! Publications of the coordinator that have rows of a hierarchy: those of partitions on nodes are not in them, and their
 //! subscribers would miss them without a word.
 
+use crate::catalog::parent::MANAGED;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, idents};
 use crate::pg::{role, sql};
@@ -41,12 +42,13 @@ const NAMES: &str = "
                    AND (r.prrelid = $1 OR r.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))))
         OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.pnnspid
                    WHERE n.pnpubid = p.oid AND c.oid = $1)
-        OR EXISTS (SELECT FROM shardkeeper.parents m, pg_catalog.jsonb_array_elements(m.keys -> 'publications') AS k
+        OR EXISTS (SELECT FROM managed m, pg_catalog.jsonb_array_elements(m.keys -> 'publications') AS k
                    WHERE m.parent = $1 AND k ->> 'name' = p.pubname))
     ORDER BY p.pubname";
 
 pub fn of(table: Oid) -> Result<Vec<String>> {
-    role::as_extension_owner(|| sql::column(NAMES, &[table.into()]))
+    let query = format!("WITH {MANAGED} {NAMES}");
+    role::as_extension_owner(|| sql::column(&query, &[table.into()]))
 }
 
 /// What a plan says of partitions that come to `nodes`.

@@ -2,11 +2,12 @@
 
 use super::visit::{Node, Peer};
 use crate::background::log::Log;
+use crate::catalog::node::{self, Mapping};
 use crate::catalog::{operation, way_back};
 use crate::error::{Report, Result};
 use crate::guc;
 use crate::node::in_doubt::Coordinator;
-use crate::node::session::{self, ConnectionParams, Options};
+use crate::node::session::{self, ConnectionParams};
 use crate::node::trash;
 use crate::pg::lock::{self, Single};
 use crate::pg::settings;
@@ -14,7 +15,6 @@ use crate::pg::worker::Handle;
 use crate::pg::{sql, transaction, worker};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -110,29 +110,10 @@ fn look() -> Result<Look> {
     Ok(Look::Work { coordinator: Coordinator::read()?, peers: peers()? })
 }
 
-#[derive(Deserialize)]
-struct Mapping {
-    node: String,
-    role: Option<u32>,
-    trusted: bool,
-    options: Options,
-}
-
 /// For each node the remote roles and how to become them. A mapping that cannot be used is shard_check's to report.
 fn peers() -> Result<BTreeMap<String, Vec<Peer>>> {
-    let mappings: Vec<Mapping> = sql::documents(
-        "SELECT pg_catalog.json_build_object('node', n.name, 'role', m.umuser::bigint, 'trusted', o.rolsuper,
-                    'options', coalesce((SELECT pg_catalog.json_object_agg(option_name, option_value) FROM (
-                        SELECT * FROM pg_catalog.pg_options_to_table(s.srvoptions)
-                        UNION ALL SELECT * FROM pg_catalog.pg_options_to_table(m.umoptions)) all_options), '{}'))::text
-         FROM shardkeeper.nodes n JOIN pg_catalog.pg_foreign_server s ON s.srvname = n.name
-         LEFT JOIN pg_catalog.pg_user_mapping m ON m.umserver = s.oid
-         JOIN pg_catalog.pg_roles o ON o.oid = CASE WHEN m.umuser <> 0 THEN m.umuser ELSE s.srvowner END
-         ORDER BY n.name, m.umuser",
-        &[],
-    )?;
     let mut peers: BTreeMap<String, Vec<Peer>> = BTreeMap::new();
-    for Mapping { node, role, trusted, options } in mappings {
+    for Mapping { node, role, trusted, options } in node::mappings()? {
         let known = peers.entry(node.clone()).or_default();
         if role.is_none() {
             continue;

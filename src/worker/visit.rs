@@ -1,6 +1,7 @@
 //! A visit to one node: its journals settled, its trash emptied. Visits to several nodes go on at the same time.
 
 use crate::background::log::Log;
+use crate::catalog;
 use crate::error::{Error, Report, Result};
 use crate::node::in_doubt::{self, Coordinator};
 use crate::node::session::{ConnectionParams, Session, Timeouts};
@@ -103,7 +104,7 @@ impl Node {
 
     async fn settle(&mut self, coordinator: &Coordinator) -> Result<usize> {
         // Before the journals: what was remembered then and is in none of them now is settled.
-        let remembered = transaction::run(|| in_doubt::remembered(&self.name))?;
+        let remembered = transaction::run(|| catalog::transaction::remembered(&self.name))?;
         let mut undone = 0;
         let mut left = HashSet::new();
         let mut first_error = None;
@@ -126,7 +127,7 @@ impl Node {
         }
         let settled: Vec<String> = remembered.into_iter().filter(|id| !left.contains(id)).collect();
         if !settled.is_empty() && !self.peers.is_empty() {
-            transaction::run(|| in_doubt::forget(&self.name, &settled))?;
+            transaction::run(|| catalog::transaction::forget(&self.name, &settled))?;
         }
         self.empty_trash().await;
         Ok(undone)

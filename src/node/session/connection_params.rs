@@ -3,7 +3,7 @@
 use super::stream::WaysIn;
 use super::tls::{self, Mode};
 use super::wire::Wire;
-use crate::catalog::node::unknown_node;
+use crate::catalog::node::{server_options, unknown_node};
 use crate::error::{Report, Result};
 use crate::name::literal;
 use crate::node::options::why_not;
@@ -162,18 +162,6 @@ impl ConnectionParams {
 /// A server without a limit of its own; libpq would wait for ever.
 const DEFAULT_TIMEOUT: u64 = 30;
 const DEFAULT_PORT: u16 = 5432;
-
-/// The options of the foreign server, `None` when there is no such node.
-pub fn server_options(node: &str) -> Result<Option<Options>> {
-    role::as_extension_owner(|| {
-        sql::document(
-            "SELECT (SELECT coalesce(pg_catalog.json_object_agg(option_name, option_value), '{}')
-                     FROM pg_catalog.pg_options_to_table(s.srvoptions))::text
-             FROM pg_catalog.pg_foreign_server s JOIN shardkeeper.nodes n ON n.name = s.srvname WHERE s.srvname = $1",
-            &[node.into()],
-        )
-    })
-}
 
 /// The options of the user mapping of `role`, or of the one for everybody. Only the extension's owner may see them.
 pub fn mapping_options(node: &str, role: Oid) -> Result<Option<Options>> {

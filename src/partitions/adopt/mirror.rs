@@ -1,7 +1,7 @@
 //! The mirror of an adopted parent on one node: around the tables that are there, or as a released parent left it.
 
 use super::not_there;
-use crate::catalog::parent;
+use crate::catalog::partition;
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed_parent::ManagedParent;
@@ -147,7 +147,7 @@ impl Mirror<'_> {
     fn tables_above(&self, above: &[&TreeTable], survey: &Preflight) -> Result<Vec<String>> {
         let table = fitted(&self.managed.table, survey);
         let blueprint = Blueprint { table: &table, keys: self.keys, mixed: true };
-        let labels = parent::labels(self.managed.root)?;
+        let labels = partition::labels(self.managed.root)?;
         let mut commands = Vec::new();
         for member in above {
             let path = self.managed.path_to(member.oid())?;

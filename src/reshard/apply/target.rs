@@ -6,12 +6,12 @@ mod statements;
 pub use handed::Change;
 
 use crate::catalog::operation::Operation;
+use crate::catalog::progress;
 use crate::error::Result;
 use crate::name::{QualifiedName, literal};
 use crate::node::session::{self, Session};
 use crate::pg::{role, sql};
 use crate::reshard::outcome::Step;
-use crate::reshard::prepare::staging::progress_table;
 use crate::reshard::server;
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
@@ -101,7 +101,7 @@ impl Target {
                 LOCAL => local_leaves(operation),
                 _ => vec![table.name.clone()],
             },
-            progress: progress_table(operation, node),
+            progress: progress::table(operation, node),
             operation: operation.id,
             begun: false,
             batch: None,

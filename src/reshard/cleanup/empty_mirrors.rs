@@ -1,14 +1,14 @@
 //! Mirrors that hold no leaf any more, or not yet: made for an operation, or left by it.
 
 use crate::catalog::operation::{self, Operation};
-use crate::catalog::parent;
+use crate::catalog::{self, parent};
 use crate::error::Result;
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::literal;
 use crate::node::trash::KeepTime;
 use crate::partitions::mirror;
 use crate::partitions::script::Script;
-use crate::pg::{role, sql, transaction};
+use crate::pg::{role, transaction};
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::plan::LOCAL;
 
@@ -25,11 +25,6 @@ pub fn drop_empty(operation: &Operation) -> Result<()> {
     Ok(())
 }
 
-/// The parents that have a mirror on the node.
-pub fn parents_on(node: &str) -> Result<Vec<Oid>> {
-    sql::column("SELECT parent::oid FROM shardkeeper.mirrors WHERE node = $1", &[node.into()])
-}
-
 /// Takes the mirror away if no leaf is left in it, and no other operation than this one works with it.
 pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     if parent::load(parent)?.is_none() {
@@ -40,7 +35,7 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
     if used || operation::uses(managed.root, node, operation)? {
         return Ok(());
     }
-    if !parent::mirrors(managed.root)?.iter().any(|known| known == node) {
+    if !catalog::mirror::nodes(managed.root)?.iter().any(|known| known == node) {
         return Ok(());
     }
     let name = managed.name();
@@ -52,5 +47,5 @@ pub fn drop_on(parent: Oid, node: &str, operation: i64) -> Result<()> {
         script.on_node(node, vec![KeepTime::of(Some("0")).discard(name)], restore);
         script.run()?;
     }
-    parent::forget_mirror(managed.root, node)
+    catalog::mirror::forget(managed.root, node)
 }

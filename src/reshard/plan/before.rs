@@ -1,7 +1,7 @@
 //! What an operation will replace, as it has to be again after a revert.
 
 use crate::catalog::operation::{Before, Plan};
-use crate::catalog::parent;
+use crate::catalog::partition;
 use crate::error::Result;
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::tree_tables::TreeTable;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// `None` where the spec does not describe what is there.
 pub fn before(managed: &ManagedParent, plan: &Plan) -> Result<Option<Before>> {
-    let labels = parent::labels(managed.root)?;
+    let labels = partition::labels(managed.root)?;
     let Some(site) = managed.level.at(&plan.labels) else { return Ok(None) };
     let mut partitions = Vec::new();
     for source in &plan.sources {

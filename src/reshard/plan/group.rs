@@ -3,9 +3,8 @@
 use super::arrival::{self, Arrival};
 use super::preview::{Row, amount};
 use super::{known_node, moves, obstacles};
-use crate::catalog::node::unknown_node;
 use crate::catalog::operation::{self, Move, NewOperation, Plan};
-use crate::catalog::{drain, parent};
+use crate::catalog::{drain, node, parent, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::sizes::{self, LeafSize};
@@ -139,7 +138,7 @@ pub fn drain(node: &str) -> Result<Group> {
         .into();
     }
     let mut stock = Stock { nodes: nodes(Some(node), None)?, ..Stock::default() };
-    for root in roots()? {
+    for root in parent::all_by_name()? {
         let read = ManagedParent::read(root)?;
         let there = read.members.iter().any(|member| member.server.as_deref() == Some(node));
         if there {
@@ -205,7 +204,7 @@ pub fn rebalance(parent: Option<Oid>, shares: &Shares<'_>) -> Result<Group> {
             stock.add(&managed, |_| true)?;
         }
         None => {
-            for root in roots()? {
+            for root in parent::all_by_name()? {
                 if owns(root)? {
                     stock.add(&ManagedParent::open(root)?.0, |_| true)?;
                 } else {
@@ -223,15 +222,6 @@ pub fn rebalance(parent: Option<Oid>, shares: &Shares<'_>) -> Result<Group> {
     stock.plan(Kind::Rebalance, &name, &goal, None)
 }
 
-fn roots() -> Result<Vec<Oid>> {
-    role::as_extension_owner(|| {
-        sql::column(
-            "SELECT p.parent::oid FROM shardkeeper.parents p JOIN pg_catalog.pg_class c ON c.oid = p.parent ORDER BY c.relname, 1",
-            &[],
-        )
-    })
-}
-
 fn owns(root: Oid) -> Result<bool> {
     let owns = "SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = $1";
     Ok(sql::one::<bool>(owns, &[root.into()])? == Some(true))
@@ -239,7 +229,7 @@ fn owns(root: Oid) -> Result<bool> {
 
 /// Takes the node off the lists of all specs, so that no new leaf goes there.
 fn leave(node: &str) -> Result<()> {
-    for root in roots()? {
+    for root in parent::all_by_name()? {
         if !ManagedParent::read(root)?.level.forget_node(node) {
             continue;
         }
@@ -263,7 +253,7 @@ struct Stock {
 
 impl Stock {
     fn add(&mut self, managed: &ManagedParent, movable: impl Fn(&TreeTable) -> bool) -> Result<()> {
-        let labels = parent::labels(managed.root)?;
+        let labels = partition::labels(managed.root)?;
         for member in managed.members.iter().filter(|member| member.is_leaf()) {
             let Some(above) = member.parent() else { continue };
             let path = managed.path_to(member.oid())?;
@@ -340,13 +330,7 @@ impl Stock {
 
 /// All servers that may store leaves. The coordinator has no region.
 fn nodes(leaving: Option<&str>, capacities: Option<&Value>) -> Result<Vec<Node>> {
-    let known = role::as_extension_owner(|| {
-        sql::documents::<(String, Option<String>)>(
-            "SELECT pg_catalog.json_build_array(name, region)::text FROM shardkeeper.nodes ORDER BY name",
-            &[],
-        )
-    })?;
-    let mut nodes: Vec<Node> = known
+    let mut nodes: Vec<Node> = node::names_with_regions()?
         .into_iter()
         .chain([(LOCAL.to_string(), None)])
         .map(|(name, region)| Node {
@@ -366,7 +350,7 @@ fn nodes(leaving: Option<&str>, capacities: Option<&Value>) -> Result<Vec<Node>>
     };
     for (name, capacity) in capacities {
         let Some(node) = nodes.iter_mut().find(|node| node.name == *name) else {
-            return Err(unknown_node(name).into());
+            return Err(node::unknown_node(name).into());
         };
         node.capacity = capacity.as_f64();
         if node.capacity.is_none() {

@@ -6,6 +6,7 @@
 
 use crate::catalog::carried::Key;
 use crate::catalog::operation::{Operation, Own};
+use crate::catalog::progress;
 use crate::error::Result;
 use crate::hierarchy::bound::{default_check, for_values};
 use crate::hierarchy::partition_keys::PartitionKeys;
@@ -25,8 +26,6 @@ use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 pub const ATTACH_CHECK: &str = "shardkeeper_attach";
 /// For a moment, in the stage: empty, and partitioned as the real table will be.
 const PROBE: &str = "shardkeeper_probe";
-/// On each node, what the operation has brought there.
-const PROGRESS: &str = "shardkeeper_progress";
 
 pub struct Staging {
     /// The parent's description under the name of the staged table.
@@ -125,7 +124,7 @@ impl Staging {
         let table = fitted(&self.bare(), survey);
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
         let schema = ident(&table.name.schema);
-        let mut commands = vec![format!("CREATE SCHEMA {schema}"), progress_table_in(&schema)];
+        let mut commands = vec![format!("CREATE SCHEMA {schema}"), progress::create_in(&schema)];
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(blueprint.mirror_tree(node, &table.name, &self.tree));
         commands.extend(self.default_check(node));
@@ -188,7 +187,7 @@ impl Staging {
     pub fn return_on(&self, node: &str, survey: &Preflight) -> Vec<String> {
         let table = fitted(&self.bare(), survey);
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };
-        let mut commands = vec![progress_table_in(&ident(&table.name.schema))];
+        let mut commands = vec![progress::create_in(&ident(&table.name.schema))];
         commands.extend(blueprint.mirror_root(&self.tree));
         commands.extend(self.attach(|partition| lives_on(partition, node)));
         commands
@@ -335,18 +334,4 @@ fn own_key(key: &Key, leaf: &QualifiedName) -> Vec<String> {
     commands.extend(create_key(&key, leaf, true));
     commands.extend(ddl::key_comments(&key, leaf));
     commands
-}
-
-fn progress_table_in(schema: &str) -> String {
-    format!(
-        "CREATE TABLE {schema}.{PROGRESS} (operation bigint NOT NULL, source text NOT NULL, snapshot text, lsn pg_lsn, handed text[], PRIMARY KEY (operation, source))"
-    )
-}
-
-/// The table on a server in which the operation notes what it has brought there.
-pub fn progress_table(operation: &Operation, node: &str) -> String {
-    match node {
-        LOCAL => "shardkeeper.progress".to_string(),
-        _ => format!("{}.{PROGRESS}", ident(&operation.stage)),
-    }
 }

@@ -4,7 +4,7 @@
 use super::nodes;
 use super::write_fence;
 use crate::catalog::operation::{self, Operation, Source, SourceTable};
-use crate::catalog::{drain, parent, way_back};
+use crate::catalog::{drain, mirror, parent, partition, way_back};
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed_parent::ManagedParent;
@@ -157,7 +157,7 @@ impl Swap<'_> {
         inverse.extend(open);
         // The rights that the mirror has by now: what was given and taken while the data moved is in them.
         if let Some(owner) = self.owners.get(node) {
-            let rights = parent::hold_mirror_rights(self.managed.root, node)?;
+            let rights = mirror::hold_rights(self.managed.root, node)?;
             let made = self.operation.plan.targets.iter().flat_map(below).filter(|table| lives_on(table, node));
             let made: Vec<QualifiedName> = made.map(|table| above.sibling(&table.name)).collect();
             commands.extend(grants::commands(&rights, &owner.role, owner.owns_schema, &made)?);
@@ -249,8 +249,8 @@ impl Swap<'_> {
             .filter_map(|table| self.managed.members.iter().find(|member| member.name == table.name))
             .map(|member| member.oid())
             .collect();
-        parent::forget_partitions(&gone)?;
-        parent::add_partitions(self.managed.root, &self.managed.name().schema, &label_rows(&plan.targets))?;
+        partition::forget(&gone)?;
+        partition::add(self.managed.root, &self.managed.name().schema, &label_rows(&plan.targets))?;
         // What others dealt out meanwhile stays dealt out.
         let now = &self.managed.catalog.dealt;
         let dealt = match &plan.before {

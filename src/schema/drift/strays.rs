@@ -2,7 +2,7 @@
 //! are on the node.
 
 use super::Parent;
-use crate::catalog::operation;
+use crate::catalog::{operation, partition};
 use crate::error::Result;
 use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident};
@@ -46,8 +46,9 @@ pub fn rows(parent: &Parent, strays: &[Stray], node: &str) -> Result<Vec<Row>> {
             rows.push(twofold(leaf, other, node));
         }
     }
-    let detached = detached(parent.managed.root)?;
-    for leaf in lost.iter().filter(|stray| stray.kind == 'r' && !detached.contains(&stray.name)) {
+    // What was detached here by hand is a table still, and told as such.
+    let here = partition::tables(parent.managed.root)?;
+    for leaf in lost.iter().filter(|stray| stray.kind == 'r' && !here.contains(&stray.name)) {
         let path = path(leaf, &lost);
         match path.first().and_then(|top| alike(parent, top)) {
             Some(other) if other.is_leaf() && other.server.as_deref() != Some(node) => {
@@ -144,18 +145,6 @@ fn is_being_changed(root: Oid) -> Result<bool> {
             &[root.into()],
         )?;
         Ok(locked.is_some() || operation::running(root)?.is_some())
-    })
-}
-
-/// What was detached here by hand is a table still, and told as such.
-fn detached(root: Oid) -> Result<Vec<QualifiedName>> {
-    role::as_extension_owner(|| {
-        sql::documents(
-            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'name', c.relname)::text
-             FROM shardkeeper.partitions k JOIN pg_catalog.pg_class c ON c.oid = k.partition
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.parent = $1",
-            &[root.into()],
-        )
     })
 }
 

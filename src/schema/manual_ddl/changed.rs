@@ -1,6 +1,9 @@
 //! Commands that changed something managed.
 
 use super::by_hand_everywhere;
+use crate::catalog::mirror::OWN_MIRRORS;
+use crate::catalog::parent::MANAGED;
+use crate::catalog::partition::LABELLED;
 use crate::error::{Report, Result};
 use crate::hierarchy::validate::INSTEAD_OF_TRANSITION;
 use crate::name::{QualifiedName, idents, literal};
@@ -42,7 +45,7 @@ enum Concern {
 /// whatever lies between, a schema to the parents in it. A restored dump's mirrors are another coordinator's: nothing there is
 /// changed from here.
 const CHANGES: &str = "
-    WITH RECURSIVE said AS (
+    said AS (
         SELECT d.classid, d.objid, d.objsubid, p.partition, p.before, p.words,
             -- A type has a schema, too.
             CASE WHEN p.concern = 'schema' AND d.classid <> 'pg_class'::regclass THEN 'shape' ELSE p.concern END AS concern
@@ -68,10 +71,10 @@ const CHANGES: &str = "
             UNION SELECT conrelid FROM pg_constraint WHERE s.classid = 'pg_constraint'::regclass AND oid = s.objid
             UNION SELECT tgrelid FROM pg_trigger WHERE s.classid = 'pg_trigger'::regclass AND oid = s.objid
             UNION SELECT a.attrelid FROM types JOIN pg_attribute a ON a.atttypid = types.type AND NOT a.attisdropped
-                JOIN shardkeeper.parents m ON m.parent = a.attrelid WHERE types.of = s.objid AND types.type <> 0
-            UNION SELECT a.attrelid FROM pg_attribute a JOIN shardkeeper.parents m ON m.parent = a.attrelid
+                JOIN managed m ON m.parent = a.attrelid WHERE types.of = s.objid AND types.type <> 0
+            UNION SELECT a.attrelid FROM pg_attribute a JOIN managed m ON m.parent = a.attrelid
                 WHERE s.classid = 'pg_collation'::regclass AND a.attcollation = s.objid AND NOT a.attisdropped
-            UNION SELECT c.oid FROM pg_class c JOIN shardkeeper.parents m ON m.parent = c.oid
+            UNION SELECT c.oid FROM pg_class c JOIN managed m ON m.parent = c.oid
                 WHERE s.classid = 'pg_namespace'::regclass AND c.relnamespace = s.objid
         ) AS t (relation)
     )
@@ -94,10 +97,9 @@ const CHANGES: &str = "
             SELECT FROM jsonb_array_elements(p.keys -> 'keys') AS k, jsonb_array_elements_text(k -> 'columns') AS name
             WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p.parent AND a.attname = name)
               AND NOT EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = p.parent AND i.relname = k ->> 'name'))),
-        'nodes', ARRAY(SELECT m.node FROM shardkeeper.mirrors m
-                       WHERE m.parent = p.parent AND m.coordinator = shardkeeper.coordinator() ORDER BY m.node))::text
+        'nodes', ARRAY(SELECT m.node FROM own_mirrors m WHERE m.parent = p.parent ORDER BY m.node))::text
     FROM touched t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN shardkeeper.parents p ON p.parent = t.relation OR p.parent IN (SELECT pg_partition_ancestors(t.relation))
+    JOIN managed p ON p.parent = t.relation OR p.parent IN (SELECT pg_partition_ancestors(t.relation))
     JOIN pg_class r ON r.oid = p.parent JOIN pg_namespace rn ON rn.oid = r.relnamespace
     CROSS JOIN LATERAL (
         SELECT t.before IS NOT NULL AND (t.concern = 'schema' OR t.concern = 'name' AND t.classid = 'pg_namespace'::regclass) AS of_schema,
@@ -105,14 +107,15 @@ const CHANGES: &str = "
     ) AS o
     -- The partition that is out since this command: its topmost table.
     LEFT JOIN LATERAL (
-        SELECT k.partition FROM shardkeeper.partitions k JOIN pg_class kc ON kc.oid = k.partition
+        SELECT k.partition FROM labelled k JOIN pg_class kc ON kc.oid = k.partition
         WHERE t.concern = 'detach' AND k.parent = p.parent AND k.above IS NULL
           AND NOT EXISTS (SELECT FROM pg_partition_ancestors(k.partition) AS a WHERE a = k.parent)
         ORDER BY kc.relispartition LIMIT 1
     ) AS d ON true";
 
 pub fn judge_all() -> Result<()> {
-    let changes = role::as_extension_owner(|| sql::documents::<Change>(CHANGES, &[]))?;
+    let query = format!("WITH RECURSIVE {MANAGED}, {LABELLED}, {OWN_MIRRORS}, {CHANGES}");
+    let changes = role::as_extension_owner(|| sql::documents::<Change>(&query, &[]))?;
     changes.iter().try_for_each(judge)
 }
 

@@ -1,6 +1,10 @@
 //! Commands that dropped something managed, named or by `CASCADE`.
 
 use super::by_hand_everywhere;
+use crate::catalog::mirror::OWN_MIRRORS;
+use crate::catalog::node::KNOWN_NODES;
+use crate::catalog::parent::MANAGED;
+use crate::catalog::partition::LABELLED;
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, idents, literal};
 use crate::pg::{role, sql};
@@ -43,13 +47,13 @@ enum Gone {
 /// What an index belonged to is not told; but its name is in the catalog. Leaves that are stored here may have keys of their
 /// own. Mirrors of a restored dump are another coordinator's.
 const GONE: &str = "
-    WITH gone AS MATERIALIZED (
+    gone AS MATERIALIZED (
         SELECT o.classid, o.objid, o.objsubid, o.object_type, o.object_identity, o.address_names, o.address_args
         FROM pg_event_trigger_dropped_objects() AS o
     ),
     tables AS (SELECT objid, object_identity FROM gone WHERE classid = 'pg_class'::regclass AND objsubid = 0),
     partitions AS (
-        SELECT t.object_identity, k.parent FROM tables t JOIN shardkeeper.partitions k ON k.partition = t.objid
+        SELECT t.object_identity, k.parent FROM tables t JOIN labelled k ON k.partition = t.objid
         WHERE k.parent NOT IN (SELECT objid FROM tables)
     ),
     parts AS (
@@ -59,14 +63,13 @@ const GONE: &str = "
         WHERE object_type = 'table constraint'
         UNION
         SELECT 'DROP INDEX', p.parent FROM gone
-        JOIN shardkeeper.parents p ON p.parent NOT IN (SELECT objid FROM tables)
+        JOIN managed p ON p.parent NOT IN (SELECT objid FROM tables)
         JOIN pg_class c ON c.oid = p.parent JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE object_type = 'index' AND n.nspname = address_names[1]
           AND EXISTS (SELECT FROM jsonb_array_elements(p.keys -> 'keys') AS k WHERE k ->> 'name' = address_names[2])
     ),
     ours AS (
-        SELECT m.parent, jsonb_agg(m.node ORDER BY m.node) AS nodes FROM shardkeeper.mirrors m
-        WHERE m.coordinator = shardkeeper.coordinator() GROUP BY m.parent
+        SELECT m.parent, jsonb_agg(m.node ORDER BY m.node) AS nodes FROM own_mirrors m GROUP BY m.parent
     )
     SELECT gone::text FROM (
         SELECT 1 AS rank, json_build_object('kind', 'parent', 'table', t.object_identity, 'nodes', o.nodes) AS gone
@@ -80,23 +83,24 @@ const GONE: &str = "
         JOIN ours o ON o.parent = x.relation OR o.parent IN (SELECT pg_partition_ancestors(x.relation))
         WHERE x.relation NOT IN (SELECT objid FROM tables) AND NOT (c.relkind = 'r' AND c.relispartition)
         UNION ALL
-        SELECT 4, json_build_object('kind', 'node', 'node', n.name) FROM gone JOIN shardkeeper.nodes n ON n.name = address_names[1]
+        SELECT 4, json_build_object('kind', 'node', 'node', n.name) FROM gone JOIN known_nodes n ON n.name = address_names[1]
         WHERE object_type = 'server'
         UNION ALL
-        SELECT 5, json_build_object('kind', 'channel', 'node', n.name) FROM gone JOIN shardkeeper.nodes n ON n.name = address_names[2]
+        SELECT 5, json_build_object('kind', 'channel', 'node', n.name) FROM gone JOIN known_nodes n ON n.name = address_names[2]
         WHERE object_type = 'foreign table' AND address_names[1] = 'shardkeeper_nodes'
         UNION ALL
         SELECT 6, json_build_object('kind', 'mapping', 'node', s.srvname, 'role', r.rolname,
             'parent', json_build_object('schema', pn.nspname, 'name', c.relname))
         FROM gone JOIN pg_foreign_server s ON s.srvname = address_args[1]
-        JOIN shardkeeper.mirrors m ON m.node = s.srvname AND m.coordinator = shardkeeper.coordinator()
+        JOIN own_mirrors m ON m.node = s.srvname
         JOIN pg_class c ON c.oid = m.parent JOIN pg_namespace pn ON pn.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
         WHERE object_type = 'user mapping' AND address_names[1] IN (r.rolname, 'public')
           AND NOT EXISTS (SELECT FROM pg_user_mapping u WHERE u.umserver = s.oid AND u.umuser IN (0, c.relowner))
     ) AS found ORDER BY rank, gone::text";
 
 pub fn judge_all() -> Result<()> {
-    let gone = role::as_extension_owner(|| sql::documents::<Gone>(GONE, &[]))?;
+    let query = format!("WITH {MANAGED}, {LABELLED}, {OWN_MIRRORS}, {KNOWN_NODES}, {GONE}");
+    let gone = role::as_extension_owner(|| sql::documents::<Gone>(&query, &[]))?;
     gone.first().map_or(Ok(()), judge)
 }
 

@@ -3,7 +3,8 @@
 
 use super::{Hand, hand};
 use crate::catalog::carried::Key;
-use crate::catalog::parent;
+use crate::catalog::parent::{self, MANAGED};
+use crate::catalog::partition;
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::literal;
@@ -23,7 +24,7 @@ pub fn before_detach(detaching: &[Detaching]) -> Result<()> {
         let Some((_, labels)) = parent::of_relation(detaching.partition)? else { continue };
         match hand() {
             Hand::User if detaching.concurrently && !labels.is_empty() => return concurrently(detaching.partition),
-            Hand::Allowed => parent::note_place(detaching.partition)?,
+            Hand::Allowed => partition::note_place(detaching.partition)?,
             _ => {}
         }
     }
@@ -50,7 +51,7 @@ struct Followed {
 }
 
 const CHANGED: &str = "
-    WITH said AS (
+    said AS (
         SELECT p.concern, p.partition, coalesce(
             (SELECT indrelid FROM pg_index WHERE d.classid = 'pg_class'::regclass AND indexrelid = d.objid),
             (SELECT conrelid FROM pg_constraint WHERE d.classid = 'pg_constraint'::regclass AND oid = d.objid),
@@ -59,18 +60,18 @@ const CHANGED: &str = "
     )
     SELECT json_build_object('dropped', '[]'::json,
         'roots', (SELECT coalesce(json_agg(DISTINCT p.parent::oid::bigint), '[]') FROM said
-                  JOIN shardkeeper.parents p ON p.parent = relation WHERE concern <> 'attach'),
+                  JOIN managed p ON p.parent = relation WHERE concern <> 'attach'),
         'attached', (SELECT coalesce(json_agg(DISTINCT said.partition::bigint), '[]') FROM said
                      JOIN pg_class c ON c.oid = said.partition AND c.relkind IN ('r', 'p', 'f') WHERE concern = 'attach'))::text";
 
 const DROPPED: &str = "
-    WITH gone AS (
+    gone AS (
         SELECT o.address_names[1] AS schema, o.address_names[2] AS name FROM pg_event_trigger_dropped_objects() AS o WHERE o.object_type = 'index'
     )
     SELECT json_build_object('attached', '[]'::json, 'dropped', (SELECT coalesce(json_agg(name), '[]') FROM gone), 'roots', (
         SELECT coalesce(json_agg(DISTINCT p.parent::oid::bigint), '[]') FROM gone
         JOIN pg_namespace n ON n.nspname = gone.schema
-        JOIN pg_class c ON c.relnamespace = n.oid JOIN shardkeeper.parents p ON p.parent = c.oid
+        JOIN pg_class c ON c.relnamespace = n.oid JOIN managed p ON p.parent = c.oid
         WHERE EXISTS (SELECT FROM jsonb_array_elements(p.keys -> 'keys') AS k WHERE k ->> 'name' = gone.name)))::text";
 
 pub enum After {
@@ -87,9 +88,10 @@ pub fn keep_up(after: After) -> Result<()> {
         After::Change => CHANGED,
         After::Drop => DROPPED,
     };
-    let Some(found) = role::as_extension_owner(|| sql::document::<Followed>(query, &[]))? else { return Ok(()) };
+    let query = format!("WITH {MANAGED}, {query}");
+    let Some(found) = role::as_extension_owner(|| sql::document::<Followed>(&query, &[]))? else { return Ok(()) };
     for partition in found.attached {
-        parent::note_attached(Oid::from(partition))?;
+        partition::note_attached(Oid::from(partition))?;
     }
     found.roots.iter().try_for_each(|root| follow_keys(Oid::from(*root), &found.dropped))
 }

@@ -2,7 +2,7 @@
 
 use super::invalid;
 use crate::catalog::operation::Plan;
-use crate::catalog::parent;
+use crate::catalog::partition;
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::partition_keys::KeyType;
@@ -190,7 +190,7 @@ impl Change {
     /// A label finds its part of the spec: that of another partition must not be taken.
     fn labels_are_free(&self, site: &Site<'_>, new: &[NewPartition]) -> Result<()> {
         let out_of_default = new.iter().any(|piece| piece.bound == Bound::Default);
-        let labels = parent::labels(self.managed.root)?;
+        let labels = partition::labels(self.managed.root)?;
         let siblings: Vec<&String> =
             self.managed.children(self.above).filter_map(|child| labels.get(&child.oid().to_u32())).collect();
         for (at, piece) in new.iter().enumerate() {
