@@ -73,7 +73,12 @@ pub enum ApplyError {
     /// or apply all changes of the batch one by one. The arguments of the call are given back; `Unchanged` values
     /// in them may have been filled.
     #[error("a row changes its key, and its unchanged values are known to the target alone")]
-    NeedsOrder { old_key: Vec<Value>, new: Vec<Value> },
+    NeedsOrder {
+        /// The key that the row had, values in the order of the key columns.
+        old_key: Vec<Value>,
+        /// The row as it shall be: a value for each column.
+        new: Vec<Value>,
+    },
     /// Inserted, or moved to, where the batch left a row: not what one source can have done.
     #[error("the key has a row already")]
     Exists,
@@ -82,7 +87,12 @@ pub enum ApplyError {
     Missing,
     /// A row or key of another number of columns than those before.
     #[error("expected {expected} columns, found {found}")]
-    Columns { expected: usize, found: usize },
+    Columns {
+        /// Of a row, as many as the first row of the batch had; of a key, as many as the batch was made for.
+        expected: usize,
+        /// How many the refused row or key has.
+        found: usize,
+    },
     /// An `Unchanged` value in an inserted row or in a key, where nothing tells what it is.
     #[error("the value of column {0} is not known")]
     Unknown(usize),
@@ -99,6 +109,7 @@ impl Batch {
         self.entries.len()
     }
 
+    /// Whether no change was taken: the outcome has nothing to do.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

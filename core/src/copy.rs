@@ -1,4 +1,4 @@
-//! The formats of COPY: binary streams split into rows as they arrive, and rows written as binary or text.
+//! The formats of COPY: binary streams split into rows as they arrive, and rows written as text.
 
 /// What a binary stream begins with: signature, no flags, no header extension.
 pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -23,22 +23,31 @@ const KEPT_BYTES: usize = 1 << 20;
 /// Why bytes are not a binary COPY stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
+    /// The first bytes are others: the text format, or no COPY at all.
     #[error("the stream does not begin with the signature of binary COPY")]
     Signature,
+    /// The header says that each row begins with an OID, as those of servers older than 12 can.
     #[error("the rows of the stream carry OIDs")]
     Oids,
+    /// The upper half of the header's flags, where each one that is set changes what follows.
     #[error("the header has unknown critical flags {0:#010x}")]
     Flags(u32),
+    /// A negative length, in bytes.
     #[error("the header extension has the length {0}")]
     Extension(i32),
+    /// A negative count that is not the trailer's -1.
     #[error("a row has the field count {0}")]
     FieldCount(i16),
+    /// A length in bytes that is negative, but not NULL's -1, or more than Postgres can hold in a value.
     #[error("a field has the length {0}")]
-    FieldLength(i64),
+    FieldLength(i32),
+    /// The lengths of its fields add up to more than Postgres can hold in a row.
     #[error("a row is larger than 1 GB")]
     RowLength,
+    /// Something comes after the field count -1.
     #[error("bytes follow the end of the stream")]
     AfterTrailer,
+    /// No more bytes come, within a row or between two: the sender was interrupted.
     #[error("the stream ends before its trailer")]
     Truncated,
 }
@@ -80,6 +89,7 @@ impl Default for Splitter {
 }
 
 impl Splitter {
+    /// For a stream of which nothing has arrived: its header comes first.
     pub fn new() -> Self {
         Self { state: State::Header, buffer: Vec::new(), start: 0, scanned: 0, width: 0, offsets: Vec::new() }
     }
@@ -105,7 +115,7 @@ impl Splitter {
         self.buffer.extend_from_slice(chunk);
     }
 
-    /// The next row. `None` when more bytes are needed, or none will come: see [`is_finished`](Self::is_finished).
+    /// The next row. `None` when more bytes are needed, and after the last row.
     ///
     /// Errors: all of [`CopyError`] but `Truncated`.
     #[expect(clippy::should_implement_trait, reason = "the row borrows from the splitter, so it is no Iterator")]
@@ -122,11 +132,6 @@ impl Splitter {
         self.start += length;
         self.scanned = 0;
         Ok(Some(Row { raw: &self.buffer[begin..self.start], offsets: &self.offsets }))
-    }
-
-    /// Whether the trailer was read, and nothing after it.
-    pub fn is_finished(&self) -> bool {
-        self.state == State::Finished
     }
 
     /// To be asked when no more bytes will come and `next` has no more rows.
@@ -217,7 +222,7 @@ impl Splitter {
                 at += usize::try_from(length)
                     .ok()
                     .filter(|length| *length <= MAX_BYTES)
-                    .ok_or(CopyError::FieldLength(length.into()))?;
+                    .ok_or(CopyError::FieldLength(length))?;
             }
             if at > MAX_BYTES {
                 return Err(CopyError::RowLength);
@@ -252,12 +257,6 @@ impl<'a> Row<'a> {
         Some(usize::try_from(length).ok().and_then(|length| self.raw.get(at + 4..at + 4 + length)))
     }
 
-    /// All values in order, `None` for NULL.
-    pub fn fields(&self) -> impl ExactSizeIterator<Item = Option<&'a [u8]>> + use<'a> {
-        let row = *self;
-        (0..row.len()).map(move |i| row.field(i).flatten())
-    }
-
     /// How many fields the row has.
     pub fn len(&self) -> usize {
         self.offsets.len()
@@ -267,26 +266,6 @@ impl<'a> Row<'a> {
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
-}
-
-/// Begins a row of a binary stream; as many calls of [`put_field`] as it has `fields` must follow.
-pub fn begin_row(out: &mut Vec<u8>, fields: i16) {
-    out.extend_from_slice(&fields.to_be_bytes());
-}
-
-/// Appends one field of a binary stream: the binary form of a value, or `None` for NULL.
-///
-/// Errors: `FieldLength` for a value larger than 1 GB, which no Postgres would read; nothing is written then.
-pub fn put_field(out: &mut Vec<u8>, value: Option<&[u8]>) -> Result<(), CopyError> {
-    let Some(value) = value else {
-        out.extend_from_slice(&(-1i32).to_be_bytes());
-        return Ok(());
-    };
-    let length = i32::try_from(value.len()).ok().filter(|_| value.len() <= MAX_BYTES);
-    let length = length.ok_or(CopyError::FieldLength(value.len() as i64))?;
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(value);
-    Ok(())
 }
 
 /// Appends one line of the text format, newline included: the text of each value, `None` for NULL (`\N`).
@@ -332,10 +311,12 @@ mod tests {
     fn memory_follows_the_largest_row_and_is_given_back() {
         let row = |bytes: usize| {
             let mut out = Vec::new();
-            begin_row(&mut out, 1);
-            put_field(&mut out, Some(&vec![b'x'; bytes])).map(|()| out)
+            out.extend_from_slice(&1i16.to_be_bytes());
+            out.extend_from_slice(&(bytes as i32).to_be_bytes());
+            out.resize(out.len() + bytes, b'x');
+            out
         };
-        let (small, huge) = (row(1000).expect("a row"), row(16 << 20).expect("a row"));
+        let (small, huge) = (row(1000), row(16 << 20));
         let mut splitter = Splitter::new();
         let mut largest_after = |bytes: &[u8]| {
             let mut largest = 0;

@@ -6,14 +6,14 @@ use std::str::FromStr;
 
 /// `mantissa / 10^scale`, always reduced, so that equal numbers are equal values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Decimal {
+pub(crate) struct Decimal {
     mantissa: i128,
     scale: u32,
 }
 
 /// Why a text is not a [`Decimal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotDecimal {
+pub(crate) enum NotDecimal {
     /// Not a number at all.
     Syntax,
     /// A number, of more digits than 38.
@@ -21,7 +21,7 @@ pub enum NotDecimal {
 }
 
 impl Decimal {
-    pub const ZERO: Self = Self { mantissa: 0, scale: 0 };
+    pub(crate) const ZERO: Self = Self { mantissa: 0, scale: 0 };
 
     fn reduced(mut mantissa: i128, mut scale: u32) -> Self {
         while scale > 0 && mantissa % 10 == 0 {
@@ -38,32 +38,33 @@ impl Decimal {
         Some((lift(self)?, lift(other)?, scale))
     }
 
-    pub fn checked_add(self, other: Self) -> Option<Self> {
+    /// `None` when the sum has more digits than 38, or one of both cannot be written in the scale of the other.
+    pub(crate) fn checked_add(self, other: Self) -> Option<Self> {
         let (a, b, scale) = self.aligned(other)?;
         Some(Self::reduced(a.checked_add(b)?, scale))
     }
 
-    pub fn checked_sub(self, other: Self) -> Option<Self> {
+    pub(crate) fn checked_sub(self, other: Self) -> Option<Self> {
         self.checked_add(Self { mantissa: other.mantissa.checked_neg()?, ..other })
     }
 
-    pub fn checked_mul(self, times: i128) -> Option<Self> {
+    pub(crate) fn checked_mul(self, times: i128) -> Option<Self> {
         Some(Self::reduced(self.mantissa.checked_mul(times)?, self.scale))
     }
 
     /// The whole number of times that `other` goes into this, rounded down.
-    pub fn div_floor(self, other: Self) -> Option<i128> {
+    pub(crate) fn div_floor(self, other: Self) -> Option<i128> {
         let (a, b, _) = self.aligned(other)?;
         let rest = a.checked_rem_euclid(b)?;
         a.checked_sub(rest)?.checked_div(b)
     }
 
-    pub fn is_positive(self) -> bool {
+    pub(crate) fn is_positive(self) -> bool {
         self.mantissa > 0
     }
 
     /// The value, if it is a whole number.
-    pub fn integer(self) -> Option<i128> {
+    pub(crate) fn integer(self) -> Option<i128> {
         (self.scale == 0).then_some(self.mantissa)
     }
 }

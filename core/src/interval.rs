@@ -9,7 +9,7 @@ pub(crate) const DAY: i64 = 86_400 * SECOND;
 
 /// Months, days and microseconds, kept apart as in Postgres: none is a fixed number of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interval {
+pub(crate) struct Interval {
     pub months: i64,
     pub days: i64,
     pub micros: i64,
@@ -21,7 +21,7 @@ const MAX_DAYS: i64 = 366 * 9999;
 
 impl Interval {
     /// The error is a message for the user.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("\"{text}\" is not an interval");
         let words = text.replace([',', '@'], " ").to_ascii_lowercase();
         // Postgres prints "mon" and "mons", which the parser does not know.

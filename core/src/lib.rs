@@ -1,33 +1,36 @@
 //! The decisions of shardkeeper, without I/O: what a spec means, which partitions it makes, where they live.
 
+#![deny(missing_docs)]
+
 pub mod apply;
 pub mod balance;
 pub mod copy;
 mod decimal;
-pub mod division;
 mod error;
 mod interval;
 mod lsn;
+pub mod modulus;
 pub mod name;
 pub mod operation;
-pub mod pace;
 mod path;
 pub mod pgoutput;
 pub mod plan;
+pub mod plural;
+pub mod rate_limiter;
 mod scalar;
-pub mod series;
+mod series;
 pub mod snapshot;
 pub mod spec;
 pub mod tree;
 mod value;
-pub mod words;
 mod zone;
 
-pub use decimal::Decimal;
 pub use error::SpecError;
-pub use interval::Interval;
 pub use lsn::{Lsn, NotLsn};
-pub use scalar::Scalar;
 pub use spec::{Level, parse};
 pub use value::KeyKind;
-pub use zone::Zone;
+
+pub(crate) use decimal::Decimal;
+pub(crate) use interval::Interval;
+pub(crate) use scalar::Scalar;
+pub(crate) use zone::Zone;

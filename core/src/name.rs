@@ -9,7 +9,7 @@ const DEFAULT: &str = "{parent}_{label}";
 
 /// A name with `{parent}` and `{label}` in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(String);
+pub(crate) struct Template(String);
 
 impl Default for Template {
     fn default() -> Self {
@@ -35,7 +35,7 @@ impl Template {
         Ok(Self(text.to_owned()))
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
@@ -45,7 +45,7 @@ impl Template {
 }
 
 /// The name of the partition `label` of `parent`, at most 63 bytes long.
-pub fn make(template: &Template, parent: &str, label: &str) -> String {
+pub(crate) fn make(template: &Template, parent: &str, label: &str) -> String {
     // One pass, so that a parent called "{label}" is not expanded again.
     let mut name = String::with_capacity(MAX_BYTES);
     let mut rest = template.0.as_str();
@@ -91,6 +91,10 @@ fn hash(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -98,5 +102,22 @@ mod tests {
         assert_eq!(hash(b""), 0xcbf2_9ce4 ^ 0x8422_2325);
         let long = make(&Template::default(), &"x".repeat(60), "2024_01");
         assert_eq!(long, format!("{}_88f79b33", "x".repeat(54)));
+    }
+
+    proptest! {
+        #[test]
+        fn names_fit_and_depend_on_nothing_else(parent in "\\PC{1,80}", label in "\\PC{1,80}") {
+            let name = make(&Template::default(), &parent, &label);
+            prop_assert!(name.len() <= MAX_BYTES);
+            prop_assert_eq!(&name, &make(&Template::default(), &parent, &label));
+            let whole = format!("{parent}_{label}");
+            prop_assert!(name == whole || whole.len() > MAX_BYTES);
+        }
+
+        #[test]
+        fn long_names_stay_apart(parent in "[a-zé]{40,80}", labels in prop::collection::hash_set("[a-z0-9_é]{20,60}", 2..50)) {
+            let names: HashSet<_> = labels.iter().map(|label| make(&Template::default(), &parent, label)).collect();
+            prop_assert_eq!(names.len(), labels.len());
+        }
     }
 }

@@ -1,14 +1,12 @@
-//! An operation that moves data: its kinds, its states, and which state may follow which.
+//! An operation that moves data: its kinds, its states, and what may be asked of it in each.
 
 mod backoff;
 mod cure;
-mod progress;
 mod wish;
 
 pub use backoff::Backoff;
 pub use cure::may_pass;
-pub use progress::remaining;
-pub use wish::{Refusal, Wish, allowed, allowed_after, shown};
+pub use wish::{Refusal, Wish, allowed, allowed_after};
 
 /// A word that is none of an enum's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +14,7 @@ pub use wish::{Refusal, Wish, allowed, allowed_after, shown};
 pub struct UnknownName {
     /// What was looked for, for example "state of an operation".
     pub what: &'static str,
+    /// The word itself.
     pub name: String,
 }
 
@@ -29,8 +28,10 @@ macro_rules! named {
         }
 
         impl $type {
+            /// Each variant once, in the order of the declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
+            /// The name of the variant, which [`FromStr`](std::str::FromStr) reads back.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
@@ -61,14 +62,22 @@ use named;
 named! {
     /// What an operation does. Each replaces a set of source leaves by a set of target leaves.
     "kind of operation" Kind {
+        /// One leaf by the same leaf on another node.
         Move = "move",
+        /// The hash partitions of one table by others, of another modulus or on other nodes. Where that can be done in
+        /// parts, it is a group with an operation for each part, which its plan tells.
         Modulus = "modulus",
+        /// One leaf by several, which hold its keys between them.
         Split = "split",
+        /// Several leaves of one table by one, which holds the keys of all.
         Merge = "merge",
-        /// Values of one list partition to another.
+        /// Two list partitions of one table by themselves: some values of the one, not all, have gone to the other.
         Values = "move_values",
+        /// A plain table with rows by the leaves of a hierarchy, of which the table becomes the parent.
         Convert = "convert",
+        /// A group of moves: all leaves of a node to other nodes.
         Drain = "drain",
+        /// A group of moves: leaves from nodes that have more than their share.
         Rebalance = "rebalance",
     }
 }
@@ -84,13 +93,19 @@ named! {
 }
 
 named! {
-    /// How far an operation is. "paused" is no state: it is what [`shown`] makes of a wish.
+    /// How far an operation is. "paused" is no state: it is a [`Wish`]. A group goes from planned to copying, and from there to
+    /// switched or to a final state.
     "state of an operation" State {
         /// Nothing was made yet.
         Planned = "planned",
+        /// The empty targets are made. With [`Mode::Online`], changes of the sources begin to be kept.
         Preparing = "preparing",
+        /// The rows of the sources are copied. With [`Mode::BlockWrites`] one transaction does that and the switch. In a
+        /// group, operations of its own run.
         Copying = "copying",
+        /// What changed in the sources since they were copied is applied to the targets.
         CatchingUp = "catching_up",
+        /// The rows of sources and targets are compared.
         Verifying = "verifying",
         /// The targets equal the sources and are kept so.
         Ready = "ready",
@@ -142,6 +157,9 @@ impl State {
     pub const fn can_become(self, next: Self) -> bool {
         match (self, next) {
             (Self::Planned, Self::Preparing)
+            // A group makes nothing itself: it waits for operations of its own.
+            | (Self::Planned, Self::Copying)
+            | (Self::Copying, Self::Finished)
             | (Self::Preparing, Self::Copying)
             | (Self::Copying, Self::CatchingUp)
             // Where writers wait, one transaction copies, compares and switches. What interrupts it undoes all of it.

@@ -8,54 +8,83 @@ use crate::lsn::Lsn;
 /// stream, and the first one after the table has changed. Times are microseconds since 2000-01-01 00:00:00 UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// `final_lsn` is that of the commit record: the `commit_lsn` of the `Commit` that follows.
+    /// A transaction begins that has committed.
     Begin {
+        /// Where its commit record begins: the `commit_lsn` of the `Commit` that follows.
         final_lsn: Lsn,
+        /// When it committed.
         commit_time: i64,
+        /// Its number on the server that sends, without the epoch.
         xid: u32,
     },
-    /// `end_lsn` is where the commit record ends: how far a slot may advance when the transaction was applied.
+    /// The transaction is told.
     Commit {
+        /// Where its commit record begins.
         commit_lsn: Lsn,
+        /// Where its commit record ends: how far a slot may advance when the transaction was applied.
         end_lsn: Lsn,
+        /// When it committed.
         commit_time: i64,
     },
     /// The transaction came by replication from elsewhere.
     Origin {
+        /// Where it committed in the log of the server that it came from.
         commit_lsn: Lsn,
+        /// The replication origin, as the server that sends calls it.
         name: String,
     },
+    /// What the table looks like that the next changes are about.
     Relation(Relation),
     /// The name of a type that is not built in, before the `Relation` that uses it.
     Type {
+        /// Its OID on the server that sends: the [`Column::type_oid`] of its columns.
         id: u32,
+        /// Also where it is `pg_catalog`, which is sent as an empty name.
         schema: String,
+        /// Its name in that schema.
         name: String,
     },
+    /// A row was inserted.
     Insert {
+        /// The [`Relation::id`] of its table.
         relation: u32,
+        /// The whole row: none of its values is `Unchanged`.
         new: Tuple,
     },
-    /// `old` is there if the identity is full, if a key column changed, or if one is stored out of line.
+    /// A row was updated.
     Update {
+        /// The [`Relation::id`] of its table.
         relation: u32,
+        /// Told if the identity is full, if a key column changed, or if one is stored out of line.
         old: Option<Old>,
+        /// The row as it is now.
         new: Tuple,
     },
+    /// A row was deleted.
     Delete {
+        /// The [`Relation::id`] of its table.
         relation: u32,
+        /// What identifies the row.
         old: Old,
     },
+    /// Tables were emptied by one `TRUNCATE`.
     Truncate {
+        /// The [`Relation::id`] of each of them that is published.
         relations: Vec<u32>,
+        /// Whether the command said `CASCADE`. The tables that this emptied are among `relations`.
         cascade: bool,
+        /// Whether the command said `RESTART IDENTITY`: sequences of the tables began anew.
         restart_identity: bool,
     },
-    /// What `pg_logical_emit_message` wrote. Outside of `Begin` and `Commit` if not transactional.
+    /// What `pg_logical_emit_message` wrote.
     Logical {
+        /// Whether it is part of a transaction; if not, it is told outside of `Begin` and `Commit`, at once.
         transactional: bool,
+        /// Where it is in the log.
         lsn: Lsn,
+        /// By which readers know the messages that are meant for them.
         prefix: String,
+        /// Whatever bytes the writer gave.
         content: Vec<u8>,
     },
 }
@@ -63,9 +92,13 @@ pub enum Message {
 /// A table as the changes after it describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
+    /// Its OID on the server that sends.
     pub id: u32,
+    /// Also where it is `pg_catalog`, which is sent as an empty name.
     pub schema: String,
+    /// Its name in that schema.
     pub name: String,
+    /// What is told of the old rows of updates and deletes.
     pub identity: Identity,
     /// The published columns, in the order of the values in a [`Tuple`].
     pub columns: Vec<Column>,
@@ -76,18 +109,25 @@ pub struct Relation {
 pub enum Identity {
     /// The primary key, if there is one.
     Default,
+    /// Nothing does: Postgres refuses updates and deletes where they are published.
     Nothing,
+    /// All columns together.
     Full,
+    /// The columns of a unique index that was chosen.
     Index,
 }
 
+/// A published column of a [`Relation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Part of the replica identity; all columns are when it is full.
     pub is_key: bool,
+    /// By which the columns of the targets find it.
     pub name: String,
+    /// On the server that sends; for a type that is not built in, a `Type` message told its name.
     pub type_oid: u32,
-    /// -1 if there is none.
+    /// What the type was declared with, such as the digits of a numeric, encoded as in `pg_attribute.atttypmod`; -1 if
+    /// there is none.
     pub type_modifier: i32,
 }
 
@@ -100,31 +140,14 @@ pub enum Old {
     Full(Tuple),
 }
 
-impl Old {
-    /// The values at these positions, which must be those of columns of the replica identity. `None` if one is absent.
-    pub fn key(&self, columns: &[usize]) -> Option<Vec<Value>> {
-        let (Self::Key(tuple) | Self::Full(tuple)) = self;
-        columns.iter().map(|column| tuple.0.get(*column).cloned()).collect()
-    }
-}
-
 /// One value a published column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuple(pub Vec<Value>);
 
-impl Tuple {
-    /// Gives `Unchanged` values what they are in `old`, a row that is told whole. An [`Old::Key`] is not.
-    pub fn fill(&mut self, old: &Tuple) {
-        for (value, before) in self.0.iter_mut().zip(&old.0) {
-            if *value == Value::Unchanged {
-                value.clone_from(before);
-            }
-        }
-    }
-}
-
+/// The value of one column, as far as the stream tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
+    /// NULL; in an [`Old::Key`] also what is not told.
     Null,
     /// Stored out of line, not changed, and so not told.
     Unchanged,
@@ -137,22 +160,31 @@ pub enum Value {
 /// Why bytes are not a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
+    /// The first byte, which begins no message of version 1.
     #[error("unknown message type {}", shown(*.0))]
     Unknown(u8),
+    /// What is there asks for more bytes.
     #[error("the message ends too early")]
     Truncated,
+    /// A whole message was read, and something is left.
     #[error("the message has bytes after its end")]
     Trailing,
+    /// One that is negative.
     #[error("a length or count in the message is {0}")]
     Length(i32),
+    /// The session has another `client_encoding` than UTF-8, or these are no bytes of Postgres.
     #[error("a name in the message is not UTF-8")]
     Name,
+    /// The byte that should be a `pg_class.relreplident`.
     #[error("unknown replica identity {}", shown(*.0))]
     Identity(u8),
+    /// The byte before a row that should tell whether it is the new one, a key or the whole old one.
     #[error("unknown kind of row {}", shown(*.0))]
     Row(u8),
+    /// The byte before a value that should tell how it is written.
     #[error("unknown kind of value {}", shown(*.0))]
     Value(u8),
+    /// A byte of flags with bits that version 1 does not know.
     #[error("unknown flags {0:#04x}")]
     Flags(u8),
 }

@@ -8,7 +8,7 @@ use serde_json::Number;
 /// A bound as the user wrote it; what it means depends on the type of the key.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(untagged)]
-pub enum Scalar {
+pub(crate) enum Scalar {
     Null,
     Bool(bool),
     Number(Number),
@@ -21,7 +21,7 @@ const EXACT_DIGITS: usize = 16;
 
 impl Scalar {
     /// The text that Postgres would read; `None` for null.
-    pub fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         match self {
             Self::Null => None,
             Self::Bool(b) => Some(b.to_string()),

@@ -15,17 +15,19 @@ pub use text::text;
 /// A table of the hierarchy with what is known of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TreeNode {
+    /// Of the table, without its schema.
     pub name: String,
     /// Of a partitioned table: `range (order_date)`.
     pub key: Option<String>,
     /// As Postgres prints it, with or without `FOR VALUES`. `None` for the root.
     pub bound: Option<String>,
-    /// Where a leaf lives.
+    /// The server of a leaf; `None` for the coordinator, and for a partitioned table.
     pub node: Option<String>,
     /// Of a leaf; `None` if it was never analyzed.
     pub rows: Option<f64>,
     /// Of a leaf; `None` if its node did not tell.
     pub bytes: Option<u64>,
+    /// In the order in which they are drawn; empty for a leaf.
     pub children: Vec<TreeNode>,
 }
 

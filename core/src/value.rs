@@ -14,17 +14,26 @@ use crate::{Decimal, Scalar, Zone};
 /// What is known of the type of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
+    /// Whole days.
     Date,
+    /// What a clock on the wall shows, without a time zone.
     Timestamp,
+    /// Instants.
     TimestampTz,
     /// For intervals: version 7, which begins with a time.
     Uuid,
+    /// With a sign.
     Integer {
+        /// 16, 32 or 64.
         bits: u8,
     },
+    /// Those of up to 38 digits are compared here, longer ones by Postgres alone.
     Numeric,
+    /// `real` or `double precision`.
     Float,
+    /// Ordered by a collation, which only Postgres knows.
     Text,
+    /// False is before true.
     Bool,
     /// A type whose order and texts only Postgres knows.
     Other,

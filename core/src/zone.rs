@@ -6,7 +6,7 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 
 /// An IANA zone, equal by name.
 #[derive(Clone, Debug)]
-pub struct Zone {
+pub(crate) struct Zone {
     name: String,
     tz: TimeZone,
 }
@@ -18,12 +18,12 @@ impl PartialEq for Zone {
 }
 
 impl Zone {
-    pub fn utc() -> Self {
+    pub(crate) fn utc() -> Self {
         Self { name: "UTC".into(), tz: TimeZone::UTC }
     }
 
     /// `None` if there is no such zone.
-    pub fn get(name: &str) -> Option<Self> {
+    pub(crate) fn get(name: &str) -> Option<Self> {
         if name.eq_ignore_ascii_case("utc") {
             return Some(Self::utc());
         }
@@ -32,11 +32,12 @@ impl Zone {
         Some(Self { name, tz })
     }
 
-    pub fn name(&self) -> &str {
+    /// As the zone database spells it.
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn is_utc(&self) -> bool {
+    pub(crate) fn is_utc(&self) -> bool {
         self.name == "UTC"
     }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use serde_json::Value;
-use shardkeeper_core::copy::{HEADER, Splitter, TRAILER, begin_row, put_field};
+use shardkeeper_core::copy::{HEADER, Splitter, TRAILER};
 use shardkeeper_core::pgoutput::Message;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -91,10 +91,7 @@ fn no_message_of_pgoutput_makes_it_panic() {
 fn no_stream_of_copy_makes_it_panic_and_its_chunks_do_not_matter() {
     let stream = |rows: &[&[Option<&[u8]>]]| {
         let mut bytes = HEADER.to_vec();
-        for row in rows {
-            begin_row(&mut bytes, row.len() as i16);
-            row.iter().for_each(|field| put_field(&mut bytes, *field).expect("a short field"));
-        }
+        rows.iter().for_each(|row| bytes.extend(common::copy_row(row)));
         bytes.extend(TRAILER);
         bytes
     };
@@ -108,7 +105,7 @@ fn no_stream_of_copy_makes_it_panic_and_its_chunks_do_not_matter() {
         for chunk in chunks {
             splitter.feed(chunk);
             while let Ok(Some(row)) = splitter.next() {
-                found.push(row.fields().map(|field| field.map(<[u8]>::to_vec)).collect::<Vec<_>>());
+                found.push(common::copy_fields(row));
             }
         }
         (found, splitter.end())

@@ -5,7 +5,7 @@ mod common;
 use common::{error, input, level, plan};
 use proptest::prelude::*;
 use serde_json::json;
-use shardkeeper_core::name::{MAX_BYTES, Template, make};
+use shardkeeper_core::name::MAX_BYTES;
 use shardkeeper_core::plan::{expand, expand_one, parse_bound};
 
 #[test]
@@ -53,21 +53,6 @@ fn an_added_partition_can_be_named() {
 
 proptest! {
     #[test]
-    fn names_fit_and_depend_on_nothing_else(parent in "\\PC{1,80}", label in "\\PC{1,80}") {
-        let name = make(&Template::default(), &parent, &label);
-        prop_assert!(name.len() <= MAX_BYTES);
-        prop_assert_eq!(&name, &make(&Template::default(), &parent, &label));
-        let whole = format!("{parent}_{label}");
-        prop_assert!(name == whole || whole.len() > MAX_BYTES);
-    }
-
-    #[test]
-    fn long_names_stay_apart(parent in "[a-zé]{40,80}", labels in prop::collection::hash_set("[a-z0-9_é]{20,60}", 2..50)) {
-        let names: std::collections::HashSet<_> = labels.iter().map(|label| make(&Template::default(), &parent, label)).collect();
-        prop_assert_eq!(names.len(), labels.len());
-    }
-
-    #[test]
     fn every_table_of_a_plan_has_its_own_name_and_every_leaf_a_node(
         root in "[a-z]{1,63}", months in 1u32..6, moduli in (1u32..5, 1u32..5), nodes in prop::collection::vec("[a-z]", 1..5),
     ) {
@@ -80,8 +65,7 @@ proptest! {
         prop_assert!(names.iter().all(|name| name.len() <= MAX_BYTES));
         let leaves: Vec<_> = plan.tree.leaves().collect();
         prop_assert_eq!(leaves.len() as u32, months * moduli.0 * moduli.1);
-        prop_assert_eq!(leaves.len() as u64, plan.leaves);
-        prop_assert_eq!(plan.dealt.get("$.nodes"), Some(&plan.leaves));
+        prop_assert_eq!(plan.dealt.get("$.nodes"), Some(&(leaves.len() as u64)));
         for (turn, leaf) in leaves.iter().enumerate() {
             prop_assert_eq!(leaf.node.as_ref(), nodes.get(turn % nodes.len()));
         }

@@ -1,18 +1,16 @@
-//! The life of an operation: every state with every other, and every wish in every state.
+//! The life of an operation: every wish in every state, what a state means, and which errors pass.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 use shardkeeper_core::operation::State::*;
-use shardkeeper_core::operation::{
-    Backoff, Kind, Mode, Refusal, State, Wish, allowed, allowed_after, may_pass, remaining, shown,
-};
+use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, allowed, allowed_after, may_pass};
 
-/// What may follow each state.
+/// What may follow each state. From planned to copying and from there to finished goes a group.
 const FOLLOW: [(State, &[State]); 13] = [
-    (Planned, &[Preparing, Cancelled, Failed]),
+    (Planned, &[Preparing, Copying, Cancelled, Failed]),
     (Preparing, &[Copying, Cancelled, Failed]),
-    (Copying, &[Preparing, CatchingUp, Switched, Cancelled, Failed]),
+    (Copying, &[Preparing, CatchingUp, Switched, Finished, Cancelled, Failed]),
     (CatchingUp, &[Verifying, Cancelled, Failed]),
     (Verifying, &[CatchingUp, Ready, Cancelled, Failed]),
     (Ready, &[CatchingUp, Verifying, Switching, Cancelled, Failed]),
@@ -42,6 +40,13 @@ const WISHES: [(State, &str); 13] = [
     (Reverting, "++++b"),
     (Reverted, "ooooo"),
 ];
+
+#[test]
+fn an_operation_that_has_switched_is_not_before_the_switch_and_one_that_is_over_is_neither() {
+    let all = |is: fn(State) -> bool| State::ALL.iter().copied().filter(|state| is(*state)).collect::<Vec<_>>();
+    assert_eq!(all(State::is_before_switch), [Planned, Preparing, Copying, CatchingUp, Verifying, Ready, Switching]);
+    assert_eq!(all(State::is_final), [Finished, Cancelled, Failed, Reverted]);
+}
 
 #[test]
 fn each_state_has_its_followers_and_no_other() {
@@ -142,14 +147,6 @@ fn a_refusal_names_the_command_to_use_instead() {
 }
 
 #[test]
-fn paused_is_shown_once_the_worker_has_stopped() {
-    assert_eq!(shown(Copying, Wish::Pause, false), "copying");
-    assert_eq!(shown(Copying, Wish::Pause, true), "paused");
-    assert_eq!(shown(Copying, Wish::Run, true), "copying");
-    assert_eq!(shown(Failed, Wish::Pause, true), "failed");
-}
-
-#[test]
 fn a_name_is_the_same_everywhere() {
     macro_rules! same {
         ($($type:ty),+) => {$(
@@ -180,31 +177,11 @@ fn the_delay_doubles_up_to_its_most() {
     assert_ne!(backoff.delay(3, 42), backoff.delay(3, 43));
 }
 
-#[test]
-fn the_rest_is_estimated_from_the_whole_and_the_last_moments() {
-    let seconds = Duration::from_secs;
-    assert_eq!(remaining(25, 100, seconds(10), None), Some(seconds(30)));
-    assert_eq!(remaining(25, 100, seconds(10), Some(7.5)), Some(seconds(20)));
-    assert_eq!(remaining(100, 100, seconds(10), Some(0.0)), Some(Duration::ZERO));
-    assert_eq!(remaining(120, 100, seconds(10), None), Some(Duration::ZERO));
-    assert_eq!(remaining(0, 0, seconds(0), None), Some(Duration::ZERO));
-    // Not begun, stalled, and too long to mean anything.
-    assert_eq!(remaining(0, 100, seconds(10), None), None);
-    assert_eq!(remaining(25, 100, seconds(10), Some(0.0)), None);
-    assert_eq!(remaining(1, u64::MAX, seconds(10), None), None);
-}
-
 proptest! {
     #[test]
     fn a_delay_is_within_its_bounds(first in 0u64..10_000, most in 0u64..100_000, attempt: u32, seed: u64) {
         let backoff = Backoff { first: Duration::from_millis(first), most: Duration::from_millis(most) };
         prop_assert!(backoff.delay(attempt, seed) <= backoff.most);
-    }
-
-    #[test]
-    fn no_input_breaks_the_estimate(done: u64, total: u64, elapsed: u64, rate in proptest::option::of(any::<f64>())) {
-        let left = remaining(done, total, Duration::from_millis(elapsed), rate);
-        prop_assert!(left.is_none_or(|left| left <= Duration::from_secs(3700 * 86_400)));
     }
 }
 

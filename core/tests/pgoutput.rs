@@ -78,7 +78,6 @@ fn changes_of_postgres_are_read() {
          4e 0004 74 00000001 33 75 74 00000004 322e3030 74 00000002 6f6b",
     );
     let old = Old::Key(Tuple(vec![text("1"), Value::Null, Value::Null, Value::Null]));
-    assert_eq!(old.key(&[0]), Some(vec![text("1")]));
     let new = Tuple(vec![text("3"), Value::Unchanged, text("2.00"), text("ok")]);
     assert_eq!(moved, Ok(Message::Update { relation: 16391, old: Some(old), new }));
 
@@ -115,16 +114,6 @@ fn impossible_parts_are_refused() {
     assert_eq!(Message::parse(b"R\0\0\0\x01s\0t\0x\0\0"), Err(MessageError::Identity(b'x')));
     assert_eq!(Message::parse(b"R\0\0\0\x01\xff\0t\0d\0\0"), Err(MessageError::Name));
     assert_eq!(Message::parse(b"I\0\0\0\x01N\0\0\0"), Err(MessageError::Trailing));
-}
-
-#[test]
-fn unchanged_values_are_filled_from_a_full_old_row() {
-    let mut new = Tuple(vec![text("1"), Value::Unchanged, Value::Null]);
-    let old = Tuple(vec![text("0"), text("long"), text("x")]);
-    new.fill(&old);
-    assert_eq!(new, Tuple(vec![text("1"), text("long"), Value::Null]));
-    assert_eq!(Old::Full(old.clone()).key(&[2, 0]), Some(vec![text("x"), text("0")]));
-    assert_eq!(Old::Key(old).key(&[3]), None);
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {

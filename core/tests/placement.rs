@@ -56,7 +56,7 @@ fn the_nearest_declaration_governs() {
 #[test]
 fn the_example_places_each_region_on_its_own_nodes() {
     let plan = plan(example()).unwrap();
-    assert_eq!(plan.leaves, 21);
+    assert_eq!(plan.tree.leaves().count(), 21);
     assert_eq!(nodes(&plan)[..7], ["us_1", "us_2", "us_3", "local", "eu_2", "local", "eu_2"]);
     assert_eq!(plan.dealt.get("$.partitions.values.us.nodes"), Some(&9));
 }

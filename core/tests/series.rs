@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::collections::{BTreeMap, HashSet};
+
 use common::{error, plan, plan_at, ranges};
+use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use shardkeeper_core::series::{Series, Slot};
-use shardkeeper_core::{KeyKind, parse};
+use shardkeeper_core::plan::{Bound, DEFAULT_MAX_LEAVES, Limit, PlanInput, expand, parse_bound};
+use shardkeeper_core::{KeyKind, SpecError, parse};
 
 fn interval(key: &str, interval: &str, more: Value) -> Value {
     let mut doc = json!({"method": "range", "key": key, "interval": interval, "premake": 1});
@@ -176,12 +179,46 @@ fn what_a_key_cannot_hold_is_refused() {
 
 #[test]
 fn a_bound_off_the_series_has_an_exacter_label() {
-    let level = parse(&interval("tz", "1 month", json!({}))).unwrap();
-    let series = Series::new(&level.site(), Some(KeyKind::TimestampTz)).unwrap().unwrap();
-    assert_eq!(series.label("2024-02-01 00:00:00+00").unwrap(), "2024_02");
-    assert_eq!(series.label("2024-02-15 00:00:00+00").unwrap(), "2024_02_15");
-    assert_eq!(series.label("2024-02-15 06:30:00+00").unwrap(), "2024_02_15_0630");
-    assert_eq!(series.next("2024-02-15 00:00:00+00").unwrap().label, "2024_03");
+    let doc = interval("tz", "1 month", json!({}));
+    let label = |from| added(&doc, KeyKind::TimestampTz, from, "2024-03-01 00:00:00+00").label;
+    assert_eq!(label("2024-02-01 00:00:00+00"), "2024_02");
+    assert_eq!(label("2024-02-15 00:00:00+00"), "2024_02_15");
+    assert_eq!(label("2024-02-15 06:30:00+00"), "2024_02_15_0630");
+}
+
+/// A range and its label.
+#[derive(Clone, Debug, PartialEq)]
+struct Slot {
+    label: String,
+    from: String,
+    to: String,
+}
+
+impl Slot {
+    fn of(label: String, bound: &Bound) -> Self {
+        let Bound::Range { from, to } = bound else { panic!("{bound:?}") };
+        let ([Limit::Value(from), ..], [Limit::Value(to), ..]) = (&from[..], &to[..]) else { panic!("{bound:?}") };
+        Self { label, from: from.clone(), to: to.clone() }
+    }
+}
+
+/// What a plan depends on, with keys of this kind, so many seconds after 1970.
+fn input(kind: &dyn Fn(&str) -> Option<KeyKind>, now: i64) -> PlanInput<'_> {
+    let now = Timestamp::from_second(now).unwrap();
+    PlanInput { root: "t", now, kind, dealt: BTreeMap::new(), max_leaves: DEFAULT_MAX_LEAVES }
+}
+
+/// The partitions of a new table, so many seconds after 1970.
+fn slots(doc: &Value, kind: KeyKind, now: i64) -> Result<Vec<Slot>, SpecError> {
+    let plan = expand(&parse(doc)?, &input(&|_| Some(kind), now))?;
+    Ok(plan.tree.partitions.into_iter().map(|made| Slot::of(made.label, &made.bound)).collect())
+}
+
+/// The partition with these bounds, as it is added later.
+fn added(doc: &Value, kind: KeyKind, from: &str, to: &str) -> Slot {
+    let level = parse(doc).unwrap();
+    let new = parse_bound(&level.site(), &json!({"from": from, "to": to}), &input(&|_| Some(kind), 0)).unwrap();
+    Slot::of(new.label, &new.bound)
 }
 
 const ZONES: &[&str] = &[
@@ -238,35 +275,27 @@ fn some_level() -> impl Strategy<Value = (Value, KeyKind, i64)> {
 
 proptest! {
     #[test]
-    fn slots_follow_each_other_and_can_be_found_again((doc, kind, now) in some_level()) {
-        let level = parse(&doc).unwrap();
-        let series = Series::new(&level.site(), Some(kind)).unwrap().unwrap();
-        let now = jiff::Timestamp::from_second(now).unwrap();
-        let slots = match series.initial(now) {
+    fn slots_follow_each_other_and_are_called_the_same_when_added((doc, kind, now) in some_level()) {
+        let slots = match slots(&doc, kind, now) {
             Ok(slots) => slots,
             // 99 years from 2099 on, in nanoseconds of a bigint.
             Err(error) => { prop_assert!(error.message.contains("beyond"), "{error}"); return Ok(()) }
         };
         prop_assert!(!slots.is_empty());
-        let labels: std::collections::HashSet<_> = slots.iter().map(|slot| &slot.label).collect();
+        let labels: HashSet<_> = slots.iter().map(|slot| &slot.label).collect();
         prop_assert_eq!(labels.len(), slots.len(), "labels are distinct");
         for pair in slots.windows(2) {
             prop_assert_eq!(&pair[0].to, &pair[1].from);
-            prop_assert_eq!(&series.next(&pair[0].to).unwrap(), &pair[1]);
         }
         for slot in slots.iter().take(20) {
             prop_assert!(before(kind, slot), "{:?}", slot);
-            prop_assert_eq!(&series.containing(&slot.from).unwrap(), slot);
-            prop_assert_eq!(&series.label(&slot.from).unwrap(), &slot.label);
+            prop_assert_eq!(&added(&doc, kind, &slot.from, &slot.to), slot);
         }
     }
 
     #[test]
     fn the_current_slot_does_not_depend_on_when_the_series_was_made((doc, kind, now) in some_level(), later in 0i64..864_000) {
-        let level = parse(&doc).unwrap();
-        let series = Series::new(&level.site(), Some(kind)).unwrap().unwrap();
-        let at = |seconds| series.initial(jiff::Timestamp::from_second(seconds).unwrap());
-        if let (Ok(early), Ok(late)) = (at(now), at(now + later)) {
+        if let (Ok(early), Ok(late)) = (slots(&doc, kind, now), slots(&doc, kind, now + later)) {
             let both: Vec<_> = early.iter().filter(|slot| late.iter().any(|other| other.from == slot.from)).collect();
             prop_assert!(both.iter().all(|slot| late.contains(slot)));
             prop_assert!(doc.get("start").is_none() || late.starts_with(&early));
@@ -278,16 +307,15 @@ proptest! {
         let decimal = |n: i64| format!("{n}e-{scale}");
         let (step, reach) = (step.max(reach / 500), reach);
         let doc = json!({"method": "range", "key": "k", "step": decimal(step), "start": decimal(start), "end": decimal(start + reach)});
-        let level = parse(&doc).unwrap();
-        let series = Series::new(&level.site(), Some(KeyKind::Numeric)).unwrap().unwrap();
-        let slots = series.initial(jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let slots = slots(&doc, KeyKind::Numeric, 0).unwrap();
         prop_assert_eq!(slots.len() as i64, (reach + step - 1) / step);
         for pair in slots.windows(2) {
             prop_assert_eq!(&pair[0].to, &pair[1].from);
         }
-        let last = slots.last().unwrap();
-        prop_assert!(series.is_ended_by(&last.to).unwrap() && !series.is_ended_by(&last.from).unwrap());
-        prop_assert_eq!(&series.containing(&last.from).unwrap(), last);
+        let number = |text: &str| (text.parse::<f64>().unwrap() * 10f64.powi(scale as i32)).round() as i64;
+        let (first, last, end) = (&slots[0], &slots[slots.len() - 1], start + reach);
+        prop_assert_eq!(number(&first.from), start);
+        prop_assert!(number(&last.from) < end && end <= number(&last.to), "the last one reaches the end: {:?}", last);
     }
 }
 
@@ -296,7 +324,7 @@ fn before(kind: KeyKind, slot: &Slot) -> bool {
     match kind {
         KeyKind::Integer { .. } | KeyKind::Numeric => slot.from.parse::<i128>().unwrap() < slot.to.parse().unwrap(),
         KeyKind::TimestampTz => {
-            let instant = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+            let instant = |text: &str| text.parse::<Timestamp>().unwrap();
             instant(&slot.from) < instant(&slot.to)
         }
         _ => slot.from < slot.to,

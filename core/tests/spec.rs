@@ -6,7 +6,7 @@ use common::{error, example, input, level};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shardkeeper_core::plan::{expand, parse_bound};
-use shardkeeper_core::spec::{Method, Rule, Site};
+use shardkeeper_core::spec::{Method, Site};
 use shardkeeper_core::{SpecError, parse};
 
 const NOW: &str = "2024-06-15T12:00:00Z";
@@ -22,9 +22,9 @@ fn refused(doc: Value, path: &str, message: &str) -> SpecError {
 fn the_example_of_the_documentation_reads_as_it_says() {
     let level = level(example());
     assert_eq!(level.method(), Method::Range);
-    let regions = level.partitions.as_deref().unwrap();
-    let Rule::List(parts) = &regions.rule else { panic!("{regions:?}") };
-    assert_eq!(parts.iter().map(|part| part.label.as_str()).collect::<Vec<_>>(), ["us", "eu"]);
+    let regions = level.at(&["2024"]).unwrap();
+    assert_eq!(regions.level.method(), Method::List);
+    assert!(regions.lists("us") && regions.lists("eu") && !regions.lists("asia"));
     assert_eq!(parse(&level.to_json()).unwrap(), level);
 }
 
@@ -181,7 +181,7 @@ fn nesting_ends_somewhere() {
             |below, _| json!({"method": "hash", "key": "id", "modulus": 1, "partitions": below}),
         )
     };
-    assert_eq!(common::plan(nested(16)).unwrap().leaves, 1);
+    assert_eq!(common::plan(nested(16)).unwrap().tree.leaves().count(), 1);
     assert_eq!(error(nested(17)).message, "the levels are nested too deeply");
 }
 
@@ -358,7 +358,7 @@ proptest! {
         let mut input = common::input("t", "2024-01-01T00:00:00Z");
         input.max_leaves = 1000;
         match parse(&doc).and_then(|level| shardkeeper_core::plan::expand(&level, &input)) {
-            Ok(plan) => prop_assert!(plan.leaves <= 1000),
+            Ok(plan) => prop_assert!(plan.tree.leaves().count() <= 1000),
             Err(error) => prop_assert!(error.path.starts_with('$') && !error.message.ends_with('.'), "{}", error),
         }
     }

@@ -258,7 +258,10 @@ pub fn wanting() -> Result<Vec<i64>> {
 
 /// Enters a state; what went wrong before is forgotten. Not on the way to the switch: one that fails again and again goes
 /// this way each time.
+///
+/// Errors: XX000 no operation goes from the state that it is in to this one.
 pub fn enter(id: i64, state: State, note: Option<&str>) -> Result<()> {
+    may_become(id, state)?;
     let keeps = matches!(state, State::Ready | State::Switching);
     sql::run(
         "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp(),
@@ -279,11 +282,22 @@ pub fn enter(id: i64, state: State, note: Option<&str>) -> Result<()> {
 
 /// Enters an earlier state; what went wrong stays told.
 pub fn go_back(id: i64, state: State) -> Result<()> {
+    may_become(id, state)?;
     sql::run(
         "UPDATE shardkeeper.operations SET state = $2, changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
         &[id.into(), state.as_str().into()],
     )?;
     log(id, state, Some("taken up again"))
+}
+
+/// The one machine of states: nothing else changes them.
+fn may_become(id: i64, next: State) -> Result<()> {
+    let now = sql::one::<String>("SELECT state FROM shardkeeper.operations WHERE id = $1 FOR UPDATE", &[id.into()])?;
+    let Some(now) = now.as_deref().and_then(|now| now.parse::<State>().ok()) else { return unknown(id) };
+    if now.can_become(next) {
+        return Ok(());
+    }
+    Report::new(Code::ERRCODE_INTERNAL_ERROR, format!("operation {id} is {now} and cannot become {next}")).into()
 }
 
 fn log(id: i64, state: State, note: Option<&str>) -> Result<()> {
@@ -349,6 +363,7 @@ pub fn end(id: i64) -> Result<()> {
 
 /// Back to a switched operation that goes on as one: the revert is given up. No server may have committed it.
 pub fn stay_switched(id: i64, note: &str) -> Result<()> {
+    may_become(id, State::Switched)?;
     sql::run(
         "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, retry_at = NULL, tidy = false,
              failures = 0, hopeless = 0, waits = NULL, waits_since = NULL, way_back = way_back - 'refused',

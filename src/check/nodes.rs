@@ -15,7 +15,7 @@ use crate::node::settle::{self, Unsettled};
 use crate::pg::{role, sql};
 use crate::reshard::check::{self as operations, Trace};
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 use std::collections::BTreeMap;
 use tokio_postgres::SimpleQueryMessage;
 

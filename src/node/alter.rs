@@ -20,7 +20,7 @@ use pgrx::pg_sys::Oid;
 use serde_json::Value;
 use shardkeeper_core::operation::State;
 use shardkeeper_core::plan::LOCAL;
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 
 /// What `shard_alter_node` is told; what is absent stays as it is.
 pub struct Changes<'a> {

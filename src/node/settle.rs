@@ -9,7 +9,7 @@ use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 
 /// A transaction with commands in a node's journal, by one role.
 #[derive(Debug, Deserialize)]

@@ -136,7 +136,7 @@ impl Health {
             };
             Finding::new(severity, text, self.hint.as_deref().or(hint))
         };
-        let tries = shardkeeper_core::words::count(self.failures, "try", "tries");
+        let tries = shardkeeper_core::plural::count(self.failures, "try", "tries");
         if self.halted {
             return told(Severity::Error, format!("operation {id} stands still in state {state}"), Some(&resume));
         }

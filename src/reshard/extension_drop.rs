@@ -6,7 +6,7 @@ use crate::node::channel::COORDINATOR;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode as Code};
 use shardkeeper_core::operation::State;
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 
 /// Raises 55006 while an operation has not ended, with the calls that end it. By the table alone, which is the last of the
 /// extension's to go: views and functions may be gone already.

@@ -14,7 +14,7 @@ use crate::pg::{role, sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::{Mode, State, Wish};
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 
 /// What is between two moduli is as good as what is at one.
 const CALL_AGAIN: &str = "To go on or back, call shard_set_modulus again.";

@@ -8,7 +8,7 @@ use crate::node::session::{ConnectionParams, Session, Timeouts};
 use crate::node::trash;
 use crate::pg::transaction;
 use pgrx::PgSqlErrorCode as Code;
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 

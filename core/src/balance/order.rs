@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::local_search::Hop;
 use super::state::State;
-use super::walk::Hop;
 use super::{Leaf, Move, Node};
 
 /// Hops in an order that keeps the limits, each with its step.

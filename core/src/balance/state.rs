@@ -8,10 +8,13 @@ use super::{BalanceError, Goal, Leaf, Measure, Node};
 /// What one node stores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
+    /// Its name.
     pub node: String,
     /// In the measure of the goal.
     pub size: u64,
+    /// Of all its leaves: what its limit counts.
     pub bytes: u64,
+    /// How many leaves it has, those that cannot move included.
     pub leaves: usize,
     /// What would be its share by capacity, in the measure of the goal.
     pub ideal: f64,

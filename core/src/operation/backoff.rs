@@ -5,7 +5,9 @@ use std::time::Duration;
 /// Delays that double from `first` up to `most`, each shortened by up to a half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
+    /// The delay after the first failed try.
     pub first: Duration,
+    /// The delay after many: no later one is longer.
     pub most: Duration,
 }
 

@@ -8,9 +8,13 @@ named! {
     "wish" Wish {
         /// Also: go on after a pause.
         Run = "run",
+        /// Stop between two steps, and keep what was made.
         Pause = "pause",
+        /// Before the switch, give up. After it, take back a revert.
         Cancel = "cancel",
+        /// After the switch, bring the sources back, with what was written since.
         Revert = "revert",
+        /// After the switch, give up the sources now, not when their time is over.
         Finish = "finish",
     }
 }
@@ -44,16 +48,29 @@ impl Wish {
 pub enum Refusal {
     /// It is in a final state.
     #[error("the operation cannot be {}: its state is {state}", wish.participle())]
-    Over { wish: Wish, state: State },
+    Over {
+        /// What was asked for.
+        wish: Wish,
+        /// The final state.
+        state: State,
+    },
     /// It is too late to cancel.
     #[error("the operation cannot be cancelled: it has switched")]
     Switched,
     /// Reverting and finishing need a switch that has happened.
     #[error("the operation cannot be {}: it has not switched yet", wish.participle())]
-    NotSwitched { wish: Wish, state: State },
+    NotSwitched {
+        /// [`Wish::Revert`] or [`Wish::Finish`].
+        wish: Wish,
+        /// One of those before the switch.
+        state: State,
+    },
     /// It is on the way back.
     #[error("the operation cannot be {}: it is being reverted", wish.participle())]
-    Reverting { wish: Wish },
+    Reverting {
+        /// [`Wish::Finish`]: all else is taken then.
+        wish: Wish,
+    },
 }
 
 impl Refusal {
@@ -113,9 +130,4 @@ pub const fn allowed_after(before: Wish, state: State, wish: Wish) -> Result<(),
         (Wish::Revert, State::Switched, Wish::Cancel) => Ok(()),
         _ => allowed(state, wish),
     }
-}
-
-/// The state that users see: "paused" once the worker has stopped (`stopped`) because of the wish.
-pub const fn shown(state: State, wish: Wish, stopped: bool) -> &'static str {
-    if stopped && matches!(wish, Wish::Pause) && !state.is_final() { "paused" } else { state.as_str() }
 }

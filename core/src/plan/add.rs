@@ -16,7 +16,9 @@ use crate::{Scalar, Zone, name};
 /// The bounds that `shard_add_partition` takes, read for one level.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewPartition {
+    /// Which rows it takes.
     pub bound: Bound,
+    /// The one in the document, or else one made from the bound. That of a default partition is always "default".
     pub label: String,
     /// The whole name, instead of the level's template.
     pub name: Option<String>,
@@ -145,7 +147,7 @@ fn range(site: &Site<'_>, from: Limits, to: Limits, input: &PlanInput<'_>, root:
         Rule::Step(_) | Rule::List(_) | Rule::Hash { .. } => &utc,
     };
     let (mut from, mut to) = ends(from, to, kinds.len(), root)?;
-    let series = Series::new(site, kinds.first().copied().flatten())?;
+    let series = Series::of(site.level, &site.path, kinds.first().copied().flatten())?;
     if let Some(series) = &series {
         for (end, name) in [(&mut from, "from"), (&mut to, "to")] {
             for value in end.iter_mut() {

@@ -13,9 +13,10 @@ use crate::error::Result;
 use crate::path::{Form, Path};
 use crate::spec::{self, DEFAULT_LABEL, Level};
 
-/// What [`derive`] made of a tree.
+/// What [`derive()`] made of a tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Derived {
+    /// The spec that would make the tree, names of partitions aside.
     pub level: Level,
     /// The label of each partition, by its name.
     pub labels: BTreeMap<String, String>,

@@ -33,7 +33,6 @@ pub(super) struct Resolved<'a> {
     pub level: &'a Level,
     pub path: Path,
     pub parts: Vec<(Draft<'a>, Option<Rc<Resolved<'a>>>)>,
-    pub leaves: u64,
 }
 
 pub(super) struct Resolver<'a, 'i> {
@@ -51,13 +50,11 @@ impl<'a, 'i> Resolver<'a, 'i> {
             return Ok(Rc::clone(known));
         }
         let mut parts = Vec::new();
-        let mut leaves = 0u64;
         for draft in drafts(level, path, self.input)? {
             let sub = self.below(level, &draft, path)?;
-            leaves = leaves.saturating_add(sub.as_ref().map_or(1, |sub| sub.leaves));
             parts.push((draft, sub));
         }
-        let resolved = Rc::new(Resolved { level, path: path.clone(), parts, leaves });
+        let resolved = Rc::new(Resolved { level, path: path.clone(), parts });
         self.shared.insert(path.clone(), Rc::clone(&resolved));
         Ok(resolved)
     }

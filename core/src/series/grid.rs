@@ -7,9 +7,9 @@ use super::{Slot, unknown_kind};
 use crate::error::{Result, SpecError};
 use crate::interval::DAY;
 use crate::path::Path;
+use crate::plural::a;
 use crate::spec::{Epoch, IntervalRule};
 use crate::value::{Moment, civil_from_micros, civil_micros, fits, uuid_bits, uuid_literal};
-use crate::words::a;
 use crate::zone::civil_literal;
 use crate::{Interval, KeyKind, Scalar, Zone};
 
@@ -124,26 +124,13 @@ impl Grid {
         Ok(Some(Slot { label, from: self.literal(&from)?, to: self.literal(&to)? }))
     }
 
-    pub(super) fn index_of(&self, value: &Scalar) -> Result<i128> {
-        Ok(self.floor(self.bound(value)?.micros))
-    }
-
-    pub(super) fn begins(&self, n: i128, value: &Scalar) -> Result<bool> {
-        Ok(self.checked(n)?.micros == self.bound(value)?.micros)
-    }
-
     pub(super) fn label_of(&self, from: &Scalar) -> Result<String> {
         let mark = self.bound(from)?;
         let on_grid = self.at(self.floor(mark.micros)).is_ok_and(|at| at.micros == mark.micros);
         Ok(self.label(&mark, !on_grid))
     }
 
-    pub(super) fn is_ended_by(&self, value: &Scalar) -> Result<bool> {
-        let mark = self.bound(value)?;
-        Ok(self.end.is_some_and(|end| mark.micros >= end.micros))
-    }
-
-    pub(super) fn beyond(&self) -> SpecError {
+    fn beyond(&self) -> SpecError {
         SpecError::new(self.path.field("interval"), "the partitions leave the range of years from 1 to 9999")
     }
 

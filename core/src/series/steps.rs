@@ -3,9 +3,9 @@
 use super::{Slot, unknown_kind};
 use crate::error::{Result, SpecError};
 use crate::path::Path;
+use crate::plural::a;
 use crate::spec::StepRule;
 use crate::value::fits;
-use crate::words::a;
 use crate::{Decimal, KeyKind, Scalar};
 
 /// Boundary `n` is `start + n × step`.
@@ -60,25 +60,11 @@ impl Steps {
         Ok(Slot { label: label(from), from: from.to_string(), to: to.to_string() })
     }
 
-    pub(super) fn index_of(&self, value: &Scalar) -> Result<i128> {
-        let reach = self.bound(value)?.checked_sub(self.start);
-        reach.and_then(|reach| reach.div_floor(self.step)).ok_or_else(|| self.beyond())
-    }
-
-    pub(super) fn begins(&self, n: i128, value: &Scalar) -> Result<bool> {
-        Ok(self.at(n)? == self.bound(value)?)
-    }
-
     pub(super) fn label_of(&self, from: &Scalar) -> Result<String> {
         self.bound(from).map(label)
     }
 
-    pub(super) fn is_ended_by(&self, value: &Scalar) -> Result<bool> {
-        let value = self.bound(value)?;
-        Ok(self.end.is_some_and(|end| value >= end))
-    }
-
-    pub(super) fn beyond(&self) -> SpecError {
+    fn beyond(&self) -> SpecError {
         let error = SpecError::new(self.path.field("step"), "the partitions leave the range of the key");
         match self.bits {
             Some(bits) => error.detail(format!("The key is an integer of {bits} bits.")),

@@ -6,6 +6,7 @@ use crate::path::Path;
 /// A level and where it stands: what its partitions inherit, and under which path they are counted.
 #[derive(Clone, Debug)]
 pub struct Site<'a> {
+    /// The one in the spec, or the one that [`with`](Self::with) put there.
     pub level: &'a Level,
     pub(crate) path: Path,
     pub(crate) nodes: Option<Nodes<'a>>,
@@ -65,7 +66,9 @@ impl<'a> Site<'a> {
 /// One entry of the key of a level.
 #[derive(Clone, Debug)]
 pub struct KeyEntry<'a> {
+    /// The level of whose key it is.
     pub level: &'a Level,
+    /// A column name or an expression, as written.
     pub text: &'a str,
     /// Where it is written, as errors tell it.
     pub place: String,

@@ -6,7 +6,7 @@ use super::unknown::enumerate;
 use super::{BoundsRule, DEFAULT_PREMAKE, Epoch, IntervalRule, RangePart, Ranges, Rule, StepRule};
 use crate::error::{Result, SpecError};
 use crate::path::Path;
-use crate::words::count;
+use crate::plural::count;
 use crate::{Decimal, Interval, Scalar, Zone};
 
 pub(super) fn range(doc: &mut Document, key: &[String], path: &Path, depth: usize) -> Result<Rule> {

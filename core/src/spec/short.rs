@@ -9,25 +9,38 @@ use crate::path::Form;
 /// The arguments of the short form of `shard_create_parent`; what is `None` was not given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ShortForm {
+    /// `range`, `list` or `hash`, in any case.
     pub method: Option<String>,
+    /// One column name or expression per entry; the argument's text was split by the caller.
     pub key: Option<Vec<String>>,
+    /// The number of hash partitions.
     pub modulus: Option<i64>,
+    /// The period of each partition, as Postgres writes it: `1 month`.
     pub interval: Option<String>,
+    /// So many numbers per partition, as digits.
     pub step: Option<String>,
+    /// Where the first partition begins, included: a time or a number.
     pub start: Option<String>,
+    /// Where the last partition ends, not included: `end` in a document.
     pub until: Option<String>,
+    /// How many periods or steps are made beyond the first or current one.
     pub premake: Option<i64>,
+    /// The IANA name of the zone that boundaries are computed in.
     pub timezone: Option<String>,
+    /// What a number that stands for a time counts: `s`, `ms`, `us` or `ns`.
     pub epoch: Option<String>,
     /// Label → values, as `values` in a document.
     pub lists: Option<Value>,
+    /// An array of points, or label → range.
     pub bounds: Option<Value>,
+    /// Where the leaves are dealt to in turn.
     pub nodes: Option<Vec<String>>,
+    /// Whether there is a default partition: `default` in a document.
     pub default_partition: Option<bool>,
 }
 
 impl ShortForm {
-    pub fn to_json(self) -> Value {
+    fn into_json(self) -> Value {
         let members = [
             ("method", self.method.map(Value::from)),
             ("key", self.key.map(Value::from)),
@@ -52,6 +65,6 @@ impl ShortForm {
 impl Level {
     /// The level that the short form describes. Errors, the later ones too, name arguments instead of JSON paths.
     pub fn short_form(form: ShortForm) -> Result<Level> {
-        super::read(&form.to_json(), Form::Arguments)
+        super::read(&form.into_json(), Form::Arguments)
     }
 }

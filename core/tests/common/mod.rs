@@ -1,9 +1,10 @@
-//! What the tests share: the example of the documentation, and short ways to plan.
+//! What the tests share: the example of the documentation, short ways to plan, and rows of COPY.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use shardkeeper_core::copy::Row;
 use shardkeeper_core::plan::{DEFAULT_MAX_LEAVES, Plan, PlanInput, expand};
 use shardkeeper_core::{KeyKind, Level, SpecError, parse};
 
@@ -81,4 +82,24 @@ pub fn ranges(plan: &Plan) -> Vec<String> {
         other => format!("{} {other:?}", p.label),
     });
     line.collect()
+}
+
+/// A row of a binary COPY stream, its fields without their lengths; `None` is NULL.
+pub fn copy_row<T: AsRef<[u8]>>(fields: &[Option<T>]) -> Vec<u8> {
+    let mut out = (fields.len() as i16).to_be_bytes().to_vec();
+    for field in fields {
+        match field {
+            None => out.extend((-1i32).to_be_bytes()),
+            Some(value) => {
+                out.extend((value.as_ref().len() as i32).to_be_bytes());
+                out.extend(value.as_ref());
+            }
+        }
+    }
+    out
+}
+
+/// The fields of a row that was read, as [`copy_row`] takes them.
+pub fn copy_fields(row: Row<'_>) -> Vec<Option<Vec<u8>>> {
+    (0..row.len()).map(|at| row.field(at).flatten().map(<[u8]>::to_vec)).collect()
 }

@@ -10,7 +10,7 @@ use crate::node::options::why_not;
 use crate::pg::{role, sql};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::words::count;
+use shardkeeper_core::plural::count;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use crate::guc;
 use crate::pg::worker;
-use shardkeeper_core::pace::Pace;
+use shardkeeper_core::rate_limiter::Pace;
 use std::time::{Duration, Instant};
 
 /// One for all sources of an operation, so that many small ones are no faster than one that is large.

@@ -322,7 +322,7 @@ impl Stock {
             let (parent, partition) = (root.clone(), member.name.clone());
             moves.push(Move { parent, partition, from: step.from, to: step.to, step: step.step });
         }
-        let count = shardkeeper_core::words::count(moves.len(), "move", "moves");
+        let count = shardkeeper_core::plural::count(moves.len(), "move", "moves");
         let plan = Plan { moves, leaving: leaving.map(str::to_string), ..Plan::default() };
         Ok(Group { kind, name: name.to_string(), subject: format!("{name}: {count}"), plan, amounts, arrivals })
     }

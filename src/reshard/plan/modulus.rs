@@ -14,11 +14,11 @@ use crate::name::QualifiedName;
 use crate::table::publications::Accept;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::division;
+use shardkeeper_core::modulus as dividing;
 use shardkeeper_core::operation::{Kind, Mode};
 use shardkeeper_core::plan::{self, Bound, Method, NewPartition, Partition, PlanInput};
+use shardkeeper_core::plural::count;
 use shardkeeper_core::spec::{Level, Rule};
-use shardkeeper_core::words::count;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Hash partitions to be replaced, not yet recorded.
@@ -195,7 +195,7 @@ fn decide(
     let mut new_spec = managed.level.clone();
     new_spec.replace_at(&labels, level.clone());
     let bounds: Vec<(u32, u32)> = sources.iter().map(|source| residue(&source.bound)).collect();
-    let mut parts: Vec<Plan> = division::parts(&bounds, modulus)
+    let mut parts: Vec<Plan> = dividing::parts(&bounds, modulus)
         .into_iter()
         .map(|part| {
             let new = |target: &&Partition| part.new.contains(&residue(&target.bound).1);

@@ -9,7 +9,7 @@ pub fn count<N: Display + PartialEq + From<u8>>(n: N, one: &str, many: &str) -> 
 }
 
 /// The noun with its article: `an integer`, `a uuid`.
-pub fn a(noun: &str) -> String {
+pub(crate) fn a(noun: &str) -> String {
     let article = if noun.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
     format!("{article} {noun}")
 }

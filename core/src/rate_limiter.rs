@@ -19,6 +19,7 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Of a flow that owes nothing at `now`. `rate` is in bytes a second; 0 stands for no limit.
     pub const fn new(rate: u64, now: Duration) -> Self {
         Self { rate, debt: 0, at: now }
     }

@@ -1,33 +1,60 @@
 //! Where a leaf goes that may not stay where it is, and why there is sometimes no such place.
 
+use super::local_search::Hop;
 use super::state::{State, in_region, in_spec};
-use super::walk::Hop;
 
 /// A leaf of a draining node that has nowhere to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unplaceable {
+    /// Its [`id`](super::Leaf::id).
     pub leaf: u32,
+    /// Its name, as it was given.
     pub name: String,
+    /// The draining node, where it stays.
     pub node: String,
+    /// What keeps it there.
     pub reason: Reason,
 }
 
+/// Why a leaf has nowhere to go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
+    /// It is not [`movable`](super::Leaf::movable).
     #[error("it cannot be moved")]
     Immovable,
     /// All nodes are draining or have capacity 0.
     #[error("no node takes partitions")]
     NoNode,
+    /// Nodes take partitions, but all of them are elsewhere.
     #[error("no node that takes partitions is in its regions ({})", .regions.join(", "))]
-    Regions { regions: Vec<String> },
+    Regions {
+        /// Where the leaf may be.
+        regions: Vec<String>,
+    },
+    /// Nodes take partitions, but the spec of the leaf names none of them.
     #[error("none of its nodes ({}) takes partitions", .nodes.join(", "))]
-    Nodes { nodes: Vec<String> },
+    Nodes {
+        /// The nodes of its spec.
+        nodes: Vec<String>,
+    },
+    /// Some nodes fit its regions and some its spec, but none both.
     #[error("none of its nodes ({}) that takes partitions is in its regions ({})", .nodes.join(", "), .regions.join(", "))]
-    RegionsAndNodes { regions: Vec<String>, nodes: Vec<String> },
-    /// `node` has the most room of those it may go to.
+    RegionsAndNodes {
+        /// Where the leaf may be.
+        regions: Vec<String>,
+        /// The nodes of its spec.
+        nodes: Vec<String>,
+    },
+    /// The nodes that it may go to are too full.
     #[error("it has {bytes} bytes, and \"{node}\", which has the most room, may take {free} more")]
-    NoRoom { bytes: u64, node: String, free: u64 },
+    NoRoom {
+        /// What the leaf takes.
+        bytes: u64,
+        /// The node with the most room of those.
+        node: String,
+        /// How many more bytes that node may hold once the other leaves have gone where they can.
+        free: u64,
+    },
 }
 
 pub(super) fn summary(leaves: &[Unplaceable]) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use shardkeeper_core::pace::Pace;
+use shardkeeper_core::rate_limiter::Pace;
 
 const SECOND: Duration = Duration::from_secs(1);
 

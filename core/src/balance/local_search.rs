@@ -2,9 +2,9 @@
 
 use std::cmp::Ordering;
 
-use super::place::Choice;
+use super::placement::Choice;
 use super::state::State;
-use super::{Goal, place};
+use super::{Goal, placement};
 
 /// A leaf goes to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl<'a> Walk<'a> {
             for leaf in leaves {
                 // It may have made room for another meanwhile.
                 if self.state.is_misplaced(leaf)
-                    && let Some(hops) = place::settle(&mut self.state, leaf, choice)
+                    && let Some(hops) = placement::settle(&mut self.state, leaf, choice)
                 {
                     self.note(hops);
                 }
@@ -103,7 +103,7 @@ impl<'a> Walk<'a> {
     fn relieve(&mut self, choice: Choice) {
         for node in 0..self.state.nodes().len() {
             while self.state.overflow(node) > 0 {
-                let Some(hops) = place::relieve(&mut self.state, node, choice) else { break };
+                let Some(hops) = placement::relieve(&mut self.state, node, choice) else { break };
                 self.note(hops);
             }
         }

@@ -1,6 +1,6 @@
 //! Which hash partitions are replaced without the others.
 use proptest::prelude::*;
-use shardkeeper_core::division::{Part, parts};
+use shardkeeper_core::modulus::{Part, parts};
 
 fn all(modulus: u32) -> Vec<(u32, u32)> {
     (0..modulus).map(|remainder| (modulus, remainder)).collect()
