@@ -13,11 +13,11 @@ CREATE TABLE shardkeeper.operations (
     plan jsonb NOT NULL,
     keep interval NOT NULL,
     state text NOT NULL DEFAULT 'planned',
-    wish text NOT NULL DEFAULT 'run',
+    requested text NOT NULL DEFAULT 'run',
     halted boolean NOT NULL DEFAULT false,
     -- After the switch: the stage is gone; and so is what the targets carried for the switch.
-    swept boolean NOT NULL DEFAULT false,
-    tidy boolean NOT NULL DEFAULT false,
+    staging_dropped boolean NOT NULL DEFAULT false,
+    targets_cleaned boolean NOT NULL DEFAULT false,
     way_back jsonb,
     -- Tries in a row that failed; and those of them that failed for a reason that time does not cure.
     failures integer NOT NULL DEFAULT 0,
@@ -41,7 +41,7 @@ CREATE TABLE shardkeeper.operations (
     UNIQUE (part_of, part)
 );
 COMMENT ON TABLE shardkeeper.operations IS
-    'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (wish), and what went wrong last (error)';
+    'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (requested), and what went wrong last (error)';
 GRANT SELECT ON shardkeeper.operations TO PUBLIC;
 -- A group that changes one parent leaf by leaf has the same parent as its operations. The stage's name ends in what tells
 -- databases apart: an operation of the database that this one is a copy of is in nobody's way.
@@ -53,7 +53,6 @@ CREATE TABLE shardkeeper.operation_servers (
     node name NOT NULL,
     is_source boolean NOT NULL,
     is_target boolean NOT NULL,
-    applied text,
     PRIMARY KEY (operation, node)
 );
 COMMENT ON TABLE shardkeeper.operation_servers IS
@@ -99,9 +98,9 @@ COMMENT ON TABLE shardkeeper.progress IS
 
 CREATE VIEW shard_operations AS
     SELECT o.id, o.kind, o.mode, coalesce(c.oid::regclass::text, o.name) AS parent, o.subject,
-           CASE WHEN o.wish = 'pause' AND o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
+           CASE WHEN o.requested = 'pause' AND o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
                 THEN 'paused' ELSE o.state END AS state,
-           o.state AS phase, o.wish, e.error ->> 'message' AS error,
+           o.state AS phase, o.requested, e.error ->> 'message' AS error,
            nullif(concat_ws(' ', e.error ->> 'detail', 'What it made is not removed yet: ' || (e.error ->> 'left') || '.',
                CASE WHEN o.state = 'switched' THEN 'It cannot be reverted. ' || (o.way_back ->> 'lost') END,
                CASE WHEN o.state = 'switched' THEN 'Its revert was given up. ' || (o.way_back ->> 'refused') END), '') AS detail,

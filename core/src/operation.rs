@@ -2,11 +2,11 @@
 
 mod backoff;
 mod cure;
-mod wish;
+mod requested;
 
 pub use backoff::Backoff;
 pub use cure::may_pass;
-pub use wish::{Refusal, Wish, allowed, allowed_after};
+pub use requested::{Refusal, Requested, allowed, allowed_after};
 
 /// A word that is none of an enum's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,7 @@ named! {
 }
 
 named! {
-    /// How far an operation is. "paused" is no state: it is a [`Wish`]. A group goes from planned to copying, and from there to
+    /// How far an operation is. "paused" is no state: it is a [`Requested`]. A group goes from planned to copying, and from there to
     /// switched or to a final state.
     "state of an operation" State {
         /// Nothing was made yet.

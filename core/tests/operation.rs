@@ -1,10 +1,10 @@
-//! The life of an operation: every wish in every state, what a state means, and which errors pass.
+//! The life of an operation: every request in every state, what a state means, and which errors pass.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 use shardkeeper_core::operation::State::*;
-use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, State, Wish, allowed, allowed_after, may_pass};
+use shardkeeper_core::operation::{Backoff, Kind, Mode, Refusal, Requested, State, allowed, allowed_after, may_pass};
 
 /// What may follow each state. From planned to copying and from there to finished goes a group.
 const FOLLOW: [(State, &[State]); 13] = [
@@ -25,7 +25,7 @@ const FOLLOW: [(State, &[State]); 13] = [
 
 /// What each state says to run, pause, cancel, revert and finish.
 /// "+" takes it; "o" is over; "r" says to revert; "n" has not switched; "b" is on the way back.
-const WISHES: [(State, &str); 13] = [
+const REQUESTS: [(State, &str); 13] = [
     (Planned, "+++nn"),
     (Preparing, "+++nn"),
     (Copying, "+++nn"),
@@ -77,32 +77,36 @@ fn every_state_is_reached_and_every_way_ends() {
 }
 
 #[test]
-fn every_wish_in_every_state() {
-    assert_eq!(WISHES.map(|(state, _)| state), State::ALL);
-    for (state, answers) in WISHES {
-        for (&wish, answer) in Wish::ALL.iter().zip(answers.chars()) {
+fn every_request_in_every_state() {
+    assert_eq!(REQUESTS.map(|(state, _)| state), State::ALL);
+    for (state, answers) in REQUESTS {
+        for (&requested, answer) in Requested::ALL.iter().zip(answers.chars()) {
             let wanted = match answer {
                 '+' => Ok(()),
-                'o' => Err(Refusal::Over { wish, state }),
+                'o' => Err(Refusal::Over { requested, state }),
                 'r' => Err(Refusal::Switched),
-                'n' => Err(Refusal::NotSwitched { wish, state }),
-                _ => Err(Refusal::Reverting { wish }),
+                'n' => Err(Refusal::NotSwitched { requested, state }),
+                _ => Err(Refusal::Reverting { requested }),
             };
-            assert_eq!(allowed(state, wish), wanted, "{wish} when {state}");
+            assert_eq!(allowed(state, requested), wanted, "{requested} when {state}");
         }
     }
 }
 
 #[test]
 fn a_cancel_takes_back_a_revert_that_has_not_begun() {
-    for before in Wish::ALL {
+    for before in Requested::ALL {
         for state in State::ALL {
-            for wish in Wish::ALL {
-                let wanted = match (before, state, wish) {
-                    (Wish::Revert, Switched, Wish::Cancel) => Ok(()),
-                    _ => allowed(*state, *wish),
+            for requested in Requested::ALL {
+                let wanted = match (before, state, requested) {
+                    (Requested::Revert, Switched, Requested::Cancel) => Ok(()),
+                    _ => allowed(*state, *requested),
                 };
-                assert_eq!(allowed_after(*before, *state, *wish), wanted, "{wish} after {before} when {state}");
+                assert_eq!(
+                    allowed_after(*before, *state, *requested),
+                    wanted,
+                    "{requested} after {before} when {state}"
+                );
             }
         }
     }
@@ -110,36 +114,36 @@ fn a_cancel_takes_back_a_revert_that_has_not_begun() {
 
 #[test]
 fn a_refusal_names_the_command_to_use_instead() {
-    let text = |state, wish| {
-        let refusal = allowed(state, wish).unwrap_err();
+    let text = |state, requested| {
+        let refusal = allowed(state, requested).unwrap_err();
         format!("{refusal}\n{}\n{}", refusal.detail(), refusal.hint(7))
     };
-    insta::assert_snapshot!(text(Switched, Wish::Cancel), @"
+    insta::assert_snapshot!(text(Switched, Requested::Cancel), @"
     the operation cannot be cancelled: it has switched
     The new partitions serve; the old ones are kept for a while.
     To bring the old ones back, run SELECT shard_revert(7);
     ");
-    insta::assert_snapshot!(text(CatchingUp, Wish::Revert), @"
+    insta::assert_snapshot!(text(CatchingUp, Requested::Revert), @"
     the operation cannot be reverted: it has not switched yet
     Its state is catching_up; the old partitions still serve.
     To give it up, run SELECT shard_cancel(7);
     ");
-    insta::assert_snapshot!(text(Copying, Wish::Finish), @"
+    insta::assert_snapshot!(text(Copying, Requested::Finish), @"
     the operation cannot be finished: it has not switched yet
     Its state is copying; the old partitions still serve.
     Run SELECT shard_wait(7); and try again, or give it up with SELECT shard_cancel(7);
     ");
-    insta::assert_snapshot!(text(Reverting, Wish::Finish), @"
+    insta::assert_snapshot!(text(Reverting, Requested::Finish), @"
     the operation cannot be finished: it is being reverted
     The old partitions are about to serve again.
     Run SELECT shard_wait(7);
     ");
-    insta::assert_snapshot!(text(Failed, Wish::Run), @"
+    insta::assert_snapshot!(text(Failed, Requested::Run), @"
     the operation cannot be resumed: its state is failed
     The partitions are as they were before it, and what it had made is removed.
     Start a new operation if the data has to move.
     ");
-    insta::assert_snapshot!(text(Finished, Wish::Pause), @"
+    insta::assert_snapshot!(text(Finished, Requested::Pause), @"
     the operation cannot be paused: its state is finished
     Its sources are given up; the new partitions are the only copy of the data.
     Start a new operation if the data has to move.
@@ -158,7 +162,7 @@ fn a_name_is_the_same_everywhere() {
             }
         )+};
     }
-    same!(State, Kind, Mode, Wish);
+    same!(State, Kind, Mode, Requested);
     assert_eq!(CatchingUp.as_str(), "catching_up");
     assert_eq!(Mode::BlockWrites.as_str(), "block_writes");
     assert_eq!("paused".parse::<State>().unwrap_err().to_string(), "\"paused\" is no state of an operation");

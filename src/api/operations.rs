@@ -5,7 +5,7 @@ use crate::reshard::control;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use shardkeeper_core::operation::Wish;
+use shardkeeper_core::operation::Requested;
 use std::time::Duration;
 
 /// Waits until an operation has switched or is over, at most for `timeout`; returns its state.
@@ -27,28 +27,28 @@ fn shard_wait(operation: Option<i64>, timeout: default!(Option<Interval>, "NULL"
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_pause(operation: Option<i64>) -> Result<(), ErrorReport> {
-    Ok(control::wish(given("operation", operation)?, Wish::Pause)?)
+    Ok(control::requested(given("operation", operation)?, Requested::Pause)?)
 }
 
 /// Goes on with a paused or halted operation. Errors: those of `shard_pause`.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_resume(operation: Option<i64>) -> Result<(), ErrorReport> {
-    Ok(control::wish(given("operation", operation)?, Wish::Run)?)
+    Ok(control::requested(given("operation", operation)?, Requested::Run)?)
 }
 
 /// Ends an operation before its switch; what it made is removed. Errors: those of `shard_pause`; 55000 it has switched.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_cancel(operation: Option<i64>) -> Result<(), ErrorReport> {
-    Ok(control::wish(given("operation", operation)?, Wish::Cancel)?)
+    Ok(control::requested(given("operation", operation)?, Requested::Cancel)?)
 }
 
 /// Drops the tables that an operation replaced. Errors: those of `shard_pause`; 55000 it has not switched.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_finish(operation: Option<i64>) -> Result<(), ErrorReport> {
-    Ok(control::wish(given("operation", operation)?, Wish::Finish)?)
+    Ok(control::requested(given("operation", operation)?, Requested::Finish)?)
 }
 
 /// Brings back what an operation replaced, with everything that was written since; the new partitions go.
@@ -57,7 +57,7 @@ fn shard_finish(operation: Option<i64>) -> Result<(), ErrorReport> {
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn shard_revert(operation: Option<i64>) -> Result<(), ErrorReport> {
-    Ok(control::wish(given("operation", operation)?, Wish::Revert)?)
+    Ok(control::requested(given("operation", operation)?, Requested::Revert)?)
 }
 
 extension_sql_file!(

@@ -8,7 +8,7 @@ use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode as Code};
 use serde::Deserialize;
-use shardkeeper_core::operation::{Kind, Mode, State, Wish};
+use shardkeeper_core::operation::{Kind, Mode, Requested, State};
 use std::collections::BTreeMap;
 
 pub use super::plan::{Before, Move, NewModulus, Own, Plan, Source, SourceTable};
@@ -27,7 +27,7 @@ pub struct Operation {
     pub is_own: bool,
     pub plan: Plan,
     pub state: State,
-    pub wish: Wish,
+    pub requested: Requested,
     pub failures: u32,
     /// It is not yet time to try again.
     pub rests: bool,
@@ -35,8 +35,8 @@ pub struct Operation {
     pub keep_left: f64,
     /// They are kept at all.
     pub keeps: bool,
-    pub swept: bool,
-    pub tidy: bool,
+    pub staging_dropped: bool,
+    pub targets_cleaned: bool,
     pub way_back: Option<WayBack>,
     /// What its way back is followed by, per server.
     pub streams: BTreeMap<String, Shared>,
@@ -66,9 +66,9 @@ impl Operation {
     }
 
     /// The schema of the replaced tables after the switch. Turned round, the two schemas change places.
-    pub fn attic(&self) -> String {
-        let (stage, attic) = ("shardkeeper_op_", "shardkeeper_old_");
-        let (from, to) = if self.is_return { (attic, stage) } else { (stage, attic) };
+    pub fn retired(&self) -> String {
+        let (stage, retired) = ("shardkeeper_op_", "shardkeeper_old_");
+        let (from, to) = if self.is_return { (retired, stage) } else { (stage, retired) };
         self.stage.replacen(from, to, 1)
     }
 
@@ -156,7 +156,7 @@ pub struct Child {
     pub id: i64,
     pub part: i32,
     pub state: State,
-    pub wish: Wish,
+    pub requested: Requested,
     pub halted: bool,
     /// Also what it left behind is gone.
     pub ended: bool,
@@ -187,7 +187,7 @@ impl Failure {
 pub fn children(group: i64) -> Result<Vec<Child>> {
     role::as_extension_owner(|| {
         sql::documents(
-            "SELECT pg_catalog.json_build_object('id', id, 'part', part, 'state', state, 'wish', wish, 'halted', halted,
+            "SELECT pg_catalog.json_build_object('id', id, 'part', part, 'state', state, 'requested', requested, 'halted', halted,
                  'ended', ended_at IS NOT NULL, 'revertible', state = 'switched' AND coalesce(way_back ? 'since', false),
                  'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'error', error)::text
              FROM shardkeeper.operations WHERE part_of = $1 ORDER BY id",
@@ -215,10 +215,10 @@ fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
 const OPERATION: &str =
     "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
         'role', role::bigint, 'stage', stage, 'is_own', shardkeeper.is_own(stage), 'plan', plan,
-        'state', state, 'wish', wish, 'failures', failures,
+        'state', state, 'requested', requested, 'failures', failures,
         'rests', coalesce(retry_at > pg_catalog.clock_timestamp(), false),
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()), 'keeps', keep > '0',
-        'swept', swept, 'tidy', tidy, 'way_back', way_back,
+        'staging_dropped', staging_dropped, 'targets_cleaned', targets_cleaned, 'way_back', way_back,
         'streams', (SELECT coalesce(json_object_agg(w.node, json_build_object('name', w.stream, 'tables', w.tables::bigint[],
                         'own_slot', w.own_slot, 'apart', w.apart)), '{}')
                     FROM shardkeeper.ways_back w WHERE w.operation = id))::text
@@ -247,8 +247,8 @@ pub fn wanting() -> Result<Vec<i64>> {
     sql::column(
         "SELECT id FROM shardkeeper.operations
          WHERE ended_at IS NULL AND NOT halted
-           AND (wish <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT tidy)
-           AND (state <> 'switched' OR wish <> 'run' OR NOT tidy OR changed_at + keep <= pg_catalog.clock_timestamp())
+           AND (requested <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT targets_cleaned)
+           AND (state <> 'switched' OR requested <> 'run' OR NOT targets_cleaned OR changed_at + keep <= pg_catalog.clock_timestamp())
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
            AND shardkeeper.is_own(stage)
          ORDER BY id",
@@ -314,19 +314,22 @@ pub fn set_parent(id: i64, parent: Oid) -> Result<()> {
     Ok(())
 }
 
-pub fn set_wish(id: i64, wish: Wish) -> Result<()> {
+pub fn set_requested(id: i64, requested: Requested) -> Result<()> {
     role::as_extension_owner(|| {
         sql::run(
-            "UPDATE shardkeeper.operations SET wish = $2, halted = false, retry_at = NULL, hopeless = 0 WHERE id = $1",
-            &[id.into(), wish.as_str().into()],
+            "UPDATE shardkeeper.operations SET requested = $2, halted = false, retry_at = NULL, hopeless = 0 WHERE id = $1",
+            &[id.into(), requested.as_str().into()],
         )
     })?;
     Ok(())
 }
 
-/// An operation that has switched has nothing to cancel any more: the cancel came too late, or took back the wish to revert.
+/// An operation that has switched has nothing to cancel any more: the cancel came too late, or took back the request to revert.
 pub fn forget_cancel(id: i64) -> Result<()> {
-    sql::run("UPDATE shardkeeper.operations SET wish = 'run' WHERE id = $1 AND wish = 'cancel'", &[id.into()])?;
+    sql::run(
+        "UPDATE shardkeeper.operations SET requested = 'run' WHERE id = $1 AND requested = 'cancel'",
+        &[id.into()],
+    )?;
     Ok(())
 }
 
@@ -365,7 +368,7 @@ pub fn end(id: i64) -> Result<()> {
 pub fn stay_switched(id: i64, note: &str) -> Result<()> {
     may_become(id, State::Switched)?;
     sql::run(
-        "UPDATE shardkeeper.operations SET state = 'switched', wish = 'run', halted = false, retry_at = NULL, tidy = false,
+        "UPDATE shardkeeper.operations SET state = 'switched', requested = 'run', halted = false, retry_at = NULL, targets_cleaned = false,
              failures = 0, hopeless = 0, waits = NULL, waits_since = NULL, way_back = way_back - 'refused',
              changed_at = pg_catalog.clock_timestamp() WHERE id = $1",
         &[id.into()],
@@ -377,23 +380,23 @@ pub fn stay_switched(id: i64, note: &str) -> Result<()> {
 pub fn recover(id: i64) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations SET retry_at = NULL, error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL
-         WHERE id = $1 AND state = 'switched' AND tidy AND failures > 0",
+         WHERE id = $1 AND state = 'switched' AND targets_cleaned AND failures > 0",
         &[id.into()],
     )?;
     Ok(())
 }
 
 /// After the switch, the stage is gone.
-pub fn set_swept(id: i64) -> Result<()> {
-    sql::run("UPDATE shardkeeper.operations SET swept = true WHERE id = $1", &[id.into()])?;
+pub fn set_staging_dropped(id: i64) -> Result<()> {
+    sql::run("UPDATE shardkeeper.operations SET staging_dropped = true WHERE id = $1", &[id.into()])?;
     Ok(())
 }
 
 /// After the switch, nothing is left but the tables that it replaced. A cancel that came too late is forgotten.
-pub fn set_tidy(id: i64) -> Result<()> {
+pub fn set_targets_cleaned(id: i64) -> Result<()> {
     sql::run(
-        "UPDATE shardkeeper.operations SET tidy = true, error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL,
-             wish = CASE wish WHEN 'cancel' THEN 'run' ELSE wish END
+        "UPDATE shardkeeper.operations SET targets_cleaned = true, error = NULL, failures = 0, hopeless = 0, waits = NULL, waits_since = NULL,
+             requested = CASE requested WHEN 'cancel' THEN 'run' ELSE requested END
          WHERE id = $1",
         &[id.into()],
     )?;

@@ -6,10 +6,10 @@ use crate::error::Result;
 use crate::pg::lock::{self, Single};
 use crate::pg::{role, sql};
 use serde::Deserialize;
-use shardkeeper_core::operation::{State, Wish};
+use shardkeeper_core::operation::{Requested, State};
 
 /// For a `WITH` clause: the schemas of replaced tables that are kept.
-pub const KEPT_ATTICS: &str = "kept_attics AS NOT MATERIALIZED (
+pub const KEPT_RETIRED: &str = "kept_retired AS NOT MATERIALIZED (
     SELECT pg_catalog.replace(stage::text, 'shardkeeper_op_', 'shardkeeper_old_') AS schema FROM shardkeeper.operations
     WHERE state IN ('switched', 'reverting') AND shardkeeper.is_own(stage))";
 
@@ -21,7 +21,7 @@ pub const NAMES_IN_USE: &str = "names_in_use AS NOT MATERIALIZED (
 #[derive(Deserialize)]
 pub struct Glance {
     pub state: State,
-    pub wish: Wish,
+    pub requested: Requested,
     pub halted: bool,
     /// It was called for in the current transaction.
     pub own: bool,
@@ -39,7 +39,7 @@ pub struct Glance {
 /// Errors: 42704 no such operation.
 pub fn glance(id: i64) -> Result<Glance> {
     let found = sql::glance(
-        "SELECT pg_catalog.json_build_object('state', state, 'wish', wish, 'halted', halted, 'error', coalesce(error,
+        "SELECT pg_catalog.json_build_object('state', state, 'requested', requested, 'halted', halted, 'error', coalesce(error,
                  (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
                   AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
              'is_own', shardkeeper.is_own(stage), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
@@ -62,9 +62,9 @@ pub struct Health {
     pub lost: Option<String>,
     pub parent: u32,
     pub state: State,
-    pub wish: Wish,
+    pub requested: Requested,
     pub halted: bool,
-    pub tidy: bool,
+    pub targets_cleaned: bool,
     pub failures: i64,
     pub message: Option<String>,
     pub detail: Option<String>,
@@ -87,7 +87,7 @@ pub struct Health {
 const HEALTH: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.parent::regclass::text, o.name), 'subject', o.subject,
         'stage', o.stage, 'lost', o.way_back ->> 'lost',
         'streams', (SELECT coalesce(json_agg(DISTINCT w.stream), '[]') FROM shardkeeper.ways_back w WHERE w.operation = o.id),
-        'parent', o.parent::bigint, 'state', o.state, 'wish', o.wish, 'halted', o.halted, 'tidy', o.tidy,
+        'parent', o.parent::bigint, 'state', o.state, 'requested', o.requested, 'halted', o.halted, 'targets_cleaned', o.targets_cleaned,
         'failures', o.failures, 'message', o.error ->> 'message', 'detail', o.error ->> 'detail', 'hint', o.error ->> 'hint',
         'waits', extract(epoch FROM clock_timestamp() - o.waits_since),
         'age', extract(epoch FROM clock_timestamp() - o.changed_at),

@@ -78,7 +78,7 @@ pub fn is_begun(id: i64) -> Result<bool> {
 pub fn lose(id: i64, why: &str) -> Result<()> {
     sql::run(
         "UPDATE shardkeeper.operations
-         SET way_back = pg_catalog.jsonb_build_object('lost', $2::text), tidy = false, error = NULL, failures = 0, hopeless = 0, retry_at = NULL
+         SET way_back = pg_catalog.jsonb_build_object('lost', $2::text), targets_cleaned = false, error = NULL, failures = 0, hopeless = 0, retry_at = NULL
          WHERE id = $1",
         &[id.into(), why.into()],
     )?;
@@ -197,7 +197,7 @@ pub fn cut_off(operation: &Operation, parent: Oid) -> Result<()> {
 }
 
 impl Operation {
-    /// The operation that brings back what this one replaced: the same engine with sources and targets, stage and attic
+    /// The operation that brings back what this one replaced: the same engine with sources and targets, staging and retired schema
     /// changed over. `None` where that is not known.
     pub fn turned_round(&self) -> Option<Self> {
         let plan = &self.plan;
@@ -209,7 +209,7 @@ impl Operation {
             ..plan.clone()
         };
         let mut back = self.clone();
-        (back.stage, back.is_return, back.plan) = (self.attic(), true, turned);
+        (back.stage, back.is_return, back.plan) = (self.retired(), true, turned);
         Some(back)
     }
 

@@ -10,7 +10,7 @@ use super::options;
 use super::pooler;
 use super::session::{self, ConnectionParams, Options, Session, Timeouts, mapping_options};
 use crate::catalog::node::{self, SCHEMA, is_known, server_options, unknown_node};
-use crate::catalog::operation_look::KEPT_ATTICS;
+use crate::catalog::operation_look::KEPT_RETIRED;
 use crate::catalog::{mirror, operation, transaction};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
@@ -240,14 +240,14 @@ const EXPECTED: &str = "
     JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
     CROSS JOIN LATERAL (
         SELECT pg_catalog.json_object_agg(option_name, option_value) FROM pg_catalog.pg_options_to_table(t.ftoptions)) AS f (o)
-    LEFT JOIN kept_attics k ON n.nspname::text = k.schema
+    LEFT JOIN kept_retired k ON n.nspname::text = k.schema
     WHERE s.srvname = $1 AND n.nspname::text <> $2
       AND (k.schema IS NOT NULL OR n.nspname::text !~ '^shardkeeper_(op|old)_[0-9]+_[0-9a-f]{6}$')
     ORDER BY 1";
 
 /// The tables that have to be on the node.
 fn expected(node: &str) -> Result<Vec<QualifiedName>> {
-    let query = format!("WITH {KEPT_ATTICS} {EXPECTED}");
+    let query = format!("WITH {KEPT_RETIRED} {EXPECTED}");
     role::as_extension_owner(|| sql::documents(&query, &[node.into(), SCHEMA.into()]))
 }
 

@@ -26,7 +26,7 @@ use crate::node::channel::Channel;
 use crate::pg::{role, sql, subtransaction, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
-use shardkeeper_core::operation::{State, Wish};
+use shardkeeper_core::operation::{Requested, State};
 use shardkeeper_core::plan::LOCAL;
 use std::time::{Duration, Instant};
 
@@ -78,8 +78,8 @@ pub fn run(operation: &Operation) -> Step {
 
 /// Within a transaction.
 fn asked(operation: &Operation) -> Result<Step> {
-    let wish = operation::load(operation.id)?.map(|found| found.wish);
-    Ok(if wish == Some(Wish::Run) { Ok(()) } else { Err(Interruption::Asked) })
+    let requested = operation::load(operation.id)?.map(|found| found.requested);
+    Ok(if requested == Some(Requested::Run) { Ok(()) } else { Err(Interruption::Asked) })
 }
 
 /// The whole, in one transaction; the number of rows copied. `locked` tells whether it got its first locks.

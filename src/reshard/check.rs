@@ -11,7 +11,7 @@ use crate::node::session::Session;
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
 use serde::Deserialize;
-use shardkeeper_core::operation::{State, Wish};
+use shardkeeper_core::operation::{Requested, State};
 use shardkeeper_core::plan::LOCAL;
 
 /// Seconds for which the switch may try, a worker may be waited for, and cleaning up may take, before it is worth telling.
@@ -158,7 +158,7 @@ impl Health {
             let severity = if self.failures >= MANY_TRIES { Severity::Warning } else { Severity::Ok };
             return told(severity, format!("operation {id} is {state}; {tries} failed"), Some(&resume));
         }
-        if self.wish == Wish::Pause && !state.is_final() {
+        if self.requested == Requested::Pause && !state.is_final() {
             let meanwhile = match state {
                 State::Switched => "it does not end by itself",
                 _ => "log is kept for it meanwhile",
@@ -190,8 +190,8 @@ impl Health {
     }
 
     fn waits_for_worker(&self) -> bool {
-        let nothing_to_do =
-            self.state == State::Switched && self.tidy || self.wish == Wish::Pause && !self.state.is_final();
+        let nothing_to_do = self.state == State::Switched && self.targets_cleaned
+            || self.requested == Requested::Pause && !self.state.is_final();
         !self.worker && !self.halted && !nothing_to_do && self.ready > WORKER_PATIENCE
     }
 }
@@ -243,7 +243,7 @@ impl Trace {
             }
             None => format!("{} of log are kept for {whom}", megabytes(kept)),
         };
-        let hint = match (operation.wish, operation.state) {
+        let hint = match (operation.requested, operation.state) {
             (_, State::Switched) if sharing.len() > 1 => format!(
                 "It is kept for their ways back, and goes when all are brought up to date, or finished: SELECT shard_finish({id}); Look at the disk there."
             ),
@@ -254,7 +254,9 @@ impl Trace {
                 "It is kept until the operation is reverted. Look at the disk there, or give the revert up with SELECT shard_cancel({id});"
             ),
             (_, state) if state.is_final() => "It is being removed.".into(),
-            (Wish::Pause, _) => format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});"),
+            (Requested::Pause, _) => {
+                format!("Run SELECT shard_resume({id}); or end it with SELECT shard_cancel({id});")
+            }
             _ => format!(
                 "It is kept until the operation has switched. Look at the disk there; SELECT shard_cancel({id}); gives it free."
             ),

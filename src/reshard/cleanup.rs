@@ -38,11 +38,11 @@ pub fn way_back(operation: &Operation) -> Result<()> {
 
 /// The schema of the replaced tables, on all servers. Before a switch it is empty, and nothing else is taken away: where a
 /// node has committed a switch that the coordinator has not, the tables in it are the only ones.
-pub fn attic(operation: &Operation) -> Result<()> {
+pub fn retired(operation: &Operation) -> Result<()> {
     let mut failed: Option<Error> = None;
     let how = if operation.state == State::Finished { CASCADE } else { RESTRICT };
     for node in servers(operation) {
-        if let Err(error) = schema(operation, &node, &operation.attic(), how) {
+        if let Err(error) = schema(operation, &node, &operation.retired(), how) {
             failed = failed.or(Some(error));
         }
     }

@@ -8,33 +8,33 @@ use crate::catalog::way_back;
 use crate::error::{Report, Result};
 use crate::pg::{interrupt, sql, worker};
 use pgrx::PgSqlErrorCode as Code;
-use shardkeeper_core::operation::{Kind, Refusal, State, Wish, allowed_after};
+use shardkeeper_core::operation::{Kind, Refusal, Requested, State, allowed_after};
 use std::time::{Duration, Instant};
 
 /// Asks something of an operation.
 ///
 /// Errors: 42704 no such operation; 42501 not the owner of its parent; 55000 its state does not allow it, or it belongs to
 /// the database that this one is a copy of. Such a one can only be forgotten.
-pub fn wish(id: i64, wish: Wish) -> Result<()> {
+pub fn requested(id: i64, requested: Requested) -> Result<()> {
     let operation = mine(id)?;
     if !operation.is_own {
-        return match wish {
-            Wish::Cancel | Wish::Finish => copied_database::forget(&operation),
+        return match requested {
+            Requested::Cancel | Requested::Finish => copied_database::forget(&operation),
             _ => refusal(id).into(),
         };
     }
-    if let Err(refusal) = allowed_after(operation.wish, operation.state, wish) {
+    if let Err(refusal) = allowed_after(operation.requested, operation.state, requested) {
         return refused(&operation, refusal)?.into();
     }
-    if wish == Wish::Revert {
+    if requested == Requested::Revert {
         super::revert::check(&operation)?;
         way_back::forget_refusal(id)?;
     }
-    operation::set_wish(id, wish)?;
+    operation::set_requested(id, requested)?;
     // What is asked of a group is asked of the operations that it is at.
     let is_at = |state: State| state.is_before_switch() || state == State::Reverting;
     for child in operation::children(id)?.iter().filter(|child| is_at(child.state)) {
-        operation::set_wish(child.id, wish)?;
+        operation::set_requested(child.id, requested)?;
     }
     crate::background::ensure_running()
 }
@@ -94,9 +94,9 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     let start = Instant::now();
     let mut reverts = false;
     loop {
-        let Glance { state: now, wish, halted, error, lost, refused, .. } = operation_look::glance(id)?;
+        let Glance { state: now, requested, halted, error, lost, refused, .. } = operation_look::glance(id)?;
         let was_to_revert = reverts;
-        reverts = now == State::Reverting || wish == Wish::Revert;
+        reverts = now == State::Reverting || requested == Requested::Revert;
         let error = error.map(Failure::report);
         if now == State::Failed {
             return Err(error.unwrap_or_else(|| Report::new(state, format!("operation {id} has failed"))).into());
@@ -109,7 +109,7 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
         if now == State::Switched && !reverts || now.is_final() {
             return Ok(now);
         }
-        if halted || wish == Wish::Pause {
+        if halted || requested == Requested::Pause {
             let what = if halted { "waits for a person" } else { "is paused" };
             let mut report = Report::new(state, format!("operation {id} {what} in state {now}"));
             let resume = format!("Run SELECT shard_resume({id});");

@@ -1,7 +1,7 @@
 //! A populated table becomes a parent: what is decided when that is called for, and the switch.
 //!
 //! The staged tree is the whole new hierarchy. At the switch its root goes to the schema of the old table, takes its name and
-//! gets everything else that the user put on it; the old table goes to the attic. On nodes the staged mirror moves likewise.
+//! gets everything else that the user put on it; the old table goes to the retired schema. On nodes the staged mirror moves likewise.
 
 pub mod convert_back;
 pub mod source_table;
@@ -235,11 +235,11 @@ impl Change<'_> {
                 continue;
             };
             commands.push(format!("ALTER TABLE {name} ALTER COLUMN {field} ADD {identity}"));
-            // The old one is in the attic, where nobody counts on: its lock is ours.
+            // The old one is in the retired schema, where nobody counts on: its lock is ours.
             commands.push(format!(
                 "SELECT pg_catalog.setval({}, last_value, is_called) FROM {}",
                 literal(&sequence.name.to_string()),
-                self.in_attic(&sequence.name)
+                self.in_retired(&sequence.name)
             ));
         }
         // With foreign leaves, unique keys are on the leaves only. Without, those of the leaves become parts of these.
@@ -264,29 +264,29 @@ impl Change<'_> {
         (!names.is_empty()).then(|| ddl::make_way(&self.name().schema, names))
     }
 
-    fn in_attic(&self, name: &QualifiedName) -> QualifiedName {
-        QualifiedName::new(self.operation.attic(), name.name.clone())
+    fn in_retired(&self, name: &QualifiedName) -> QualifiedName {
+        QualifiedName::new(self.operation.retired(), name.name.clone())
     }
 
     /// With its indexes and the sequences of identity columns. Other sequences and statistics objects have names that the
     /// new table's shall have, or are used by others.
     fn old_table_away(&self) -> Vec<String> {
-        let attic = self.operation.attic();
+        let retired = self.operation.retired();
         let owned = || self.table.columns.iter().filter(|column| !column.owned.is_empty());
         let mut commands = Vec::new();
         for sequence in owned().flat_map(|column| &column.owned) {
             commands.push(format!("ALTER SEQUENCE {sequence} OWNED BY NONE"));
         }
-        commands.push(self.name().relocation(&attic));
+        commands.push(self.name().relocation(&retired));
         // Two of different schemas can have one name.
         let elsewhere = self.table.statistics.iter().filter(|s| s.name.schema != self.name().schema);
         for (number, statistics) in elsewhere.enumerate() {
-            let passing = statistics.name.sibling(format!("{attic}_{number}"));
+            let passing = statistics.name.sibling(format!("{retired}_{number}"));
             commands.push(format!("ALTER STATISTICS {} RENAME TO {}", statistics.name, ident(&passing.name)));
-            commands.push(format!("ALTER STATISTICS {passing} SET SCHEMA {}", ident(&attic)));
+            commands.push(format!("ALTER STATISTICS {passing} SET SCHEMA {}", ident(&retired)));
         }
         // Or the sequences could not be dropped with the new table as long as the old one is kept.
-        let old = self.in_attic(self.name());
+        let old = self.in_retired(self.name());
         for column in owned().filter(|column| column.default.is_some()) {
             commands.push(format!("ALTER TABLE {old} ALTER COLUMN {} DROP DEFAULT", ident(&column.name)));
         }

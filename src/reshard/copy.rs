@@ -30,7 +30,7 @@ use futures_util::{SinkExt, StreamExt};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::copy::{HEADER, Splitter, TRAILER};
-use shardkeeper_core::operation::Wish;
+use shardkeeper_core::operation::Requested;
 use shardkeeper_core::plan::LOCAL;
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -304,7 +304,7 @@ impl Pump<'_> {
         }
         self.looked = Instant::now();
         progress::report_rows(self.rows);
-        match operation::load(self.operation.id)?.is_none_or(|found| found.wish != Wish::Run) {
+        match operation::load(self.operation.id)?.is_none_or(|found| found.requested != Requested::Run) {
             true => Err(Interruption::Asked),
             false => Ok(()),
         }

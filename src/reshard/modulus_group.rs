@@ -13,27 +13,32 @@ use crate::error::{Report, Result};
 use crate::pg::{role, sql, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::operation::{Mode, State, Wish};
+use shardkeeper_core::operation::{Mode, Requested, State};
 use shardkeeper_core::plural::count;
 
 /// What is between two moduli is as good as what is at one.
 const CALL_AGAIN: &str = "To go on or back, call shard_set_modulus again.";
 
 /// What comes next for the group; `None` when there is nothing to do now.
-pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<Child>) -> Step<Option<State>> {
+pub fn step(
+    operation: &Operation,
+    wanted: &NewModulus,
+    requested: Requested,
+    parts: Vec<Child>,
+) -> Step<Option<State>> {
     let id = operation.id;
-    match (operation.state, wish) {
-        (State::Switched, Wish::Revert) => Ok(Some(State::Reverting)),
-        (State::Switched, Wish::Finish) => finish(parts),
+    match (operation.state, requested) {
+        (State::Switched, Requested::Revert) => Ok(Some(State::Reverting)),
+        (State::Switched, Requested::Finish) => finish(parts),
         (State::Switched, _) => {
-            if !operation.tidy {
-                transaction::run(|| operation::set_tidy(id))?;
+            if !operation.targets_cleaned {
+                transaction::run(|| operation::set_targets_cleaned(id))?;
             }
-            let is_over = wish == Wish::Run && operation.keep_left <= 0.0;
+            let is_over = requested == Requested::Run && operation.keep_left <= 0.0;
             if is_over { finish(parts) } else { Ok(None) }
         }
-        (_, Wish::Pause) => Ok(None),
-        (State::Reverting, Wish::Cancel) => {
+        (_, Requested::Pause) => Ok(None),
+        (State::Reverting, Requested::Cancel) => {
             if give_up(&parts)? {
                 return wait();
             }
@@ -56,7 +61,7 @@ pub fn step(operation: &Operation, wanted: &NewModulus, wish: Wish, parts: Vec<C
                 Err(Interruption::Asked)
             }
         },
-        (_, Wish::Cancel) => {
+        (_, Requested::Cancel) => {
             let mut stay = take_back(operation.mode, parts)?;
             if stay.is_empty() {
                 return Ok(Some(State::Cancelled));
@@ -111,12 +116,12 @@ fn take_back(mode: Mode, parts: Vec<Child>) -> Step<Vec<String>> {
         match part.state {
             State::Cancelled | State::Failed | State::Reverted if part.ended => {}
             _ if part.halted && !part.state.is_before_switch() => return halt(waits_for_a_person(part)),
-            state if state.is_before_switch() && part.wish != Wish::Cancel => {
-                ask(id, Wish::Cancel)?;
+            state if state.is_before_switch() && part.requested != Requested::Cancel => {
+                ask(id, Requested::Cancel)?;
                 return wait();
             }
-            State::Switched if part.wish != Wish::Revert => {
-                ask(id, Wish::Revert)?;
+            State::Switched if part.requested != Requested::Revert => {
+                ask(id, Requested::Revert)?;
                 return wait();
             }
             _ => return wait(),
@@ -164,14 +169,14 @@ pub fn what_stays(mode: Mode, parts: &[Child]) -> (String, String) {
 fn give_up(parts: &[Child]) -> Result<bool> {
     let mut any = false;
     for part in parts {
-        let wish = match (part.state, part.wish) {
+        let requested = match (part.state, part.requested) {
             // Also one that has not begun: if it begins in this moment, it has to be told.
-            (State::Reverting, _) | (State::Switched, Wish::Revert | Wish::Cancel) => Wish::Cancel,
+            (State::Reverting, _) | (State::Switched, Requested::Revert | Requested::Cancel) => Requested::Cancel,
             _ => continue,
         };
         any = true;
-        if part.wish != wish {
-            ask(part.id, wish)?;
+        if part.requested != requested {
+            ask(part.id, requested)?;
         }
     }
     Ok(any)
@@ -179,8 +184,8 @@ fn give_up(parts: &[Child]) -> Result<bool> {
 
 /// Drops what the parts replaced.
 fn finish(parts: Vec<Child>) -> Step<Option<State>> {
-    for part in parts.iter().filter(|part| part.state == State::Switched && part.wish != Wish::Finish) {
-        ask(part.id, Wish::Finish)?;
+    for part in parts.iter().filter(|part| part.state == State::Switched && part.requested != Requested::Finish) {
+        ask(part.id, Requested::Finish)?;
     }
     if parts.iter().all(|part| part.ended) { Ok(Some(State::Finished)) } else { wait() }
 }

@@ -12,21 +12,21 @@ use crate::error::{Report, Result};
 use crate::pg::{role, sql, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::operation::{State, Wish};
+use shardkeeper_core::operation::{Requested, State};
 use std::time::Duration;
 
 /// How often the moves are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What comes next for the group; `None` when there is nothing to do now.
-pub fn step(operation: &Operation, wish: Wish) -> Step<Option<State>> {
+pub fn step(operation: &Operation, requested: Requested) -> Step<Option<State>> {
     let children = transaction::run(|| operation::children(operation.id))?;
     if let Some(wanted) = &operation.plan.modulus {
-        return modulus_group::step(operation, wanted, wish, children);
+        return modulus_group::step(operation, wanted, requested, children);
     }
-    match (operation.state, wish) {
-        (_, Wish::Pause) => Ok(None),
-        (_, Wish::Cancel) => cancel(&children),
+    match (operation.state, requested) {
+        (_, Requested::Pause) => Ok(None),
+        (_, Requested::Cancel) => cancel(&children),
         (State::Planned, _) => Ok(Some(State::Copying)),
         (State::Copying, _) => bring_forward(operation, children),
         _ => Ok(None),
@@ -39,16 +39,17 @@ pub fn wait<T>() -> Step<T> {
 }
 
 /// What becomes of an operation of the group, which is told at once.
-pub fn ask(child: i64, wish: Wish) -> Result<()> {
+pub fn ask(child: i64, requested: Requested) -> Result<()> {
     transaction::run(|| {
-        operation::set_wish(child, wish)?;
+        operation::set_requested(child, requested)?;
         crate::background::ensure_running()
     })
 }
 
 fn cancel(children: &[Child]) -> Step<Option<State>> {
-    for child in children.iter().filter(|child| child.state.is_before_switch() && child.wish != Wish::Cancel) {
-        ask(child.id, Wish::Cancel)?;
+    for child in children.iter().filter(|child| child.state.is_before_switch() && child.requested != Requested::Cancel)
+    {
+        ask(child.id, Requested::Cancel)?;
     }
     if children.iter().all(|child| child.ended) { Ok(Some(State::Cancelled)) } else { wait() }
 }

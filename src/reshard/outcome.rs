@@ -116,7 +116,7 @@ fn end(operation: &Operation, report: Report) -> Result<bool> {
             })?;
         }
         // It serves; the changes since cannot be brought back.
-        State::Switched if now.tidy && now.way_back.as_ref().is_some_and(WayBack::is_open) => {
+        State::Switched if now.targets_cleaned && now.way_back.as_ref().is_some_and(WayBack::is_open) => {
             let why = report.reason();
             transaction::run(|| way_back::lose(id, &why))?;
         }

@@ -2,7 +2,7 @@
 //! without a loss until they are given up.
 //!
 //! It is the same engine with sources and targets changed over (`Operation::turned_round`): a stream on each server of the
-//! targets, joined before the switch (`shared`); a stage in the attic, in which the sources are partitions again; the same
+//! targets, joined before the switch (`shared`); a stage in the retired schema, in which the sources are partitions again; the same
 //! following, which `kept` does for all operations together, comparison and switch.
 
 pub mod keeper;
@@ -223,7 +223,7 @@ fn changed<T>(operation: &Operation) -> Step<T> {
     fail(Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text))
 }
 
-/// The sources are partitions again, of a table in the attic. Safe to repeat; nobody is kept waiting.
+/// The sources are partitions again, of a table in the retired schema. Safe to repeat; nobody is kept waiting.
 ///
 /// First of all the parent is looked at: those of one that was altered cannot be, and that would be told instead.
 pub fn stage(back: &Operation) -> Step {
@@ -285,8 +285,8 @@ fn leave_publications(back: &Operation) -> Result<()> {
     commands.iter().try_for_each(|command| sql::run_quietly(command))
 }
 
-/// What the way back left in the attic, once the sources have come out of it.
-pub fn clear_attic(operation: &Operation) -> Result<()> {
+/// What the way back left in the retired schema, once the sources have come out of it.
+pub fn clear_retired(operation: &Operation) -> Result<()> {
     let Some(back) = operation.turned_round() else { return Ok(()) };
     write_fence::open(&back)?;
     switch::clear_targets(&back)?;

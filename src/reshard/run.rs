@@ -22,7 +22,7 @@ use crate::pg::settings;
 use crate::pg::{sql, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::Lsn;
-use shardkeeper_core::operation::{Mode, State, Wish, allowed};
+use shardkeeper_core::operation::{Mode, Requested, State, allowed};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,7 @@ fn take_up(id: i64) -> Result<bool> {
     if operation.failures > 0 || !matches!(operation.state, State::Planned | State::Switched) {
         super::server::end_lost_sessions(&operation);
     }
-    if matches!(operation.state, State::Ready | State::Switching) && operation.wish == Wish::Run {
+    if matches!(operation.state, State::Ready | State::Switching) && operation.requested == Requested::Run {
         // A node that is down is met again by the comparison, which then says so.
         let _ = switch::undo_halves(&operation);
         transaction::run(|| operation::go_back(id, State::Verifying))?;
@@ -127,21 +127,21 @@ fn take_up(id: i64) -> Result<bool> {
 
 /// What comes next; `None` when there is nothing to do now.
 fn step(operation: &Operation) -> Step<Option<State>> {
-    let wish = match allowed(operation.state, operation.wish) {
-        Ok(()) => operation.wish,
+    let requested = match allowed(operation.state, operation.requested) {
+        Ok(()) => operation.requested,
         // It came too late.
-        Err(_) => Wish::Run,
+        Err(_) => Requested::Run,
     };
     if operation.state.is_final() {
         clean_up(operation)?;
         return Ok(None);
     }
-    if operation.state == State::Switched && operation.wish == Wish::Cancel {
+    if operation.state == State::Switched && operation.requested == Requested::Cancel {
         transaction::run(|| operation::forget_cancel(operation.id))?;
         return Err(Interruption::Asked);
     }
     if operation.is_group() {
-        return operation_group::step(operation, wish);
+        return operation_group::step(operation, requested);
     }
     if operation.state.is_before_switch()
         && !operation.converts()
@@ -155,12 +155,12 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             .hint("What the operation made is removed."),
         );
     }
-    if wish == Wish::Run {
+    if requested == Requested::Run {
         transaction::run(|| Ok(super::convert::source_table::unchanged(operation)))??;
     }
-    match (operation.state, wish) {
-        (state, Wish::Pause) if state != State::Switched => Ok(None),
-        (state, Wish::Cancel) if state.is_before_switch() => Ok(Some(State::Cancelled)),
+    match (operation.state, requested) {
+        (state, Requested::Pause) if state != State::Switched => Ok(None),
+        (state, Requested::Cancel) if state.is_before_switch() => Ok(Some(State::Cancelled)),
         (State::Planned, _) => Ok(Some(State::Preparing)),
         (State::Preparing, _) => prepare::prepare(operation).map(|()| Some(State::Copying)),
         (State::Copying, _) if operation.mode == Mode::BlockWrites => {
@@ -191,34 +191,34 @@ fn step(operation: &Operation) -> Step<Option<State>> {
             follow(operation, VERY_NEAR)?;
             Err(Interruption::Asked)
         }
-        (State::Switched, wish) => {
-            if !operation.tidy {
+        (State::Switched, requested) => {
+            if !operation.targets_cleaned {
                 if !operation.way_back.as_ref().is_some_and(WayBack::is_open) {
                     cleanup::way_back(operation)?;
                 }
-                if !operation.swept {
+                if !operation.staging_dropped {
                     switch::sweep(operation)?;
                     build_indexes::analyze(operation);
-                    transaction::run(|| operation::set_swept(operation.id))?;
+                    transaction::run(|| operation::set_staging_dropped(operation.id))?;
                 }
                 // What the targets carry goes with them in a revert, which need not wait for their locks.
-                if wish != Wish::Revert {
+                if requested != Requested::Revert {
                     revert::settle_in(operation)?;
                     switch::clear_targets(operation)?;
-                    transaction::run(|| operation::set_tidy(operation.id))?;
+                    transaction::run(|| operation::set_targets_cleaned(operation.id))?;
                 }
             }
             let is_due = operation.keep_left <= 0.0;
-            match wish {
-                Wish::Finish => Ok(Some(State::Finished)),
-                Wish::Revert => Ok(Some(State::Reverting)),
-                Wish::Pause => Ok(None),
+            match requested {
+                Requested::Finish => Ok(Some(State::Finished)),
+                Requested::Revert => Ok(Some(State::Reverting)),
+                Requested::Pause => Ok(None),
                 _ if is_due => Ok(Some(State::Finished)),
                 // Its sources are kept current with those of all others.
                 _ => Ok(None),
             }
         }
-        (State::Reverting, Wish::Cancel) => {
+        (State::Reverting, Requested::Cancel) => {
             switch::undo_halves(operation)?;
             revert::drop_checks(operation);
             transaction::run(|| operation::stay_switched(operation.id, "the revert was given up"))?;
@@ -236,12 +236,12 @@ fn clean_up(operation: &Operation) -> Step {
         switch::undo_halves(operation)?;
     }
     // A server that is down must not keep the others from being cleaned.
-    let cleared = if operation.state == State::Reverted { revert::clear_attic(operation) } else { Ok(()) };
+    let cleared = if operation.state == State::Reverted { revert::clear_retired(operation) } else { Ok(()) };
     let done = [
         cleared,
         cleanup::way_back(operation),
         cleanup::stage(operation),
-        cleanup::attic(operation),
+        cleanup::retired(operation),
         default_exclusion::clear(operation),
         super::cleanup::empty_mirrors::drop_empty(operation),
     ];
@@ -254,7 +254,7 @@ fn clean_up(operation: &Operation) -> Step {
 pub fn look(operation: &Operation) -> Step {
     worker::reload_if_asked();
     let asked = transaction::run(|| operation::load(operation.id))?;
-    let same = asked.is_some_and(|found| found.wish == operation.wish);
+    let same = asked.is_some_and(|found| found.requested == operation.requested);
     if same && guc::worker_enabled() && !lock::database_is_wanted() { Ok(()) } else { Err(Interruption::Asked) }
 }
 

@@ -2,7 +2,7 @@
 //! sources, on all servers. Writers that wait for the lock go on with the new partitions.
 //!
 //! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
-//! go to a schema of their own, the attic, where nobody finds them.
+//! go to a schema of their own, that of what is retired, where nobody finds them.
 
 pub mod swap;
 pub mod write_fence;
@@ -38,15 +38,15 @@ const REST: Duration = Duration::from_millis(250);
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
-    let attic = ident(&operation.attic());
+    let retired = ident(&operation.retired());
     transaction::run(|| {
         let owner = role::name(operation.role())?;
-        sql::run_quietly(&format!("CREATE SCHEMA IF NOT EXISTS {attic} AUTHORIZATION {}", ident(&owner)))
+        sql::run_quietly(&format!("CREATE SCHEMA IF NOT EXISTS {retired} AUTHORIZATION {}", ident(&owner)))
     })?;
     for node in &nodes(operation) {
         session::wait(async {
             let mut place = Server::open(node, operation.role(), BRIEF).await?;
-            place.run(&format!("CREATE SCHEMA IF NOT EXISTS {attic}")).await
+            place.run(&format!("CREATE SCHEMA IF NOT EXISTS {retired}")).await
         })?;
     }
     transaction::run(|| {
@@ -267,7 +267,7 @@ pub fn clear_targets(operation: &Operation) -> Result<()> {
             commands.extend(leaves.map(|leaf| write_fence::removal(&above.sibling(&leaf.name))));
         }
         let mut place = session::wait(Server::open(&node, operation.role(), BRIEF))?;
-        commands.iter().try_for_each(|command| gently(&mut place, command)).map_err(cannot_tidy)?;
+        commands.iter().try_for_each(|command| gently(&mut place, command)).map_err(cannot_clean_targets)?;
     }
     default_exclusion::clear(operation)
 }
@@ -284,7 +284,7 @@ pub fn gently(place: &mut Server, command: &str) -> Result<()> {
     session::wait(place.run(&command))
 }
 
-fn cannot_tidy(error: Error) -> Error {
+fn cannot_clean_targets(error: Error) -> Error {
     match error {
         Error::Report(refused) if refused.is_lock() => Report::new(
             refused.code,

@@ -52,7 +52,7 @@ fn scene() -> Result<(Cluster, [i64; 3])> {
     complains(&cluster, amid, "nobody holds the parent", LIMIT)?;
     client.execute("SELECT shard_pause($1)", &[&amid])?;
     let busy = "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'shardkeeper operation')
-                     + (SELECT count(*) FROM shardkeeper.operations WHERE state = 'switched' AND NOT tidy)";
+                     + (SELECT count(*) FROM shardkeeper.operations WHERE state = 'switched' AND NOT targets_cleaned)";
     eventually("nobody works", PATIENCE, || Ok(cluster.coordinator.value::<i64>(busy)? == 0))?;
     Ok((cluster, [here, there, amid]))
 }
@@ -76,7 +76,7 @@ fn operations_stay_with_the_original_of_a_copied_database() -> Result<()> {
     let mut copy = copy(&cluster)?;
 
     // The copy leaves them alone.
-    let rows_there = "SELECT id, state, wish, failures, error FROM shardkeeper.operations ORDER BY id";
+    let rows_there = "SELECT id, state, requested, failures, error FROM shardkeeper.operations ORDER BY id";
     let copied = rows(&mut copy, rows_there)?;
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'copied' AND backend_type ~ '^shardkeeper (operation|keeper)'";
     let end = std::time::Instant::now() + LOOKS;

@@ -173,7 +173,9 @@ fn calls_that_hints_name_are_accepted_in_that_state() -> Result<()> {
     node.run("ALTER ROLE app CONNECTION LIMIT -1")?;
     client.batch_execute("SELECT shard_resume(1)")?;
     reaches(&cluster, 1, "switched", LIMIT)?;
-    eventually("it is tidied up", LIMIT, || cluster.coordinator.value("SELECT tidy FROM shardkeeper.operations"))?;
+    eventually("it is tidied up", LIMIT, || {
+        cluster.coordinator.value("SELECT targets_cleaned FROM shardkeeper.operations")
+    })?;
 
     // The same when it has switched, and is to go back.
     let error = refused(&mut client, "SELECT shard_cancel(1)")?;

@@ -18,8 +18,7 @@ fn id(client: &mut Client, call: &str) -> Result<i64> {
 
 /// Nothing is left to do after the switch but to keep what it replaced.
 fn tidy(cluster: &Cluster) -> Result<()> {
-    let busy =
-        "SELECT count(*) FROM shardkeeper.operations WHERE ended_at IS NULL AND (state <> 'switched' OR NOT tidy)";
+    let busy = "SELECT count(*) FROM shardkeeper.operations WHERE ended_at IS NULL AND (state <> 'switched' OR NOT targets_cleaned)";
     eventually("operations are tidy", LIMIT, || Ok(cluster.coordinator.value::<i64>(busy)? == 0))
         .with_context(|| told(cluster))
 }

@@ -306,7 +306,7 @@ fn a_revert_of_all_parts_can_be_given_up_and_called_for_again() -> Result<()> {
     client.execute("SELECT shard_cancel($1)", &[&id])?;
     reaches(&cluster, id, "switched", LIMIT)?;
     let others = format!(
-        "SELECT count(*) FROM shardkeeper.operations WHERE part_of = {id} AND (state, wish) <> ('switched', 'run')"
+        "SELECT count(*) FROM shardkeeper.operations WHERE part_of = {id} AND (state, requested) <> ('switched', 'run')"
     );
     assert_eq!(cluster.coordinator.value::<i64>(&others)?, 0, "{}", told(&cluster));
     holder.batch_execute("COMMIT")?;

@@ -96,7 +96,7 @@ fn a_revert_that_has_not_begun_can_be_given_up() -> Result<()> {
         reaches(&cluster, id, "switched", LIMIT)?;
         let goes_on = || -> Result<()> {
             eventually("it goes on as a switched one", LIMIT, || {
-                Ok(field(&cluster, id, "state")? == "switched" && field(&cluster, id, "wish")? == "run")
+                Ok(field(&cluster, id, "state")? == "switched" && field(&cluster, id, "requested")? == "run")
             })
             .with_context(|| told(&cluster))?;
             ensure!(field(&cluster, id, "revertible")? == "true", "{}", told(&cluster));
@@ -246,7 +246,9 @@ fn a_revert_of_a_lost_way_back_says_the_reason_that_others_found() -> Result<()>
     let (cluster, mut client) = scene(Keys::Bigint, TWO)?;
     let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2')", &[])?.get(0);
     reaches(&cluster, id, "switched", LIMIT)?;
-    eventually("it is tidied up", LIMIT, || cluster.coordinator.value("SELECT tidy FROM shardkeeper.operations"))?;
+    eventually("it is tidied up", LIMIT, || {
+        cluster.coordinator.value("SELECT targets_cleaned FROM shardkeeper.operations")
+    })?;
     client.batch_execute(&format!("BEGIN; SELECT shard_revert({id})"))?;
     let mut other = cluster.coordinator.client()?;
     other.batch_execute(

@@ -53,7 +53,7 @@ struct Return<'a> {
     operation: &'a Operation,
     managed: &'a ManagedParent,
     old: Oid,
-    /// The plain table, still in the attic.
+    /// The plain table, still in the retired schema.
     table: TableDefinition,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Return<'a> {
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
         for node in nodes(self.operation) {
-            let away = self.operation.attic();
+            let away = self.operation.retired();
             let (mut commands, mut inverse) = (Vec::new(), Vec::new());
             for table in self.managed.tables_on(&node)? {
                 commands.push(table.relocation(&away));
@@ -89,7 +89,7 @@ impl<'a> Return<'a> {
     }
 
     fn here(&self) -> Vec<String> {
-        let (name, away) = (self.name(), self.operation.attic());
+        let (name, away) = (self.name(), self.operation.retired());
         let columns = &self.managed.table.columns;
         let owned = || columns.iter().flat_map(|column| column.owned.iter().map(move |sequence| (column, sequence)));
         let mut commands = Vec::new();
@@ -117,7 +117,7 @@ impl<'a> Return<'a> {
                     "SELECT pg_catalog.setval(pg_catalog.pg_get_serial_sequence({}, {}), last_value, is_called) FROM {}",
                     literal(&name.to_string()),
                     literal(&column.name),
-                    QualifiedName::new(self.operation.attic(), new.name.name.clone())
+                    QualifiedName::new(self.operation.retired(), new.name.name.clone())
                 ));
             }
         }

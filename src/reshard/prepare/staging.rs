@@ -165,7 +165,7 @@ impl Staging {
         commands
     }
 
-    /// What makes the sources of a switched operation, in the attic, partitions again: on the coordinator.
+    /// What makes the sources of a switched operation, in the retired schema, partitions again: on the coordinator.
     pub fn return_here(&self) -> Vec<String> {
         let table = self.bare();
         let blueprint = Blueprint { table: &table, keys: &self.keys, mixed: true };

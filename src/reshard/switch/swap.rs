@@ -1,5 +1,5 @@
 //! The swap: the targets take the places of the sources, on all servers, within the transaction of the switch. What is
-//! replaced goes to the attic; on nodes, all of it through the session channel with its inverse.
+//! replaced goes to the retired schema; on nodes, all of it through the session channel with its inverse.
 
 use super::nodes;
 use super::write_fence;
@@ -121,7 +121,7 @@ impl Swap<'_> {
     fn on_node(&self, node: &str) -> Result<(Vec<String>, String)> {
         let (mut commands, mut inverse) = (Vec::new(), Vec::new());
         let (above, schema) = (self.above(), &self.managed.name().schema);
-        let attic = self.operation.attic();
+        let retired = self.operation.retired();
         for source in &self.operation.plan.sources {
             let shells = self.owners.get(node).map_or(&[][..], |owner| &owner.shells);
             let tables = tables_on(source, node, shells);
@@ -131,8 +131,8 @@ impl Swap<'_> {
             commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
             inverse.push(format!("ALTER TABLE {above} ATTACH PARTITION {} {}", source.name, for_values(&source.bound)));
             for table in tables {
-                commands.push(table.relocation(&attic));
-                let moved = QualifiedName::new(attic.clone(), table.name.clone());
+                commands.push(table.relocation(&retired));
+                let moved = QualifiedName::new(retired.clone(), table.name.clone());
                 inverse.push(moved.relocation(&table.schema));
             }
         }
@@ -171,14 +171,14 @@ impl Swap<'_> {
     fn here(&self) -> Result<Vec<String>> {
         let (above, schema) = (self.above(), &self.managed.name().schema);
         let root = self.stage.root();
-        let attic = self.operation.attic();
+        let retired = self.operation.retired();
         let mut commands = Vec::new();
         for source in &self.operation.plan.sources {
             commands.push(format!("ALTER TABLE {above} DETACH PARTITION {}", source.name));
         }
         commands.extend(self.keys_to_leaves());
         for source in &self.operation.plan.sources {
-            commands.extend(source.tables.iter().map(|table| table.name.relocation(&attic)));
+            commands.extend(source.tables.iter().map(|table| table.name.relocation(&retired)));
         }
         for target in &self.operation.plan.targets {
             let real = above.sibling(&target.name);

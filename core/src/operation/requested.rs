@@ -3,9 +3,9 @@
 use super::{State, named};
 
 named! {
-    /// What somebody asked an operation to do. The worker looks at it between its steps, so a wish can come too late:
+    /// What somebody asked an operation to do. The worker looks at it between its steps, so a request can come too late:
     /// one that [`allowed`] refuses in the new state is dropped.
-    "wish" Wish {
+    "requested" Requested {
         /// Also: go on after a pause.
         Run = "run",
         /// Stop between two steps, and keep what was made.
@@ -19,7 +19,7 @@ named! {
     }
 }
 
-impl Wish {
+impl Requested {
     /// The SQL function that asks for it.
     pub const fn function(self) -> &'static str {
         match self {
@@ -47,10 +47,10 @@ impl Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It is in a final state.
-    #[error("the operation cannot be {}: its state is {state}", wish.participle())]
+    #[error("the operation cannot be {}: its state is {state}", requested.participle())]
     Over {
         /// What was asked for.
-        wish: Wish,
+        requested: Requested,
         /// The final state.
         state: State,
     },
@@ -58,23 +58,23 @@ pub enum Refusal {
     #[error("the operation cannot be cancelled: it has switched")]
     Switched,
     /// Reverting and finishing need a switch that has happened.
-    #[error("the operation cannot be {}: it has not switched yet", wish.participle())]
+    #[error("the operation cannot be {}: it has not switched yet", requested.participle())]
     NotSwitched {
-        /// [`Wish::Revert`] or [`Wish::Finish`].
-        wish: Wish,
+        /// [`Requested::Revert`] or [`Requested::Finish`].
+        requested: Requested,
         /// One of those before the switch.
         state: State,
     },
     /// It is on the way back.
-    #[error("the operation cannot be {}: it is being reverted", wish.participle())]
+    #[error("the operation cannot be {}: it is being reverted", requested.participle())]
     Reverting {
-        /// [`Wish::Finish`]: all else is taken then.
-        wish: Wish,
+        /// [`Requested::Finish`]: all else is taken then.
+        requested: Requested,
     },
 }
 
 impl Refusal {
-    /// Whole sentences: what the state means for the wish.
+    /// Whole sentences: what the state means for the request.
     pub fn detail(&self) -> String {
         match self {
             Self::Over { state, .. } => match state {
@@ -91,43 +91,50 @@ impl Refusal {
 
     /// Whole sentences: the command to use instead, for the operation with this number.
     pub fn hint(&self, operation: i64) -> String {
-        let run = |wish: Wish| format!("SELECT {}({operation});", wish.function());
+        let run = |requested: Requested| format!("SELECT {}({operation});", requested.function());
         match self {
             Self::Over { .. } => "Start a new operation if the data has to move.".to_owned(),
-            Self::Switched => format!("To bring the old ones back, run {}", run(Wish::Revert)),
-            Self::NotSwitched { wish: Wish::Revert, .. } => format!("To give it up, run {}", run(Wish::Cancel)),
+            Self::Switched => format!("To bring the old ones back, run {}", run(Requested::Revert)),
+            Self::NotSwitched { requested: Requested::Revert, .. } => {
+                format!("To give it up, run {}", run(Requested::Cancel))
+            }
             Self::NotSwitched { .. } => {
-                format!("Run SELECT shard_wait({operation}); and try again, or give it up with {}", run(Wish::Cancel))
+                format!(
+                    "Run SELECT shard_wait({operation}); and try again, or give it up with {}",
+                    run(Requested::Cancel)
+                )
             }
             Self::Reverting { .. } => format!("Run SELECT shard_wait({operation});"),
         }
     }
 }
 
-/// Whether an operation in `state` takes the wish.
+/// Whether an operation in `state` takes the request.
 ///
-/// A cancel is taken while the switch is tried: the worker looks at the wish before each try, and the switch itself is
+/// A cancel is taken while the switch is tried: the worker looks at the request before each try, and the switch itself is
 /// one transaction. If that one wins, the operation is switched, and the cancel is refused there.
-pub const fn allowed(state: State, wish: Wish) -> Result<(), Refusal> {
-    match (state, wish) {
-        (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => Err(Refusal::Over { wish, state }),
-        (_, Wish::Run | Wish::Pause) => Ok(()),
+pub const fn allowed(state: State, requested: Requested) -> Result<(), Refusal> {
+    match (state, requested) {
+        (State::Finished | State::Cancelled | State::Failed | State::Reverted, _) => {
+            Err(Refusal::Over { requested, state })
+        }
+        (_, Requested::Run | Requested::Pause) => Ok(()),
         // To cancel a revert leaves the operation switched.
-        (State::Reverting, Wish::Revert | Wish::Cancel) => Ok(()),
-        (State::Reverting, Wish::Finish) => Err(Refusal::Reverting { wish }),
-        (State::Switched, Wish::Cancel) => Err(Refusal::Switched),
-        (State::Switched, Wish::Revert | Wish::Finish) => Ok(()),
-        (_, Wish::Cancel) => Ok(()),
-        (_, Wish::Revert | Wish::Finish) => Err(Refusal::NotSwitched { wish, state }),
+        (State::Reverting, Requested::Revert | Requested::Cancel) => Ok(()),
+        (State::Reverting, Requested::Finish) => Err(Refusal::Reverting { requested }),
+        (State::Switched, Requested::Cancel) => Err(Refusal::Switched),
+        (State::Switched, Requested::Revert | Requested::Finish) => Ok(()),
+        (_, Requested::Cancel) => Ok(()),
+        (_, Requested::Revert | Requested::Finish) => Err(Refusal::NotSwitched { requested, state }),
     }
 }
 
 /// The same for an operation that was asked for `before` and has not done it yet.
 ///
 /// A cancel takes back a revert that has not begun: the operation stays switched.
-pub const fn allowed_after(before: Wish, state: State, wish: Wish) -> Result<(), Refusal> {
-    match (before, state, wish) {
-        (Wish::Revert, State::Switched, Wish::Cancel) => Ok(()),
-        _ => allowed(state, wish),
+pub const fn allowed_after(before: Requested, state: State, requested: Requested) -> Result<(), Refusal> {
+    match (before, state, requested) {
+        (Requested::Revert, State::Switched, Requested::Cancel) => Ok(()),
+        _ => allowed(state, requested),
     }
 }
