@@ -18,7 +18,7 @@
 //!
 //! Decisions that need no server are in the crate `shardkeeper_core`.
 
-#![deny(unsafe_code)]
+#![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
 mod background;

@@ -43,7 +43,7 @@ pub async fn check_options(session: &mut Session) -> Result<Option<Finding>> {
 
 fn value(messages: &[SimpleQueryMessage]) -> Option<String> {
     messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(String::from),
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten().map(String::from),
         _ => None,
     })
 }
