@@ -12,15 +12,23 @@ pub fn run<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     run_at(None, &[], work)
 }
 
+/// The same for work that has errors of its own kind.
+pub fn run_step<T, E: From<Error>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    run_at(None, &[], work)
+}
+
 /// The same, but all of `work` sees the database as it was when the transaction began, and these relations with the rows
 /// that they had then: TRUNCATE takes rows away from older snapshots too, so the relations are locked against it before
 /// the snapshot is taken.
-pub fn run_repeatable_read<T>(relations: &[pg_sys::Oid], work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn run_repeatable_read<T, E: From<Error>>(
+    relations: &[pg_sys::Oid],
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     run_at(Some(pg_sys::XACT_REPEATABLE_READ), relations, work)
 }
 
 /// Runs `work` with a snapshot of this moment, which has all that was committed before a lock was had. Within a transaction.
-pub fn as_of_now<T, E>(work: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+pub fn as_of_now<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     // SAFETY: within a transaction; the snapshot is popped after the work, and by the abort that follows an error of
     // Postgres.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
@@ -59,7 +67,11 @@ pub fn next_number() -> u64 {
     unsafe { pg_sys::ReadNextFullTransactionId().value }
 }
 
-fn run_at<T>(isolation: Option<u32>, relations: &[pg_sys::Oid], work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn run_at<T, E: From<Error>>(
+    isolation: Option<u32>,
+    relations: &[pg_sys::Oid],
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     let attempt = AssertUnwindSafe(|| {
         // SAFETY: a worker is connected to its database and in no transaction when it calls this. The isolation level may
         // be set until the first snapshot, and the next transaction starts with the default again.
@@ -85,8 +97,8 @@ fn run_at<T>(isolation: Option<u32>, relations: &[pg_sys::Oid], work: impl FnOnc
         Ok(value)
     });
     let outcome = PgTryBuilder::new(attempt)
-        .catch_others(|error| Err(report(error)))
-        .catch_rust_panic(|error| Err(report(error)))
+        .catch_others(|error| Err(report(error).into()))
+        .catch_rust_panic(|error| Err(report(error).into()))
         .execute();
     if outcome.is_err() {
         // SAFETY: ends whatever state the failed transaction is in; harmless when none was started. A slot that it was

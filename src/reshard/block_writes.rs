@@ -84,23 +84,10 @@ fn asked(operation: &Operation) -> Result<Step> {
 
 /// The whole, in one transaction; the number of rows copied. `locked` tells whether it got its first locks.
 fn attempt(operation: &Operation, locked: &mut bool) -> Step<i64> {
-    let mut outcome = Ok(0);
-    let ended = transaction::run(|| {
-        outcome = work(operation, locked);
-        match &outcome {
-            Ok(_) => Ok(()),
-            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the operation ended early").into(),
-        }
-    });
-    match (outcome, ended) {
-        (Err(trouble), _) => Err(trouble),
-        (Ok(rows), Ok(())) => {
-            // What cannot be reached now is done when the switch is tidied up.
-            let _ = write_fence::open(operation);
-            Ok(rows)
-        }
-        (Ok(_), Err(error)) => Err(error.into()),
-    }
+    let rows = transaction::run_step(|| work(operation, locked))?;
+    // What cannot be reached now is done when the switch is tidied up.
+    let _ = write_fence::open(operation);
+    Ok(rows)
 }
 
 fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {

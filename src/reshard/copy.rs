@@ -66,16 +66,9 @@ fn forget_halves(operation: &Operation) -> Step {
     if operation.plan.target_nodes().len() == 1 {
         return Ok(());
     }
-    let mut outcome = Ok(());
-    let ended = transaction::run(|| {
-        let mut flow = Applier::open(operation)?;
-        outcome = flow.forget_halves(operation.plan.source_leaves().map(|(name, _)| name));
-        match &outcome {
-            Ok(()) => Ok(()),
-            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into(),
-        }
-    });
-    outcome.and(ended.map_err(Interruption::from))
+    transaction::run_step(|| {
+        Applier::open(operation)?.forget_halves(operation.plan.source_leaves().map(|(name, _)| name))
+    })
 }
 
 /// How much there is to copy, as far as the servers know: their estimates of rows, and the bytes of the tables.
@@ -113,26 +106,14 @@ fn transaction_of(
     before: i64,
 ) -> Step<i64> {
     wait_until_quiet(operation, node)?;
-    let mut outcome = Ok(0);
-    let work = || {
+    transaction::run_repeatable_read(&local(operation, &[source])?, || {
         let flow = Applier::open(operation)?;
         let name = source.to_string();
-        outcome = match flow.targets.iter().all(|target| target.brought.copied.contains_key(&name)) {
+        match flow.targets.iter().all(|target| target.brought.copied.contains_key(&name)) {
             true => Ok(0),
             false => one_source(operation, flow, throttle, (source, node), before),
-        };
-        match &outcome {
-            Ok(_) => Ok(()),
-            // Rolls back; the reason is in `outcome`.
-            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into(),
         }
-    };
-    let ended = transaction::run_repeatable_read(&local(operation, &[source])?, work);
-    match (outcome, ended) {
-        (Err(trouble), _) => Err(trouble),
-        (Ok(_), Err(error)) => Err(error.into()),
-        (Ok(rows), Ok(())) => Ok(rows),
-    }
+    })
 }
 
 /// Those of these sources that are on the coordinator.

@@ -284,16 +284,7 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
         let mut progressed = false;
         for node in &nodes {
             let before = flow.changes;
-            let mut outcome = Ok(super::apply::Round::default());
-            let ended = transaction::run(|| {
-                outcome = flow.round(operation, node, Some(LIMIT));
-                match &outcome {
-                    Ok(_) => Ok(()),
-                    Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "following was interrupted").into(),
-                }
-            });
-            let round = outcome?;
-            ended?;
+            let round = transaction::run_step(|| flow.round(operation, node, Some(LIMIT)))?;
             flow.has_committed(node, round);
             progressed |= flow.changes > before;
             let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);

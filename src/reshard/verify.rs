@@ -31,19 +31,10 @@ pub fn verify(operation: &Operation) -> Step {
         for node in operation.plan.source_nodes() {
             lock_holders::wait_until_quiet(operation, &node)?;
         }
-        let mut outcome = Ok(false);
         let sources: Vec<&QualifiedName> = operation.plan.source_leaves().map(|(name, _)| name).collect();
-        let ended = transaction::run_repeatable_read(&copy::local(operation, &sources)?, || {
-            outcome = compare(operation);
-            match &outcome {
-                Ok(_) => Ok(()),
-                Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "the comparison ended early").into(),
-            }
-        });
-        if outcome? {
-            return Ok(ended?);
+        if transaction::run_repeatable_read(&copy::local(operation, &sources)?, || compare(operation))? {
+            return Ok(());
         }
-        ended?;
     }
     Err(Error::from(Report::new(
         Code::ERRCODE_OBJECT_IN_USE,

@@ -19,7 +19,6 @@ use crate::reshard::outcome::{self, Interruption, Step};
 use crate::reshard::revert;
 use crate::reshard::run;
 use crate::reshard::server::{self, EVERY_ROW};
-use pgrx::PgSqlErrorCode as Code;
 use serde::Deserialize;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::operation::State;
@@ -216,26 +215,17 @@ impl Look<'_> {
         end: impl FnOnce() -> Step,
     ) -> Step<i32> {
         let mut messages = 0;
-        let mut outcome = Ok(());
-        let ended = transaction::run(|| {
+        transaction::run_step(|| {
             let mut late = false;
-            outcome = slot::read(&self.slot, session, Some(LIMIT), |message| {
+            slot::read(&self.slot, session, Some(LIMIT), |message| {
                 messages += 1;
                 if let Message::Begin { final_lsn, .. } = &message {
                     late = *final_lsn >= self.end;
                 }
                 if late { Ok(()) } else { each(message) }
-            });
-            if outcome.is_ok() {
-                outcome = end();
-            }
-            match &outcome {
-                Ok(()) => Ok(()),
-                Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "following was interrupted").into(),
-            }
-        });
-        outcome?;
-        ended?;
+            })?;
+            end()
+        })?;
         Ok(messages)
     }
 

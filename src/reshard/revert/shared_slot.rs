@@ -222,22 +222,13 @@ pub fn rejoin(operation: &Operation, back: &Operation) -> Step {
 
 /// Applies all that the own slot has.
 fn bring_up(back: &Operation, node: &str) -> Step {
-    let mut outcome = Ok(());
-    let ended = transaction::run(|| {
-        outcome = (|| {
-            let mut flow = crate::reshard::apply::Applier::open(back)?;
-            let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
-            slot::claim(back, node, session.as_deref_mut())?;
-            slot::end_of_log(session)?;
-            flow.up_to_date(back, node).map(drop)
-        })();
-        match &outcome {
-            Ok(()) => Ok(()),
-            Err(_) => Report::new(Code::ERRCODE_QUERY_CANCELED, "following was interrupted").into(),
-        }
-    });
-    outcome?;
-    Ok(ended?)
+    transaction::run_step(|| {
+        let mut flow = crate::reshard::apply::Applier::open(back)?;
+        let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
+        slot::claim(back, node, session.as_deref_mut())?;
+        slot::end_of_log(session)?;
+        flow.up_to_date(back, node).map(drop)
+    })
 }
 
 /// How many replication slots the server may have, and has; but for those that are gone in a moment.
