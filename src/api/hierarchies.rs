@@ -14,6 +14,7 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use shardkeeper_core::operation::Mode;
+use shardkeeper_core::plan::LOCAL;
 use shardkeeper_core::spec::{self, Level, ShortForm};
 
 /// An argument that must be there: a call without it would otherwise do nothing and look like a success.
@@ -206,7 +207,7 @@ fn shard_plan_parent_short(
 
 fn plan_rows(parent: pg_sys::Oid, level: &Level) -> Result<Vec<(i32, String, String)>> {
     let prepared = create::prepare(parent, level, create::Intent::Plan)?;
-    let warning = prepared.publication_warning(parent)?.map(|text| ("local", format!("-- {text}")));
+    let warning = prepared.publication_warning(parent)?.map(|text| (LOCAL, format!("-- {text}")));
     let commands = prepared.script.rows().map(|(node, command)| (node, command.to_string()));
     let rows = commands.chain(warning).zip(1..);
     Ok(rows.map(|((node, command), step)| (step, node.to_string(), command)).collect())

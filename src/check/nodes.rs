@@ -15,6 +15,7 @@ use crate::node::settle::{self, Unsettled};
 use crate::pg::{role, sql};
 use crate::reshard::check::{self as operations, Trace};
 use pgrx::pg_sys::Oid;
+use shardkeeper_core::plan::LOCAL;
 use shardkeeper_core::plural::count;
 use std::collections::BTreeMap;
 use tokio_postgres::SimpleQueryMessage;
@@ -30,7 +31,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
     rows.extend(check_local_trash()?);
     let nodes = node::names(parent)?;
     let local = ServerInfo::local()?;
-    rows.extend(local.greedy_publications().map(|finding| Row::new("publication", None, Some("local"), finding)));
+    rows.extend(local.greedy_publications().map(|finding| Row::new("publication", None, Some(LOCAL), finding)));
     let mut asked = Vec::new();
     for node in nodes {
         rows.extend(check_here(&node)?.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));

@@ -14,6 +14,7 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql, user_mapping};
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::Value;
+use shardkeeper_core::plan::LOCAL;
 
 /// What `shard_add_node` is told.
 pub struct NewNode<'a> {
@@ -27,9 +28,8 @@ pub struct NewNode<'a> {
     pub options: &'a Value,
 }
 
-/// Names that mean something else.
-const LOCAL: &str = "local";
-const LONGEST_NAME: usize = 63;
+/// Postgres keeps this many bytes of a name.
+const LONGEST_NAME: usize = shardkeeper_core::name::MAX_BYTES;
 
 /// Errors: 42939 reserved name; 42710 exists; 42501 may not create servers; 08001 not reachable; 28P01 wrong password;
 /// 0A000 too old, other encoding; 25006 read-only; 55006 dropped in this transaction, which is at work there; 22023 a wrong

@@ -7,6 +7,7 @@ use crate::error::{Error, Report, Result};
 use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::{Map, Value};
+use shardkeeper_core::plan::LOCAL;
 use std::cell::RefCell;
 use std::time::Duration;
 use tokio_postgres::SimpleQueryMessage;
@@ -134,7 +135,7 @@ fn unknown(node: &str) -> Report {
 }
 
 fn check_remote(node: &str) -> Result<()> {
-    if node == "local" {
+    if node == LOCAL {
         return Report::new(
             Code::ERRCODE_INVALID_PARAMETER_VALUE,
             "the statement cannot be sent to the node \"local\"",
