@@ -308,6 +308,16 @@ fn log(id: i64, state: State, note: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// Says more about the last change of its state.
+pub fn note_last(id: i64, note: &str) -> Result<()> {
+    sql::run(
+        "UPDATE shardkeeper.operation_log SET note = $2 WHERE operation = $1
+         AND at = (SELECT max(at) FROM shardkeeper.operation_log WHERE operation = $1)",
+        &[id.into(), note.into()],
+    )?;
+    Ok(())
+}
+
 /// The table that was made a parent has its name from another relation now.
 pub fn set_parent(id: i64, parent: Oid) -> Result<()> {
     sql::run("UPDATE shardkeeper.operations SET parent = $2 WHERE id = $1", &[id.into(), parent.into()])?;

@@ -4,8 +4,10 @@
 //! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
 //! go to a schema of their own, that of what is retired, where nobody finds them.
 
+mod laps;
 pub mod swap;
 pub mod write_fence;
+use self::laps::Laps;
 use self::swap::swap;
 use super::apply::Applier;
 use super::apply::slot;
@@ -14,7 +16,7 @@ use super::prepare::default_exclusion;
 use super::prepare::staging::ATTACH_CHECK;
 use super::revert;
 use super::server::{BRIEF, Server};
-use crate::catalog::operation::Operation;
+use crate::catalog::operation::{self, Operation};
 use crate::catalog::parent;
 use crate::error::{Error, Report, Result};
 use crate::guc;
@@ -150,26 +152,33 @@ fn work(operation: &Operation) -> Step {
     let mut flow = Applier::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
     let owners = swap::flow_owners(operation, &mut flow)?;
-    let managed = hold(operation, &mut flow)?;
+    let (managed, mut laps) = hold(operation, &mut flow)?;
     as_planned(operation, &managed, &name)?;
     drain(operation, &mut flow)?;
+    laps.lap("drain");
     swap(operation, &managed, owners)?;
+    laps.lap("swap");
     if !operation.is_return {
         revert::open(operation, operation.parent(), &mut flow)?;
+        laps.lap("way back");
     }
+    operation::note_last(operation.id, &laps.to_string())?;
     Ok(())
 }
 
 /// From here on nobody reads the parent, nor writes to the sources on their nodes.
-pub fn hold(operation: &Operation, flow: &mut Applier) -> Step<ManagedParent> {
+pub fn hold(operation: &Operation, flow: &mut Applier) -> Step<(ManagedParent, Laps)> {
     approach(operation, flow)?;
     lock_parent(operation)?;
+    let mut laps = Laps::begin();
     let managed = role::acting_as(operation.role(), || {
         let managed = ManagedParent::read(operation.parent())?;
+        laps.lap("read");
         fence(operation)?;
+        laps.lap("fence");
         Ok(managed)
     })?;
-    Ok(managed)
+    Ok((managed, laps))
 }
 
 /// Applies most of what is left, before anybody waits.

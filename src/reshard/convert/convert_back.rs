@@ -19,7 +19,7 @@ use shardkeeper_core::operation::State;
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
     let mut flow = Applier::open(operation)?;
-    let managed = hold(operation, &mut flow)?;
+    let (managed, _) = hold(operation, &mut flow)?;
     let planned = operation.plan.sources.iter().map(|source| source.tables.len()).sum::<usize>();
     let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
     let below = partitions.iter().filter(|oid| **oid != managed.root).count();

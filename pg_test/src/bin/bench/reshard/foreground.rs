@@ -28,6 +28,8 @@ struct Round {
     /// The longest statement at the switch, and during the whole operation: each with that of an equally long quiet time.
     switch: [f64; 2],
     whole: [f64; 2],
+    /// Where the time went under the lock of the switch, in ms.
+    laps: Vec<(String, f64)>,
 }
 
 /// `t_0` is on n1; `bytes` is the size of a copy of it. It is there again in the end.
@@ -44,6 +46,10 @@ pub fn run(report: &Report, cluster: &Cluster, clients: &Clients, bytes: u64) ->
     report.case("foreground updates by 4 clients while 1,000,000 rows move", during, "1/s", Some(before));
     let [pause, quiet] = pair(&rounds, |round| round.switch);
     report.case("pause: longest statement during the switch", pause, "ms", Some(quiet));
+    for (at, (what, _)) in rounds[0].laps.iter().enumerate() {
+        let time = median(&rounds, |round| round.laps.get(at).map_or(f64::NAN, |lap| lap.1));
+        report.case(&format!("under the lock of the switch: {what}"), time, "ms", None);
+    }
     let [pause, quiet] = pair(&rounds, |round| round.whole);
     report.case("pause: longest statement during an operation", pause, "ms", Some(quiet));
     report.case("catch-up with 4 clients writing", median(&rounds, |round| round.caught_up.as_secs_f64()), "s", None);
@@ -65,6 +71,13 @@ fn round(cluster: &Cluster, client: &mut Client, clock: &Clock, clients: &Client
     let switching = clock.entered(client, id, "switching")?;
     let switched = clock.entered(client, id, "switched")?;
     let end = switched + AFTER;
+    let note: Option<String> = client
+        .query_one(
+            "SELECT max(note) FROM shardkeeper.operation_log WHERE operation = $1 AND state = 'switched'",
+            &[&id],
+        )?
+        .get(0);
+    let note = note.unwrap_or_default();
     std::thread::sleep(end.saturating_duration_since(Instant::now()));
     finish(cluster, client, id)?;
     let quiet = Instant::now();
@@ -77,7 +90,19 @@ fn round(cluster: &Cluster, client: &mut Client, clock: &Clock, clients: &Client
         rate: [clients.rate(copying, verifying), clients.rate(quiet, quiet + (end - called))],
         switch: [clients.longest(switching, end), clients.longest(quiet, quiet + (end - switching))],
         whole: [clients.longest(called, end), clients.longest(quiet, quiet + (end - called))],
+        laps: laps(&note),
     })
+}
+
+/// `locked for 31.2 ms: read 2.0, fence 3.1`, as the log of the operation tells it.
+fn laps(note: &str) -> Vec<(String, f64)> {
+    let parts = note.trim_start_matches("locked for ").split([':', ',']).map(str::trim);
+    parts
+        .filter_map(|part| match part.strip_suffix(" ms") {
+            Some(whole) => Some(("all of it".to_owned(), whole.parse().ok()?)),
+            None => part.rsplit_once(' ').and_then(|(what, time)| Some((what.to_owned(), time.parse().ok()?))),
+        })
+        .collect()
 }
 
 fn median(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> f64 {
