@@ -69,11 +69,10 @@ fn a_database_can_be_dropped_and_copied_while_its_worker_runs() -> Result<()> {
 #[test]
 fn without_preload_the_worker_starts_on_demand() -> Result<()> {
     let cluster = with_worker(Options { preload: false, ..Options::default() })?;
-    let finding: String = cluster
-        .coordinator
-        .value("SELECT finding FROM shard_check() WHERE area = 'worker' AND severity = 'warning'")?;
-    assert!(finding.starts_with("the library is not preloaded"), "{finding}");
-    Ok(())
+    // Its process can be seen a moment before it is at work.
+    let told = "SELECT coalesce(bool_or(finding LIKE 'the library is not preloaded%'), false) FROM shard_check()
+                WHERE area = 'worker' AND severity = 'warning'";
+    eventually("it is told", PATIENCE, || cluster.coordinator.value(told))
 }
 
 #[test]

@@ -27,7 +27,7 @@ const UNKNOWN: f64 = 10.0;
 const SLOWEST: usize = 10;
 /// A run of several versions takes a test that lasts longer, in seconds, on every other one of them, and on the rest when the
 /// next commit comes.
-const LONG: f64 = 8.0;
+const LONG: f64 = 5.0;
 /// Files of tests that load one cluster and only read it: they run in one process, one after the other.
 const SHARED: [&str; 1] = ["flights::"];
 
