@@ -169,7 +169,7 @@ pub fn is_as_before(cluster: &Cluster, before: &Objects) -> Result<()> {
 pub fn mirrors_are_alike(cluster: &Cluster) -> Result<()> {
     let sql = "SELECT object, node, finding FROM shard_check() WHERE area = 'hierarchy' AND severity = 'error'";
     let found = rows(&mut cluster.coordinator.client()?, sql)?;
-    ensure!(found.is_empty(), "the doctor finds {found:?}");
+    ensure!(found.is_empty(), "shard_check finds {found:?}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The doctor.
+//! `shard_check`.
 
 use crate::check::nodes;
 use crate::check::{gaps, hierarchies};
@@ -43,7 +43,7 @@ pub(crate) fn shard_check(
 extension_sql!(
     "-- Everybody may ask: nodes are asked with the caller's own user mappings.
 COMMENT ON FUNCTION shard_check(regclass) IS
-    'The doctor: what is wrong and what to do about it; no severity above ok means healthy';",
+    'What is wrong and what to do about it; no severity above ok means healthy';",
     name = "check",
     requires = [shard_check]
 );

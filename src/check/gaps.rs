@@ -1,4 +1,4 @@
-//! The doctor's findings about what users did to hierarchies by hand: partitions that are missing, rows that publications
+//! What users did to hierarchies by hand: partitions that are missing, rows that publications
 //! miss, and triggers that cannot work.
 
 use crate::catalog::mirror;

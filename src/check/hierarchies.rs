@@ -1,4 +1,4 @@
-//! The doctor's findings about hierarchies.
+//! What is wrong with hierarchies.
 
 use crate::catalog::mirror::OWN_MIRRORS;
 use crate::catalog::parent::MANAGED;

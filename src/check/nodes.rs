@@ -1,4 +1,4 @@
-//! The node part of the doctor: what is wrong with nodes, with the worker, and with what should have been settled.
+//! What is wrong with nodes, with the worker, and with what should have been settled.
 
 use crate::background;
 use crate::catalog::node::{self, SCHEMA};

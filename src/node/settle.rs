@@ -1,5 +1,5 @@
-//! What the worker does not settle: transactions whose outcome this coordinator cannot know, or whose undoing fails. The
-//! doctor reports them with the command that settles them, and a person decides.
+//! What the worker does not settle: transactions whose outcome this coordinator cannot know, or whose undoing fails.
+//! `shard_check` reports them with the command that settles them, and a person decides.
 
 use super::channel::Channel;
 use super::finding::{Finding, Severity};

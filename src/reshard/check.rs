@@ -1,4 +1,4 @@
-//! The doctor's findings about operations: what does not go on by itself, what costs the servers room, and what is left on
+//! The findings of `shard_check` about operations: what does not go on by itself, what costs the servers room, and what is left on
 //! servers that no operation knows.
 
 use crate::catalog::copied;

@@ -1,4 +1,4 @@
-//! The doctor's comparison of mirrors with their parents: every node is asked once for all its tables, and what is not there as
+//! The comparison of mirrors with their parents: every node is asked once for all its tables, and what is not there as
 //! it should be becomes a finding.
 
 mod compare;

@@ -98,7 +98,7 @@ fn operations_stay_with_the_original_of_a_copied_database() -> Result<()> {
     copy.batch_execute("BEGIN; SELECT shard_move_partition('amid_1', 'n1'); ROLLBACK")?;
     copy.batch_execute("BEGIN; DROP EXTENSION shardkeeper; ROLLBACK")?;
 
-    // The doctor names each, with what takes it away.
+    // `shard_check` names each, with what takes it away.
     let found =
         "SELECT hint FROM shard_check() WHERE finding LIKE 'operation % belongs to another database%' ORDER BY finding";
     let hints = column(&mut copy, found)?;

@@ -132,7 +132,7 @@ fn are_accepted(client: &mut Client, text: &str, named: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What the doctor says of the operations, when it says all of these words.
+/// What `shard_check` says of the operations, when it says all of these words.
 fn eventually_says(client: &mut Client, words: &[&str]) -> Result<String> {
     let mut last = String::new();
     eventually(&format!("{words:?}"), LIMIT, || {

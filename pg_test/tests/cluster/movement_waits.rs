@@ -25,7 +25,7 @@ fn report(server: &Server, begin: &str) -> Result<(Client, i32)> {
     Ok((client, pid))
 }
 
-/// The view, the error and the doctor name whoever is in the way.
+/// The view, the error and `shard_check` name whoever is in the way.
 fn names(cluster: &Cluster, id: i64, limit: Duration, words: &[&str]) -> Result<()> {
     let of = format!("SELECT coalesce((SELECT waits_for FROM shard_progress WHERE id = {id}), '')");
     let mut last = String::new();

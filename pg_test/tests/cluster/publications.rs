@@ -76,7 +76,7 @@ fn rows_do_not_leave_a_publication_without_a_word() -> Result<()> {
     switched(&mut client, "shard_set_modulus('here', 2, nodes => '{local}')")?;
     switched(&mut client, "shard_move_partition('here_1', 'n1', accept => '{publication}')")?;
 
-    // The doctor goes on saying it; and what publishes everything is told wherever it is.
+    // `shard_check` goes on saying it; and what publishes everything is told wherever it is.
     let told = column(&mut client, findings)?;
     ensure!(
         told.len() == 1 && told[0].starts_with("public.here | rows on n1 are not in publication told"),

@@ -11,7 +11,7 @@ fn cluster(nodes: usize) -> Result<(Cluster, Client)> {
     Ok((cluster, client))
 }
 
-/// Leaves with their servers, by name. The doctor has nothing against them.
+/// Leaves with their servers, by name. `shard_check` has nothing against them.
 fn leaves(client: &mut Client, parent: &str) -> Result<Vec<(String, String)>> {
     let found = rows(client, "SELECT object, node, finding FROM shard_check() WHERE area = 'hierarchy'")?;
     ensure!(found.is_empty(), "{found:?}");

@@ -18,7 +18,7 @@ use shardkeeper_core::plan::LOCAL;
 const TRIGGERS: [(&str, &str); 2] =
     [("shardkeeper_gate", "BEFORE INSERT OR UPDATE OR DELETE"), ("shardkeeper_gate_truncate", "BEFORE TRUNCATE")];
 
-/// Commands that shut the gate before these leaves, part of the switch on their node, and those that undo it.
+/// Commands that put the fence before these leaves, part of the switch on their node, and those that undo it.
 pub fn shut(operation: &Operation, leaves: &[QualifiedName]) -> (Vec<String>, Vec<String>) {
     if leaves.is_empty() {
         return (Vec::new(), Vec::new());
@@ -39,7 +39,7 @@ pub fn shut(operation: &Operation, leaves: &[QualifiedName]) -> (Vec<String>, Ve
     (commands, inverse)
 }
 
-/// The command that takes the gate of a leaf away.
+/// The command that takes the fence of a leaf away.
 pub fn removal(leaf: &QualifiedName) -> String {
     TRIGGERS.map(|(name, _)| format!("DROP TRIGGER IF EXISTS {} ON {leaf}", ident(name))).join(";\n")
 }
