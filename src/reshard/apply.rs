@@ -62,15 +62,15 @@ pub struct Round {
 impl Applier {
     /// Within a transaction.
     pub fn open(operation: &Operation) -> Result<Self> {
-        let mut flow = Self::towards(operation)?;
+        let mut applier = Self::towards(operation)?;
         for node in operation.plan.source_nodes() {
             let session = match node.as_str() {
                 LOCAL => None,
                 _ => Some(server::session(operation, &node)?),
             };
-            flow.sources.insert(node, session);
+            applier.sources.insert(node, session);
         }
-        Ok(flow)
+        Ok(applier)
     }
 
     /// The same for changes that somebody else reads. Within a transaction.
@@ -113,10 +113,10 @@ impl Applier {
             }
         }
         let (sources, gates) = (BTreeMap::new(), BTreeMap::new());
-        let mut flow = Self { table, targets, sources, leaves, conditions, gates, safe: HashMap::new(), changes: 0 };
-        flow.safe =
-            operation.plan.source_nodes().into_iter().map(|node| (node.clone(), flow.everywhere(&node))).collect();
-        Ok(flow)
+        let mut applier = Self { table, targets, sources, leaves, conditions, gates, safe: HashMap::new(), changes: 0 };
+        applier.safe =
+            operation.plan.source_nodes().into_iter().map(|node| (node.clone(), applier.everywhere(&node))).collect();
+        Ok(applier)
     }
 
     /// Takes away what is there of these sources where some targets have one and others do not: a crash came between the

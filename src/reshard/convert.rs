@@ -125,14 +125,14 @@ fn may_create(table: &TableDefinition) -> Result<()> {
 
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
-    let mut flow = Applier::open(operation)?;
+    let mut applier = Applier::open(operation)?;
     // Asked before anybody waits.
     let surveys = surveys(operation)?;
-    approach(operation, &mut flow)?;
+    approach(operation, &mut applier)?;
     lock_parent(operation)?;
-    drain(operation, &mut flow)?;
+    drain(operation, &mut applier)?;
     let root = swap(operation, &surveys)?;
-    Ok(revert::open(operation, root, &mut flow)?)
+    Ok(revert::open(operation, root, &mut applier)?)
 }
 
 /// What the nodes are like that get leaves.

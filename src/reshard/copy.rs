@@ -107,11 +107,11 @@ fn transaction_of(
 ) -> Step<i64> {
     wait_until_quiet(operation, node)?;
     transaction::run_repeatable_read(&local(operation, &[source])?, || {
-        let flow = Applier::open(operation)?;
+        let applier = Applier::open(operation)?;
         let name = source.to_string();
-        match flow.targets.iter().all(|target| target.brought.copied.contains_key(&name)) {
+        match applier.targets.iter().all(|target| target.brought.copied.contains_key(&name)) {
             true => Ok(0),
-            false => one_source(operation, flow, throttle, (source, node), before),
+            false => one_source(operation, applier, throttle, (source, node), before),
         }
     })
 }
@@ -150,24 +150,24 @@ struct Pump<'a> {
 /// Within a transaction; the number of rows read.
 pub fn one_source(
     operation: &Operation,
-    flow: Applier,
+    applier: Applier,
     throttle: &mut Throttle,
     (source, node): (&QualifiedName, &str),
     before: i64,
 ) -> Step<i64> {
-    let table = flow.table.clone();
+    let table = applier.table.clone();
     let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
-    let (inlet, snapshot) = open(operation, flow.sources, source, node, &columns)?;
+    let (inlet, snapshot) = open(operation, applier.sources, source, node, &columns)?;
     let router = match operation.plan.target_nodes().len() {
         1 => None,
         _ => {
             let nodes: Vec<(Oid, String)> = super::apply::leaf_nodes(&table.name)?;
-            let place = |node: &String| flow.targets.iter().position(|target| target.node == *node);
+            let place = |node: &String| applier.targets.iter().position(|target| target.node == *node);
             let leaves = nodes.iter().filter_map(|(leaf, node)| Some((*leaf, place(node)?))).collect();
             Some((role::acting_as(table.role, || Router::open(table.oid, &columns))?, leaves))
         }
     };
-    let outlets = flow.targets.into_iter().map(|target| Outlet { target, sink: None, buffer: Vec::new() }).collect();
+    let outlets = applier.targets.into_iter().map(|target| Outlet { target, sink: None, buffer: Vec::new() }).collect();
     let mut pump = Pump { operation, inlet, router, outlets, rows: before, looked: Instant::now(), throttle };
     pump.begin(&table.name, &columns)?;
     let here = pump.outlets.iter().position(|outlet| outlet.target.session.is_none());

@@ -86,7 +86,7 @@ fn obstacle(operation: &Operation) -> Step<Option<String>> {
 }
 
 /// Part of the switch: whatever commits on the servers of the targets later than this, others have written.
-pub fn open(operation: &Operation, parent: Oid, flow: &mut Applier) -> Result<()> {
+pub fn open(operation: &Operation, parent: Oid, applier: &mut Applier) -> Result<()> {
     const END: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
     // As it is now: others may have needed the slot since.
     if !way_back::is_begun(operation.id)? {
@@ -97,7 +97,7 @@ pub fn open(operation: &Operation, parent: Oid, flow: &mut Applier) -> Result<()
         switched_in: sql::document("SELECT pg_catalog.pg_current_xact_id()::xid::text", &[])?,
         ..WayBack::default()
     };
-    for target in &mut flow.targets {
+    for target in &mut applier.targets {
         let end: Option<String> = match &mut target.session {
             None => sql::one(END, &[])?,
             Some(session) => session::wait(session.one(END, &[]))?,

@@ -260,10 +260,10 @@ pub fn look(operation: &Operation) -> Step {
 
 /// Applies changes until the sources are no more than so many bytes of log ahead.
 pub fn follow(operation: &Operation, near: i64) -> Step {
-    let mut flow = transaction::run(|| Applier::open(operation))?;
+    let mut applier = transaction::run(|| Applier::open(operation))?;
     let nodes = operation.plan.source_nodes();
     for node in &nodes {
-        let session = flow.sources.get_mut(node).and_then(Option::as_mut);
+        let session = applier.sources.get_mut(node).and_then(Option::as_mut);
         let mut outcome = Ok(());
         transaction::run(|| {
             outcome = slot::claim(operation, node, session);
@@ -278,16 +278,18 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
     loop {
         if freshened.is_none_or(|at| at.elapsed() > FRESHEN) {
             freshened = Some(Instant::now());
-            nodes.iter().for_each(|node| slot::freshen(operation, flow.sources.get_mut(node).and_then(Option::as_mut)));
+            nodes
+                .iter()
+                .for_each(|node| slot::freshen(operation, applier.sources.get_mut(node).and_then(Option::as_mut)));
         }
         let mut behind = 0;
         let mut progressed = false;
         for node in &nodes {
-            let before = flow.changes;
-            let round = transaction::run_step(|| flow.round(operation, node, Some(LIMIT)))?;
-            flow.has_committed(node, round);
-            progressed |= flow.changes > before;
-            let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
+            let before = applier.changes;
+            let round = transaction::run_step(|| applier.round(operation, node, Some(LIMIT)))?;
+            applier.has_committed(node, round);
+            progressed |= applier.changes > before;
+            let mut session = applier.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {
                 let seen = ends.get(node).copied().filter(|_| round.whole).unwrap_or_default();
                 slot::advance(&operation.stage, session.as_deref_mut(), round.applied.max(seen))?;
@@ -299,7 +301,7 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
         }
         if told.elapsed() > Duration::from_millis(500) || behind <= near {
             told = Instant::now();
-            let changes = flow.changes;
+            let changes = applier.changes;
             transaction::run(|| {
                 operation::set_progress(operation.id, Progress { changes, lag: Some(behind), ..Progress::default() })
             })?;

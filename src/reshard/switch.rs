@@ -149,17 +149,17 @@ fn work(operation: &Operation) -> Step {
     if operation.is_return && operation.kind == Kind::Convert {
         return super::convert::convert_back::switch(operation);
     }
-    let mut flow = Applier::open(operation)?;
+    let mut applier = Applier::open(operation)?;
     let name = sql::one::<String>("SELECT $1::regclass::text", &[operation.parent().into()])?.unwrap_or_default();
-    let owners = swap::flow_owners(operation, &mut flow)?;
-    let (managed, mut laps) = hold(operation, &mut flow)?;
+    let owners = swap::owners_on_targets(operation, &mut applier)?;
+    let (managed, mut laps) = hold(operation, &mut applier)?;
     as_planned(operation, &managed, &name)?;
-    drain(operation, &mut flow)?;
+    drain(operation, &mut applier)?;
     laps.lap("drain");
     swap(operation, &managed, owners)?;
     laps.lap("swap");
     if !operation.is_return {
-        revert::open(operation, operation.parent(), &mut flow)?;
+        revert::open(operation, operation.parent(), &mut applier)?;
         laps.lap("way back");
     }
     operation::note_last(operation.id, &laps.to_string())?;
@@ -167,8 +167,8 @@ fn work(operation: &Operation) -> Step {
 }
 
 /// From here on nobody reads the parent, nor writes to the sources on their nodes.
-pub fn hold(operation: &Operation, flow: &mut Applier) -> Step<(ManagedParent, Laps)> {
-    approach(operation, flow)?;
+pub fn hold(operation: &Operation, applier: &mut Applier) -> Step<(ManagedParent, Laps)> {
+    approach(operation, applier)?;
     lock_parent(operation)?;
     let mut laps = Laps::begin();
     let managed = role::acting_as(operation.role(), || {
@@ -182,15 +182,15 @@ pub fn hold(operation: &Operation, flow: &mut Applier) -> Step<(ManagedParent, L
 }
 
 /// Applies most of what is left, before anybody waits.
-pub fn approach(operation: &Operation, flow: &mut Applier) -> Step {
-    operation.plan.source_nodes().iter().try_for_each(|node| flow.up_to_date(operation, node).map(drop))
+pub fn approach(operation: &Operation, applier: &mut Applier) -> Step {
+    operation.plan.source_nodes().iter().try_for_each(|node| applier.up_to_date(operation, node).map(drop))
 }
 
 /// Applies the last changes: nobody can make more.
-pub fn drain(operation: &Operation, flow: &mut Applier) -> Step {
+pub fn drain(operation: &Operation, applier: &mut Applier) -> Step {
     for node in operation.plan.source_nodes() {
-        slot::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        flow.up_to_date(operation, &node)?;
+        slot::end_of_log(applier.sources.get_mut(&node).and_then(Option::as_mut))?;
+        applier.up_to_date(operation, &node)?;
     }
     Ok(())
 }

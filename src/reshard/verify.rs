@@ -45,12 +45,12 @@ pub fn verify(operation: &Operation) -> Step {
 
 /// Compares while nobody can write to the sources, within the transaction that keeps writers out.
 pub fn verify_locked(operation: &Operation) -> Step {
-    let mut flow = Applier::open(operation)?;
+    let mut applier = Applier::open(operation)?;
     let (mut views, _) = views(operation)?;
-    differ(operation, &mut flow, &mut views)?;
+    differ(operation, &mut applier, &mut views)?;
     // Their locks are in the way of the switch.
     let sessions = views.values_mut().filter_map(|view| view.session.as_mut());
-    for session in sessions.chain(flow.targets.iter_mut().filter_map(|target| target.session.as_mut())) {
+    for session in sessions.chain(applier.targets.iter_mut().filter_map(|target| target.session.as_mut())) {
         session::wait(session.run("ROLLBACK"))?;
     }
     Ok(())
@@ -95,23 +95,23 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
 
 /// `false` when the snapshots cannot be used.
 fn compare(operation: &Operation) -> Step<bool> {
-    let mut flow = Applier::open(operation)?;
+    let mut applier = Applier::open(operation)?;
     let (mut views, snapshots) = views(operation)?;
-    flow.gates = snapshots;
+    applier.gates = snapshots;
     for node in operation.plan.source_nodes() {
-        slot::claim(operation, &node, flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        slot::end_of_log(flow.sources.get_mut(&node).and_then(Option::as_mut))?;
-        if !flow.up_to_date(operation, &node)? {
+        slot::claim(operation, &node, applier.sources.get_mut(&node).and_then(Option::as_mut))?;
+        slot::end_of_log(applier.sources.get_mut(&node).and_then(Option::as_mut))?;
+        if !applier.up_to_date(operation, &node)? {
             return Ok(false);
         }
     }
-    differ(operation, &mut flow, &mut views)?;
+    differ(operation, &mut applier, &mut views)?;
     Ok(true)
 }
 
 /// Ends with an error where sources and targets differ.
-fn differ(operation: &Operation, flow: &mut Applier, views: &mut BTreeMap<String, View>) -> Step {
-    let expressions = Expressions::of(operation, flow)?;
+fn differ(operation: &Operation, applier: &mut Applier, views: &mut BTreeMap<String, View>) -> Step {
+    let expressions = Expressions::of(operation, applier)?;
     let mut differences: HashMap<u32, (i64, i128)> = HashMap::new();
     for (leaf, node) in operation.plan.source_leaves() {
         let session = views.get_mut(node).and_then(|view| view.session.as_mut());
@@ -121,7 +121,7 @@ fn differ(operation: &Operation, flow: &mut Applier, views: &mut BTreeMap<String
         }
     }
     for (leaf, node) in target_leaves(operation) {
-        for bucket in ask::<Bucket>(session_of(flow, &node)?, &expressions.buckets(&leaf))? {
+        for bucket in ask::<Bucket>(session_of(applier, &node)?, &expressions.buckets(&leaf))? {
             let entry = differences.entry(bucket.bucket).or_default();
             *entry = (entry.0.wrapping_sub(bucket.rows), entry.1.wrapping_sub(bucket.sum()?));
         }
@@ -129,12 +129,12 @@ fn differ(operation: &Operation, flow: &mut Applier, views: &mut BTreeMap<String
     let differing = differences.iter().filter(|(_, difference)| **difference != (0, 0)).map(|(bucket, _)| *bucket);
     match differing.min() {
         None => Ok(()),
-        Some(bucket) => name_keys(operation, flow, views, &expressions, bucket),
+        Some(bucket) => name_keys(operation, applier, views, &expressions, bucket),
     }
 }
 
-fn session_of<'a>(flow: &'a mut Applier, node: &str) -> Result<Option<&'a mut Session>> {
-    let target = flow.targets.iter_mut().find(|target| target.node == node);
+fn session_of<'a>(applier: &'a mut Applier, node: &str) -> Result<Option<&'a mut Session>> {
+    let target = applier.targets.iter_mut().find(|target| target.node == node);
     let Some(session) = target.and_then(|target| target.session.as_mut()) else { return Ok(None) };
     session::wait(session.run("ROLLBACK; BEGIN"))?;
     Ok(Some(session))
@@ -170,10 +170,10 @@ struct Expressions {
 }
 
 impl Expressions {
-    fn of(operation: &Operation, flow: &Applier) -> Result<Self> {
-        let key = identity(operation, &flow.table.columns)?;
+    fn of(operation: &Operation, applier: &Applier) -> Result<Self> {
+        let key = identity(operation, &applier.table.columns)?;
         let list = |columns: &[&Column]| columns.iter().map(|c| ident(&c.name)).collect::<Vec<_>>().join(", ");
-        let all: Vec<&Column> = flow.table.columns.iter().collect();
+        let all: Vec<&Column> = applier.table.columns.iter().collect();
         Ok(Self { key: format!("ROW({})::text", list(&key)), row: format!("ROW({})::text", list(&all)) })
     }
 
@@ -221,7 +221,7 @@ fn ask<T: serde::de::DeserializeOwned>(session: Option<&mut Session>, query: &st
 /// Ends with the error that names the first keys of a bucket that differs.
 fn name_keys(
     operation: &Operation,
-    flow: &mut Applier,
+    applier: &mut Applier,
     views: &mut BTreeMap<String, View>,
     expressions: &Expressions,
     bucket: u32,
@@ -234,7 +234,7 @@ fn name_keys(
         }
     }
     for (leaf, node) in target_leaves(operation) {
-        for row in ask::<(String, String)>(session_of(flow, &node)?, &expressions.rows(&leaf, bucket))? {
+        for row in ask::<(String, String)>(session_of(applier, &node)?, &expressions.rows(&leaf, bucket))? {
             *wanted.entry(row).or_default() -= 1;
         }
     }

@@ -18,8 +18,8 @@ use shardkeeper_core::operation::State;
 
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
-    let mut flow = Applier::open(operation)?;
-    let (managed, _) = hold(operation, &mut flow)?;
+    let mut applier = Applier::open(operation)?;
+    let (managed, _) = hold(operation, &mut applier)?;
     let planned = operation.plan.sources.iter().map(|source| source.tables.len()).sum::<usize>();
     let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
     let below = partitions.iter().filter(|oid| **oid != managed.root).count();
@@ -36,7 +36,7 @@ pub fn switch(operation: &Operation) -> Step {
                 .detail(format!("They are: {}.", others.join("; "))),
         );
     }
-    drain(operation, &mut flow)?;
+    drain(operation, &mut applier)?;
     let change = Return::of(operation, &managed)?;
     change.leave_publications()?;
     role::acting_as(operation.role(), || change.script()?.run())?;

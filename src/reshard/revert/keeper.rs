@@ -263,24 +263,24 @@ impl Look<'_> {
         for (back, tables) in users {
             let id = Some(back.id);
             revert::stage(back).map_err(|trouble| (id, trouble))?;
-            let flow = transaction::run(|| Applier::towards(back)).map_err(|error| (id, error.into()))?;
-            flows.push((back, tables, flow, Reading::default()));
+            let applier = transaction::run(|| Applier::towards(back)).map_err(|error| (id, error.into()))?;
+            flows.push((back, tables, applier, Reading::default()));
         }
         let flows = std::cell::RefCell::new(flows);
         let each = |message: Message| {
-            for (back, tables, flow, reading) in flows.borrow_mut().iter_mut() {
+            for (back, tables, applier, reading) in flows.borrow_mut().iter_mut() {
                 if slot::is_about(&message, tables) {
                     at.set(Some(back.id));
-                    flow.take(back, self.node, reading, slot::narrowed(message.clone(), tables))?;
+                    applier.take(back, self.node, reading, slot::narrowed(message.clone(), tables))?;
                     at.set(None);
                 }
             }
             Ok(())
         };
         let end = || {
-            for (back, _, flow, reading) in flows.borrow_mut().iter_mut() {
+            for (back, _, applier, reading) in flows.borrow_mut().iter_mut() {
                 at.set(Some(back.id));
-                flow.settle(self.node, reading.applied)?;
+                applier.settle(self.node, reading.applied)?;
                 at.set(None);
             }
             Ok(())

@@ -223,11 +223,11 @@ pub fn rejoin(operation: &Operation, back: &Operation) -> Step {
 /// Applies all that the own slot has.
 fn bring_up(back: &Operation, node: &str) -> Step {
     transaction::run_step(|| {
-        let mut flow = crate::reshard::apply::Applier::open(back)?;
-        let mut session = flow.sources.get_mut(node).and_then(Option::as_mut);
+        let mut applier = crate::reshard::apply::Applier::open(back)?;
+        let mut session = applier.sources.get_mut(node).and_then(Option::as_mut);
         slot::claim(back, node, session.as_deref_mut())?;
         slot::end_of_log(session)?;
-        flow.up_to_date(back, node).map(drop)
+        applier.up_to_date(back, node).map(drop)
     })
 }
 

@@ -92,9 +92,9 @@ pub fn owners(
 }
 
 /// Asked before anybody waits.
-pub fn flow_owners(operation: &Operation, flow: &mut Applier) -> Result<BTreeMap<String, Owner>> {
+pub fn owners_on_targets(operation: &Operation, applier: &mut Applier) -> Result<BTreeMap<String, Owner>> {
     owners(operation, |node, question| {
-        let target = flow.targets.iter_mut().find(|target| target.node == node);
+        let target = applier.targets.iter_mut().find(|target| target.node == node);
         match target.and_then(|target| target.session.as_mut()) {
             Some(session) => session::wait(session.document::<Owner>(question, &[])),
             None => Ok(None),
