@@ -21,7 +21,10 @@ pub fn settle(cluster: &Cluster) -> Result<()> {
             Some(session) => session,
             none => none.insert(cluster.coordinator.client()?),
         };
-        let open = rows(session, "SELECT id, state FROM shard_operations WHERE ended_at IS NULL AND part_of IS NULL");
+        // A part is its group's, unless that has ended without it: what could not be taken back is kept for itself.
+        let open = "SELECT o.id, o.state FROM shard_operations o LEFT JOIN shard_operations g ON g.id = o.part_of
+                    WHERE o.ended_at IS NULL AND (g.id IS NULL OR g.ended_at IS NOT NULL)";
+        let open = rows(session, open);
         let Ok(open) = open else {
             client = None;
             return Ok(false);
