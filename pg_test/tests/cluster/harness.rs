@@ -195,6 +195,10 @@ fn a_server_with_tls_has_a_certificate_for_its_address() -> Result<()> {
         ))
         .args(["-Atc", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"])
         .output()?;
+    if String::from_utf8_lossy(&output.stderr).contains("SSL support is not compiled in") {
+        println!("skipped: this psql is built without TLS");
+        return Ok(());
+    }
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "t", "{output:?}");
     Ok(())
 }
