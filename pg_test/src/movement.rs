@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::objects::{self, Objects};
 use crate::sql::rows;
 use crate::wait::eventually;
-use crate::{Keys, Ledger, Workload, matrix};
+use crate::{Keys, Ledger, Then, Workload, matrix};
 use postgres::Client;
 
 /// A cluster whose servers can tell their changes, its nodes not yet added.
@@ -138,6 +138,24 @@ pub fn complains(cluster: &Cluster, operation: i64, words: &str, limit: Duration
     })
     .with_context(|| told(cluster))?;
     field(cluster, operation, "hint")
+}
+
+/// Runs a call that moves leaves to the node, whose proxy is in between, and brings it to the moment after its switch at which
+/// somebody reads the new `leaf`, so that the operation cannot tidy up. It can when the session that is returned ends.
+pub fn switched_but_not_tidied(cluster: &Cluster, number: usize, call: &str, leaf: &str) -> Result<(i64, Client)> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let (node, proxy) = (cluster.node(number), cluster.proxy(number));
+    let swap = proxy.stall_on(b"shardkeeper.relocate");
+    let id: i64 = cluster.coordinator.value(&format!("SELECT {call}"))?;
+    swap.wait_until_hit(LIMIT).with_context(|| told(cluster))?;
+    // Between the switch and the first step after it.
+    let commit = proxy.resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
+    commit.wait_until_hit(LIMIT).with_context(|| told(cluster))?;
+    let mut reader = node.client()?;
+    reader.batch_execute(&format!("BEGIN; LOCK TABLE {leaf} IN ACCESS SHARE MODE"))?;
+    proxy.resume();
+    complains(cluster, id, "keep the lock of a new partition", LIMIT)?;
+    Ok((id, reader))
 }
 
 /// Waits until everything that the operation made is gone.

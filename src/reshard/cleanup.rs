@@ -2,6 +2,7 @@
 
 pub mod copied_database;
 pub mod empty_mirrors;
+
 use super::revert::shared_slot;
 use super::server::{BRIEF, Server};
 use crate::catalog::operation::Operation;

@@ -5,6 +5,7 @@
 
 pub mod convert_back;
 pub mod source_table;
+
 use self::source_table::Subject;
 use super::apply::Applier;
 use super::outcome::Step;

@@ -7,6 +7,7 @@
 
 pub mod build_indexes;
 pub mod rate_limit;
+
 use self::build_indexes::finish_tables;
 use self::rate_limit::Throttle;
 use super::apply::Applier;

@@ -4,6 +4,7 @@
 pub mod default_exclusion;
 pub mod prerequisites;
 pub mod staging;
+
 use self::prerequisites::{check_source, leaves_on};
 use self::staging::Staging;
 use super::convert::source_table::Subject;

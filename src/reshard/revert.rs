@@ -2,11 +2,12 @@
 //! without a loss until they are given up.
 //!
 //! It is the same engine with sources and targets changed over (`Operation::turned_round`): a stream on each server of the
-//! targets, joined before the switch (`shared`); a stage in the retired schema, in which the sources are partitions again; the same
-//! following, which `kept` does for all operations together, comparison and switch.
+//! targets, joined before the switch (`shared_slot`); staging tables in the retired schema, in which the sources are partitions
+//! again; the same following, which `keeper` does for all operations together, comparison and switch.
 
 pub mod keeper;
 pub mod shared_slot;
+
 use super::apply::Applier;
 use super::outcome::{Interruption, Step, fail};
 use super::prepare::staging::{ATTACH_CHECK, Staging};

@@ -7,6 +7,7 @@
 mod laps;
 pub mod swap;
 pub mod write_fence;
+
 use self::laps::Laps;
 use self::swap::swap;
 use super::apply::Applier;

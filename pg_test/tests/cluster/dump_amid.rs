@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pg_test::dumps::{self, Way};
-use pg_test::movement::{complains, field, joined, joined_by_proxy, reaches, told};
+use pg_test::movement::{complains, field, joined, joined_by_proxy, reaches, switched_but_not_tidied, told};
 use pg_test::objects::settled;
 use pg_test::sql::{column, rows};
-use pg_test::{Cluster, PATIENCE, Server, Then, eventually};
+use pg_test::{Cluster, PATIENCE, Server, eventually};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -161,15 +161,8 @@ fn a_dump_between_a_switch_and_its_tidying_up_can_be_restored() -> Result<()> {
     )?;
     let failing = call(&mut client, "shard_move_partition('u_0', 'n2')")?;
     eventually("it fails", LIMIT, || Ok(field(&cluster, failing, "state")? == "failed"))?;
-    let swap = cluster.proxy(2).stall_on(b"shardkeeper.relocate");
-    let id = call(&mut client, "shard_move_partition('t_1', 'n2')")?;
-    swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
-    let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
-    commit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
-    let mut reader = cluster.node(2).client()?;
-    reader.batch_execute("BEGIN; LOCK TABLE t_1 IN ACCESS SHARE MODE")?;
-    cluster.proxy(2).resume();
-    complains(&cluster, id, "keep the lock of a new partition", LIMIT)?;
+    let move_it = "shard_move_partition('t_1', 'n2')";
+    let (_, mut reader) = switched_but_not_tidied(&cluster, 2, move_it, "t_1")?;
     for server in cluster.servers() {
         for (database, way) in [("plain", Way::Plain), ("jobs", Way::Jobs)] {
             server.run(&format!("CREATE DATABASE {database} OWNER app"))?;

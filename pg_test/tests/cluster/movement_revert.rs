@@ -4,11 +4,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pg_test::movement::{
     complains, ends, field, filled, is_as_before, joined, joined_by_proxy, nothing_is_left, objects, reaches,
-    there_and_back, told,
+    switched_but_not_tidied, there_and_back, told,
 };
 use pg_test::objects::settled;
 use pg_test::sql::{code, refused};
-use pg_test::{Cluster, Keys, Ledger, PATIENCE, Then, Tolerate, Workload, eventually};
+use pg_test::{Cluster, Keys, Ledger, PATIENCE, Tolerate, Workload, eventually};
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -125,16 +125,8 @@ fn a_revert_that_has_not_begun_can_be_given_up() -> Result<()> {
 fn a_revert_does_not_wait_until_the_switch_is_tidied_up() -> Result<()> {
     let (cluster, mut client) = filled(joined_by_proxy(2)?, Keys::Bigint, TWO, 1_000)?;
     let rows = cluster.coordinator.count("t")?;
-    // Between the switch and the first step after it, somebody begins to read the new partition on its node.
-    let swap = cluster.proxy(2).stall_on(b"shardkeeper.relocate");
-    let id: i64 = client.query_one("SELECT shard_move_partition('t_1', 'n2')", &[])?.get(0);
-    swap.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
-    let commit = cluster.proxy(2).resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
-    commit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
-    let mut reader = cluster.node(2).client()?;
-    reader.batch_execute("BEGIN; LOCK TABLE t_1 IN ACCESS SHARE MODE")?;
-    cluster.proxy(2).resume();
-    complains(&cluster, id, "keep the lock of a new partition", LIMIT)?;
+    let move_it = "shard_move_partition('t_1', 'n2')";
+    let (id, mut reader) = switched_but_not_tidied(&cluster, 2, move_it, "t_1")?;
     assert_eq!(field(&cluster, id, "state")?, "switched");
     client.execute("SELECT shard_revert($1)", &[&id])?;
     complains(&cluster, id, "nobody holds the parent", LIMIT)?;
