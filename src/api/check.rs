@@ -1,10 +1,7 @@
 //! `shard_check`.
 
-use crate::check::nodes;
-use crate::check::{gaps, hierarchies};
+use crate::check;
 use crate::pg::regclass::Regclass;
-use crate::pg::subtransaction::look;
-use crate::schema::drift::Drift;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -28,12 +25,7 @@ pub(crate) fn shard_check(
     >,
     ErrorReport,
 > {
-    let parent = parent.map(|parent| parent.0);
-    let drift = look(|| Drift::of(parent))?;
-    let (mut rows, answers) = look(|| nodes::check(parent, drift.questions()))?;
-    rows.extend(look(|| hierarchies::check(parent))?);
-    rows.extend(look(|| drift.judge(&answers))?);
-    rows.extend(look(|| gaps::check(parent))?);
+    let rows = check::all(parent.map(|parent| parent.0))?;
     Ok(TableIterator::new(rows.into_iter().map(|row| {
         let finding = row.finding;
         (row.area.to_string(), row.object, row.node, finding.severity.word().to_string(), finding.finding, finding.hint)

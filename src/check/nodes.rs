@@ -20,12 +20,19 @@ use shardkeeper_core::plural::count;
 use std::collections::BTreeMap;
 use tokio_postgres::SimpleQueryMessage;
 
-/// Nodes with what they answered.
-pub type Answers = Vec<(String, String)>;
+/// What was found, and what the nodes answered.
+#[derive(Default)]
+pub struct Asked {
+    pub rows: Vec<Row>,
+    /// To the question about hierarchies.
+    pub answers: Vec<(String, String)>,
+    /// What each has of operations.
+    pub traces: Vec<(String, Vec<Trace>)>,
+}
 
 /// All nodes, or those of one parent, with what they have of operations. Nodes are asked at the same time, and at the same
 /// occasion what somebody else wants to know of them: statements for one transaction, of which one returns a text.
-pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Result<(Vec<Row>, Answers)> {
+pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Result<Asked> {
     let mut rows = check_worker()?;
     let signature = operations::signature()?;
     rows.extend(check_local_trash()?);
@@ -63,8 +70,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
         rows.extend(findings.into_iter().map(|finding| Row::new("node", None, Some(&node), finding)));
         traces.push((node, there.traces));
     }
-    rows.extend(operations::check(parent, traces)?);
-    Ok((rows, answers))
+    Ok(Asked { rows, answers, traces })
 }
 
 fn wrong(error: Error) -> Finding {

@@ -72,9 +72,9 @@ fn traces_here() -> Result<Vec<Trace>> {
 }
 
 /// Operations on all parents or on one, with what the nodes that were asked have of them.
-pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Vec<Row>> {
-    let mut traces = vec![(LOCAL.to_string(), traces_here()?)];
-    traces.extend(there);
+pub fn check(parent: Option<Oid>, there: &[(String, Vec<Trace>)]) -> Result<Vec<Row>> {
+    let here = [(LOCAL.to_string(), traces_here()?)];
+    let traces = here.iter().chain(there);
     let found = operation_look::health()?;
     let asked = |found: &&Health| !found.ended && parent.is_none_or(|parent| Oid::from(found.parent) == parent);
     let mut rows = Vec::new();
@@ -91,7 +91,7 @@ pub fn check(parent: Option<Oid>, there: Vec<(String, Vec<Trace>)>) -> Result<Ve
             rows.push(Row::new("operation", Some(&operation.name), None, no_worker(operation)));
         }
     }
-    for (node, trace) in traces.iter().flat_map(|(node, traces)| traces.iter().map(move |trace| (node, trace))) {
+    for (node, trace) in traces.flat_map(|(node, traces)| traces.iter().map(move |trace| (node, trace))) {
         let of = found.iter().find(|operation| !operation.ended && operation.has(&trace.name));
         let of = of.or_else(|| found.iter().find(|operation| operation.has(&trace.name)));
         let sharing = found.iter().filter(|operation| !operation.ended && operation.has(&trace.name));

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::extension::cargo;
-use crate::run::{output, show};
+use crate::run::{attempt, output, show};
 
 /// Where there is no terminal, a line so often.
 const STEP: Duration = Duration::from_secs(20);
@@ -77,8 +77,8 @@ impl Line<'_> {
 
 /// About how many crates and build scripts a build of `package` has.
 fn units(package: &str) -> Result<usize> {
-    let text = output(cargo("metadata").args(["--format-version", "1", "--offline"]))
-        .or_else(|_| output(cargo("metadata").args(["--format-version", "1"])))?;
+    let text = attempt(cargo("metadata").args(["--format-version", "1", "--offline"]))
+        .map_or_else(|| output(cargo("metadata").args(["--format-version", "1"])), Ok)?;
     let metadata: Value = serde_json::from_str(&text)?;
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut targets: BTreeMap<String, usize> = BTreeMap::new();

@@ -26,6 +26,12 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// The same of a command that may fail, which then nobody is told of.
+pub fn attempt(command: &mut Command) -> Option<String> {
+    let output = command.stderr(Stdio::null()).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 /// Whether a command can be run and succeeds; what it prints is thrown away.
 pub fn succeeds(command: &mut Command) -> bool {
     command

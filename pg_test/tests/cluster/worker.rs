@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pg_test::movement::{joined, reaches};
+use pg_test::movement::{ends, joined, reaches};
 use pg_test::{Cluster, Options, PATIENCE, eventually};
 
 const WORKERS: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'shardkeeper worker'";
@@ -136,5 +136,30 @@ fn processes_with_sessions_on_nodes_end_without_harm_to_the_server() -> Result<(
     }
     // A crash of one process would have taken this session along.
     ensure!(witness.query_one("SELECT count(*) FROM t", &[])?.get::<_, i64>(0) == 1000);
+    Ok(())
+}
+
+/// The worker looks once a second by itself: half of the operations would begin half a second later than that.
+#[test]
+fn an_operation_begins_with_the_commit_of_its_call() -> Result<()> {
+    let cluster = joined(1)?;
+    cluster.coordinator.configure(&[("shardkeeper.heal_interval", "10s")])?;
+    cluster.coordinator.reload()?;
+    let mut client = cluster.coordinator.client()?;
+    client.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT shard_create_parent('t', 'hash', 'id', modulus => 1, nodes => '{local}')",
+    )?;
+    let mut waits = Vec::new();
+    for node in ["n1", "local"].into_iter().cycle().take(11) {
+        let id: i64 = client.query_one(&format!("SELECT shard_move_partition('t_0', '{node}')"), &[])?.get(0);
+        let committed: f64 = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[])?.get(0);
+        reaches(&cluster, id, "switched", PATIENCE)?;
+        let first = "SELECT extract(epoch FROM min(at))::float8 FROM shardkeeper.operation_log WHERE operation = $1 AND state = 'preparing'";
+        waits.push(client.query_one(first, &[&id])?.get::<_, f64>(0) - committed);
+        client.execute("SELECT shard_finish($1)", &[&id])?;
+        ends(&cluster, id, PATIENCE)?;
+    }
+    waits.sort_by(f64::total_cmp);
+    ensure!(waits[waits.len() / 2] < 0.25, "seconds from the commit to the first step: {waits:?}");
     Ok(())
 }
