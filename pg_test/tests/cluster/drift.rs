@@ -145,3 +145,28 @@ fn what_is_only_written_differently_is_no_finding() -> Result<()> {
     ensure!(found.is_empty(), "{found:#?}");
     Ok(())
 }
+
+/// What a hand, or half of a restored dump, did to our own tables: one thing that cannot be read hides nothing else.
+#[test]
+fn a_broken_catalog_hides_nothing_that_is_wrong_elsewhere() -> Result<()> {
+    let (_cluster, mut client) = Cluster::joined(2)?;
+    client.batch_execute(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{n1, local}');
+         CREATE TABLE u (id int PRIMARY KEY); SELECT shard_create_parent('u', 'hash', 'id', modulus => 2, nodes => '{n2, local}');
+         SET shardkeeper.allow_manual_ddl = on; ALTER TABLE u DETACH PARTITION u_1",
+    )?;
+    for broken in [
+        "DELETE FROM shardkeeper.parents WHERE parent = 't'::regclass",
+        "UPDATE shardkeeper.parents SET spec = '{}' WHERE parent = 't'::regclass",
+    ] {
+        client.batch_execute(&format!("BEGIN; {broken}"))?;
+        let found = rows(&mut client, "SELECT area, severity, finding FROM shard_check()")?;
+        client.batch_execute("ROLLBACK")?;
+        let told = |area: &str, words: &str| found.iter().any(|row| row[0] == area && row[2].contains(words));
+        ensure!(told("worker", "the worker is running"), "{broken}: {found:#?}");
+        ensure!(told("node", "PostgreSQL 1"), "{broken}: {found:#?}");
+        ensure!(told("hierarchy", "was detached by hand"), "{broken}: {found:#?}");
+        ensure!(found.iter().filter(|row| row[1] == "error").count() > 1, "{broken}: {found:#?}");
+    }
+    Ok(())
+}

@@ -150,7 +150,7 @@ fn an_operation_begins_with_the_commit_of_its_call() -> Result<()> {
         "CREATE TABLE t (id int PRIMARY KEY); SELECT shard_create_parent('t', 'hash', 'id', modulus => 1, nodes => '{local}')",
     )?;
     let mut waits = Vec::new();
-    for node in ["n1", "local"].into_iter().cycle().take(11) {
+    for node in ["n1", "local"].into_iter().cycle().take(9) {
         let id: i64 = client.query_one(&format!("SELECT shard_move_partition('t_0', '{node}')"), &[])?.get(0);
         let committed: f64 = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[])?.get(0);
         reaches(&cluster, id, "switched", PATIENCE)?;
