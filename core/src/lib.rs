@@ -21,7 +21,6 @@ mod scalar;
 mod series;
 pub mod snapshot;
 pub mod spec;
-pub mod tree;
 mod value;
 mod zone;
 

@@ -7,14 +7,14 @@ use crate::error::{Report, Result};
 use crate::pg::key_router;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::tree::{self, TreeNode};
+use shardkeeper_draw::TreeNode;
 use std::collections::HashMap;
 
 pub fn draw(root: Oid, format: &str) -> Result<String> {
     let renderer = match format {
-        "text" => tree::text,
-        "mermaid" => tree::mermaid,
-        "svg" => tree::svg,
+        "text" => shardkeeper_draw::text,
+        "mermaid" => shardkeeper_draw::mermaid,
+        "svg" => shardkeeper_draw::svg,
         _ => {
             return Report::new(
                 Code::ERRCODE_INVALID_PARAMETER_VALUE,

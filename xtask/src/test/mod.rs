@@ -43,7 +43,7 @@ fn parts(options: &Options, clock: &mut Clock) -> Result<()> {
         clock.part("core", || {
             let seconds = if options.full { "600" } else { "20" };
             let mut core = cargo("test");
-            core.args(["--profile", "cluster", "--package", "shardkeeper_core"])
+            core.args(["--profile", "cluster", "--package", "shardkeeper_core", "--package", "shardkeeper_draw"])
                 .env("SHARDKEEPER_FUZZ_SECONDS", seconds);
             run(&mut core)?;
             run(cargo("test").args(["--profile", "cluster", "--package", "xtask", "--test", "floors"]))

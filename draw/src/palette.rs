@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::LOCAL;
+use shardkeeper_core::plan::LOCAL;
 
 /// Paul Tol's "light" scheme, made for filled cells with labels; its grey is the coordinator's.
 const COLOURS: [&str; 8] = ["#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#44BB99", "#99DDFF", "#BBCC33", "#AAAA00"];

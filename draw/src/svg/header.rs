@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::layout::{MARGIN, Rect};
 use super::write::{NAME, PLAIN, SMALL, Svg, TITLE, fill};
-use crate::tree::palette::Style;
-use crate::tree::{Sum, TreeNode, units};
+use crate::palette::Style;
+use crate::{Sum, TreeNode, units};
 
 const BAR: f64 = 14.0;
 /// Width of one node in the legend.

@@ -1,7 +1,7 @@
 //! Pictures of a tree: complete, well formed whatever the names are, and readable.
 
 use proptest::prelude::*;
-use shardkeeper_core::tree::{TreeNode, mermaid, svg, text};
+use shardkeeper_draw::{TreeNode, mermaid, svg, text};
 
 fn leaf(name: &str, bound: &str, node: &str, rows: f64, bytes: u64) -> TreeNode {
     TreeNode {

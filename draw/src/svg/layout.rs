@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::write::{NAME, PLAIN};
-use crate::tree::{TreeNode, units};
+use crate::{TreeNode, units};
 
 /// The least width of a picture, its margins included.
 pub(super) const WIDTH: f64 = 960.0;

@@ -1,5 +1,7 @@
 //! Pictures of a hierarchy: as text, as a Mermaid flowchart, and to scale as SVG.
 
+#![deny(missing_docs)]
+
 mod mermaid;
 mod palette;
 mod svg;
@@ -98,7 +100,7 @@ impl TreeNode {
     }
 
     fn node(&self) -> &str {
-        self.node.as_deref().unwrap_or(crate::plan::LOCAL)
+        self.node.as_deref().unwrap_or(shardkeeper_core::plan::LOCAL)
     }
 
     /// The bound without the words that all bounds begin with.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::tree::palette::{PATTERNS, Style};
+use crate::palette::{PATTERNS, Style};
 
 use super::layout::Rect;
 

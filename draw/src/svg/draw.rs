@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::layout::{HEADINGS, LINE, Layout, Placed, Rect};
 use super::write::{Font, NAME, PLAIN, SMALL, Svg, fill};
-use crate::tree::palette::Style;
-use crate::tree::{Sum, TreeNode, units};
+use crate::palette::Style;
+use crate::{Sum, TreeNode, units};
 
 const PADDING: f64 = 8.0;
 /// Width of the stripe that shows on which nodes the leaves of a table are.
