@@ -40,12 +40,12 @@ COMMENT ON FUNCTION shardkeeper.coordinator() IS
 
 -- CREATE DATABASE with this one as TEMPLATE copies the rows of operations too. What they have on servers is the original's,
 -- which goes on with them.
-CREATE FUNCTION shardkeeper.is_own(stage name) RETURNS boolean
+CREATE FUNCTION shardkeeper.is_own(staging name) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT right(stage::text, 6) = left(md5(shardkeeper.coordinator()), 6)
+    SELECT right(staging::text, 6) = left(md5(shardkeeper.coordinator()), 6)
 $$;
 COMMENT ON FUNCTION shardkeeper.is_own(name) IS
-    'Whether the operation with this stage was begun in this database, and not in one that it is a copy of';
+    'Whether the operation with this staging schema was begun in this database, and not in one that it is a copy of';
 
 CREATE FUNCTION shardkeeper.after_grant() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -117,7 +117,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM shardkeeper.operations o LEFT JOIN shardkeeper.operations g ON g.id = o.part_of AND g.plan ? 'modulus'
     WHERE o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
       AND NOT (o.state = 'planned' OR o.state = 'preparing' AND o.error IS NOT NULL) AND NOT o.plan ? 'modulus'
-      AND shardkeeper.is_own(o.stage)
+      AND shardkeeper.is_own(o.staging)
 $$;
 COMMENT ON FUNCTION shardkeeper.moving() IS 'Operations that need the tables of their parents as they are';
 

@@ -144,7 +144,7 @@ COMMENT ON FUNCTION shardkeeper.forget(text, uuid[]) IS 'Deletes the journal of 
 
 -- Switches of operations that this node has committed, and of which it does not know yet whether the coordinator has.
 CREATE TABLE IF NOT EXISTS shardkeeper.switches (
-    stage name PRIMARY KEY,
+    staging name PRIMARY KEY,
     role name NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE shardkeeper.switches IS
@@ -160,7 +160,7 @@ $$;
 
 -- Before a new partition: a direct writer waits until the coordinator is known to have committed the switch. Not for long:
 -- it would be in the way if the switch has to be undone. What comes from the coordinator knows that it has committed.
-CREATE OR REPLACE FUNCTION shardkeeper.gate() RETURNS trigger
+CREATE OR REPLACE FUNCTION shardkeeper.write_fence() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     patience CONSTANT timestamptz := clock_timestamp() + '1 second'::interval;
@@ -168,12 +168,12 @@ BEGIN
     -- Either may be missing: a pooler drops start-up options, and postgres_fdw.application_name on the coordinator comes first.
     IF current_setting('application_name') <> 'shardkeeper coordinator'
        AND current_setting('shardkeeper_session.coordinator', true) IS DISTINCT FROM 'on' THEN
-        WHILE EXISTS (SELECT FROM shardkeeper.switches s WHERE s.stage = tg_argv[0]) LOOP
+        WHILE EXISTS (SELECT FROM shardkeeper.switches s WHERE s.staging = tg_argv[0]) LOOP
             IF clock_timestamp() > patience THEN
                 RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
                     MESSAGE = format('partition %I.%I is about to come to this node', tg_table_schema, tg_table_name),
                     DETAIL = 'The coordinator has not confirmed yet that it has switched to it.',
-                    HINT = format('Try again. If that coordinator is gone for good, run DELETE FROM shardkeeper.switches WHERE stage = %L;', tg_argv[0]);
+                    HINT = format('Try again. If that coordinator is gone for good, run DELETE FROM shardkeeper.switches WHERE staging = %L;', tg_argv[0]);
             END IF;
             PERFORM pg_sleep(0.002);
         END LOOP;
@@ -181,7 +181,7 @@ BEGIN
     RETURN CASE WHEN tg_op = 'DELETE' THEN old ELSE new END;
 END
 $$;
-COMMENT ON FUNCTION shardkeeper.gate() IS 'Keeps direct writers from a new partition until the coordinator has confirmed its switch';
+COMMENT ON FUNCTION shardkeeper.write_fence() IS 'Keeps direct writers from a new partition until the coordinator has confirmed its switch';
 
 -- The mirrors that were made here, and the coordinators that made them: what one left that is gone can be told from the
 -- node's own tables. In the trash a mirror keeps its row, as it may come back.

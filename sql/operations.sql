@@ -9,13 +9,13 @@ CREATE TABLE shardkeeper.operations (
     name text NOT NULL,
     subject text NOT NULL,
     role oid NOT NULL,
-    stage name NOT NULL,
+    staging name NOT NULL,
     plan jsonb NOT NULL,
     keep interval NOT NULL,
     state text NOT NULL DEFAULT 'planned',
     requested text NOT NULL DEFAULT 'run',
     halted boolean NOT NULL DEFAULT false,
-    -- After the switch: the stage is gone; and so is what the targets carried for the switch.
+    -- After the switch: the staging schema is gone; and so is what the targets carried for the switch.
     staging_dropped boolean NOT NULL DEFAULT false,
     targets_cleaned boolean NOT NULL DEFAULT false,
     way_back jsonb,
@@ -43,9 +43,9 @@ CREATE TABLE shardkeeper.operations (
 COMMENT ON TABLE shardkeeper.operations IS
     'Operations that move data: what each replaces by what (plan), how far it is (state), what a person asked for (requested), and what went wrong last (error)';
 GRANT SELECT ON shardkeeper.operations TO PUBLIC;
--- A group that changes one parent leaf by leaf has the same parent as its operations. The stage's name ends in what tells
+-- A group that changes one parent leaf by leaf has the same parent as its operations. The staging schema's name ends in what tells
 -- databases apart: an operation of the database that this one is a copy of is in nobody's way.
-CREATE UNIQUE INDEX operations_running ON shardkeeper.operations (parent, pg_catalog.right(stage::text, 6))
+CREATE UNIQUE INDEX operations_running ON shardkeeper.operations (parent, pg_catalog.right(staging::text, 6))
     WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted') AND NOT plan ? 'modulus';
 
 CREATE TABLE shardkeeper.operation_servers (

@@ -1,4 +1,4 @@
-//! What a worker writes to the server log: each trouble once, and again when it changes or is over.
+//! What a worker writes to the server log: each failure once, and again when it changes or is over.
 
 use crate::error::{Error, Report};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -10,7 +10,7 @@ pub struct Log(HashMap<String, String>);
 
 impl Log {
     /// Something about `subject` went wrong.
-    pub fn trouble(&mut self, subject: &str, error: Error) {
+    pub fn failure(&mut self, subject: &str, error: Error) {
         let report = Report::from(error);
         if self.0.insert(subject.to_string(), report.message.clone()).as_ref() != Some(&report.message) {
             write(PgLogLevel::WARNING, report, subject);

@@ -51,13 +51,13 @@ impl Check {
 
 /// `$1` is the operation that no other one is above; `$2` the name of the check that targets are attached by. A stream of
 /// ways back goes with the last operation that is registered for it.
-const LEFT: &str = "WITH those AS (SELECT id, stage::text AS stage, parent FROM shardkeeper.operations WHERE $1 IN (id, part_of)),
-    named AS (SELECT stage FROM those UNION SELECT pg_catalog.replace(stage, 'shardkeeper_op_', 'shardkeeper_old_') FROM those)
+const LEFT: &str = "WITH those AS (SELECT id, staging::text AS staging, parent FROM shardkeeper.operations WHERE $1 IN (id, part_of)),
+    named AS (SELECT staging FROM those UNION SELECT pg_catalog.replace(staging, 'shardkeeper_op_', 'shardkeeper_old_') FROM those)
     SELECT pg_catalog.json_build_object(
         'schemas', (SELECT coalesce(pg_catalog.json_agg(nspname ORDER BY nspname), '[]') FROM pg_catalog.pg_namespace
-                    WHERE nspname::text IN (SELECT stage FROM named)),
+                    WHERE nspname::text IN (SELECT staging FROM named)),
         'publications', (SELECT coalesce(pg_catalog.json_agg(pubname ORDER BY pubname), '[]') FROM pg_catalog.pg_publication
-                         WHERE pubname::text IN (SELECT stage FROM named)
+                         WHERE pubname::text IN (SELECT staging FROM named)
                             OR pubname::text IN (SELECT stream::text FROM shardkeeper.ways_back WHERE operation IN (SELECT id FROM those))
                                AND pubname::text NOT IN (SELECT stream::text FROM shardkeeper.ways_back
                                                          WHERE operation NOT IN (SELECT id FROM those))),
@@ -65,8 +65,8 @@ const LEFT: &str = "WITH those AS (SELECT id, stage::text AS stage, parent FROM 
                               'table', pg_catalog.json_build_object('schema', n.nspname, 'name', c.relname))), '[]')
                    FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                   WHERE k.contype = 'c' AND k.coninhcount = 0 AND n.nspname::text NOT IN (SELECT stage FROM named)
-                     AND (k.conname::text IN (SELECT stage FROM those)
+                   WHERE k.contype = 'c' AND k.coninhcount = 0 AND n.nspname::text NOT IN (SELECT staging FROM named)
+                     AND (k.conname::text IN (SELECT staging FROM those)
                           OR k.conname::text = $2 AND EXISTS (SELECT FROM shardkeeper.partitions p JOIN those t ON t.parent = p.parent
                                                               WHERE p.partition = k.conrelid))))::text";
 

@@ -11,7 +11,7 @@ pub fn next_to_come(node: &str) -> Result<Option<i64>> {
     let under_way: Vec<(i64, Plan)> = role::as_extension_owner(|| {
         sql::documents(
             "SELECT pg_catalog.json_build_array(id, plan)::text FROM shardkeeper.operations
-             WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted') AND shardkeeper.is_own(stage)
+             WHERE state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted') AND shardkeeper.is_own(staging)
              ORDER BY id",
             &[],
         )

@@ -22,7 +22,7 @@ pub struct Operation {
     pub name: String,
     role: u32,
     /// The schema of the targets until the switch, on every server; also the name of publications and slots.
-    pub stage: String,
+    pub staging: String,
     /// Not of the database that this one is a copy of.
     pub is_own: bool,
     pub plan: Plan,
@@ -67,18 +67,18 @@ impl Operation {
 
     /// The schema of the replaced tables after the switch. Turned round, the two schemas change places.
     pub fn retired(&self) -> String {
-        let (stage, retired) = ("shardkeeper_op_", "shardkeeper_old_");
-        let (from, to) = if self.is_return { (retired, stage) } else { (stage, retired) };
-        self.stage.replacen(from, to, 1)
+        let (staging, retired) = ("shardkeeper_op_", "shardkeeper_old_");
+        let (from, to) = if self.is_return { (retired, staging) } else { (staging, retired) };
+        self.staging.replacen(from, to, 1)
     }
 
     /// The schema of the replaced tables, whichever way round it is; also the name of a revert's own slots.
     pub fn old(&self) -> String {
-        self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+        self.staging.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
     }
 
     pub fn staged(&self, name: &str) -> QualifiedName {
-        QualifiedName::new(self.stage.clone(), name)
+        QualifiedName::new(self.staging.clone(), name)
     }
 }
 
@@ -105,7 +105,7 @@ pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
             return in_use(running, new.name, "A parent has one operation at a time.").into();
         }
         let id = sql::one::<i64>(
-            "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, stage, plan, keep, part_of, part)
+            "INSERT INTO shardkeeper.operations (id, kind, mode, parent, name, subject, role, staging, plan, keep, part_of, part)
              SELECT n, $1, $2, coalesce($3, 0::oid), $4, $5, $6,
                     'shardkeeper_op_' || n || '_' || pg_catalog.left(pg_catalog.md5(shardkeeper.coordinator()), 6), $7, $8::interval, $9, $10
              FROM pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('shardkeeper.operations', 'id')) AS n RETURNING id",
@@ -206,7 +206,7 @@ fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
     sql::document::<i64>(
         "SELECT id::text FROM shardkeeper.operations
          WHERE parent = coalesce($1, 0::oid) AND state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
-           AND id IS DISTINCT FROM $2 AND shardkeeper.is_own(stage)
+           AND id IS DISTINCT FROM $2 AND shardkeeper.is_own(staging)
          ORDER BY part_of IS NOT NULL LIMIT 1",
         &[parent.into(), group.into()],
     )
@@ -214,7 +214,7 @@ fn running_besides(group: Option<i64>, parent: Oid) -> Result<Option<i64>> {
 
 const OPERATION: &str =
     "SELECT json_build_object('id', id, 'kind', kind, 'mode', mode, 'parent', parent::bigint, 'name', name,
-        'role', role::bigint, 'stage', stage, 'is_own', shardkeeper.is_own(stage), 'plan', plan,
+        'role', role::bigint, 'staging', staging, 'is_own', shardkeeper.is_own(staging), 'plan', plan,
         'state', state, 'requested', requested, 'failures', failures,
         'rests', coalesce(retry_at > pg_catalog.clock_timestamp(), false),
         'keep_left', extract(epoch FROM changed_at + keep - pg_catalog.clock_timestamp()), 'keeps', keep > '0',
@@ -250,7 +250,7 @@ pub fn wanting() -> Result<Vec<i64>> {
            AND (requested <> 'pause' OR state IN ('finished', 'cancelled', 'failed', 'reverted') OR state = 'switched' AND NOT targets_cleaned)
            AND (state <> 'switched' OR requested <> 'run' OR NOT targets_cleaned OR changed_at + keep <= pg_catalog.clock_timestamp())
            AND coalesce(retry_at <= pg_catalog.clock_timestamp(), true)
-           AND shardkeeper.is_own(stage)
+           AND shardkeeper.is_own(staging)
          ORDER BY id",
         &[],
     )
@@ -396,7 +396,7 @@ pub fn recover(id: i64) -> Result<()> {
     Ok(())
 }
 
-/// After the switch, the stage is gone.
+/// After the switch, the staging schema is gone.
 pub fn set_staging_dropped(id: i64) -> Result<()> {
     sql::run("UPDATE shardkeeper.operations SET staging_dropped = true WHERE id = $1", &[id.into()])?;
     Ok(())
@@ -421,7 +421,7 @@ pub fn keeping(node: &str) -> Result<Option<(i64, State)>> {
              FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
              JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN shardkeeper.operations o ON o.ended_at IS NULL
-                 AND n.nspname = pg_catalog.replace(o.stage, 'shardkeeper_op_', 'shardkeeper_old_')
+                 AND n.nspname = pg_catalog.replace(o.staging, 'shardkeeper_op_', 'shardkeeper_old_')
              WHERE s.srvname = $1 AND n.nspname <> $2",
             &[node.into(), SCHEMA.into()],
         )

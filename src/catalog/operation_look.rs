@@ -10,12 +10,12 @@ use shardkeeper_core::operation::{Requested, State};
 
 /// For a `WITH` clause: the schemas of replaced tables that are kept.
 pub const KEPT_RETIRED: &str = "kept_retired AS NOT MATERIALIZED (
-    SELECT pg_catalog.replace(stage::text, 'shardkeeper_op_', 'shardkeeper_old_') AS schema FROM shardkeeper.operations
-    WHERE state IN ('switched', 'reverting') AND shardkeeper.is_own(stage))";
+    SELECT pg_catalog.replace(staging::text, 'shardkeeper_op_', 'shardkeeper_old_') AS schema FROM shardkeeper.operations
+    WHERE state IN ('switched', 'reverting') AND shardkeeper.is_own(staging))";
 
-/// For a `WITH` clause: the stages of operations that have not ended, and the streams of ways back.
+/// For a `WITH` clause: the staging schemas of operations that have not ended, and the streams of ways back.
 pub const NAMES_IN_USE: &str = "names_in_use AS NOT MATERIALIZED (
-    SELECT stage AS name FROM shardkeeper.operations WHERE ended_at IS NULL UNION SELECT stream FROM shardkeeper.ways_back)";
+    SELECT staging AS name FROM shardkeeper.operations WHERE ended_at IS NULL UNION SELECT stream FROM shardkeeper.ways_back)";
 
 /// An operation as those see it who wait for it.
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ pub fn glance(id: i64) -> Result<Glance> {
         "SELECT pg_catalog.json_build_object('state', state, 'requested', requested, 'halted', halted, 'error', coalesce(error,
                  (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
                   AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
-             'is_own', shardkeeper.is_own(stage), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
+             'is_own', shardkeeper.is_own(staging), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
          FROM shardkeeper.operations o WHERE id = $1",
         &[id.into()],
     )?;
@@ -55,7 +55,7 @@ pub struct Health {
     pub id: i64,
     pub name: String,
     pub subject: String,
-    pub stage: String,
+    pub staging: String,
     /// What its way back is followed by, with those of others.
     pub streams: Vec<String>,
     /// Why there is no way back.
@@ -85,7 +85,7 @@ pub struct Health {
 
 /// `$1` and `$2` are what the locks of workers of operations have in common.
 const HEALTH: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.parent::regclass::text, o.name), 'subject', o.subject,
-        'stage', o.stage, 'lost', o.way_back ->> 'lost',
+        'staging', o.staging, 'lost', o.way_back ->> 'lost',
         'streams', (SELECT coalesce(json_agg(DISTINCT w.stream), '[]') FROM shardkeeper.ways_back w WHERE w.operation = o.id),
         'parent', o.parent::bigint, 'state', o.state, 'requested', o.requested, 'halted', o.halted, 'targets_cleaned', o.targets_cleaned,
         'failures', o.failures, 'message', o.error ->> 'message', 'detail', o.error ->> 'detail', 'hint', o.error ->> 'hint',
@@ -94,7 +94,7 @@ const HEALTH: &str = "SELECT json_build_object('id', o.id, 'name', coalesce(o.pa
         'ready', extract(epoch FROM clock_timestamp() - greatest(o.changed_at, o.retry_at)),
         'worker', EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $1::bigint::oid AND l.objsubid = $2
                           AND l.objid = o.id::oid AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-        'ended', o.ended_at IS NOT NULL, 'own', shardkeeper.is_own(o.stage), 'part', o.part_of IS NOT NULL)::text
+        'ended', o.ended_at IS NOT NULL, 'own', shardkeeper.is_own(o.staging), 'part', o.part_of IS NOT NULL)::text
     FROM shardkeeper.operations o WHERE o.ended_at IS NULL OR o.ended_at > clock_timestamp() - interval '1 minute' ORDER BY o.id";
 
 /// Of all that have not ended. Those that ended a moment ago are there too, as servers were asked before.
@@ -119,7 +119,7 @@ pub fn unended(coordinator: &str) -> Result<Vec<Unended>> {
             "SELECT pg_catalog.json_build_object('id', id, 'name', name, 'state', state)::text FROM shardkeeper.operations o
              WHERE ended_at IS NULL AND NOT EXISTS (
                  SELECT FROM shardkeeper.operations g WHERE g.id = o.part_of AND g.ended_at IS NULL)
-               AND pg_catalog.right(stage::text, 6) = pg_catalog.left(pg_catalog.md5({coordinator}), 6) ORDER BY id"
+               AND pg_catalog.right(staging::text, 6) = pg_catalog.left(pg_catalog.md5({coordinator}), 6) ORDER BY id"
         ),
         &[],
     )

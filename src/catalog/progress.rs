@@ -1,5 +1,5 @@
 //! What an operation has brought to a server, noted there in the transactions that bring it: on the coordinator in
-//! `shardkeeper.progress`, on a node in a table of the stage. So the same statements go to both.
+//! `shardkeeper.progress`, on a node in a table of the staging schema. So the same statements go to both.
 
 use super::operation::Operation;
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub fn create_in(schema: &str) -> String {
 pub fn table(operation: &Operation, node: &str) -> String {
     match node {
         LOCAL => "shardkeeper.progress".to_string(),
-        _ => format!("{}.{PROGRESS}", ident(&operation.stage)),
+        _ => format!("{}.{PROGRESS}", ident(&operation.staging)),
     }
 }
 

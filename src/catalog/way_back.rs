@@ -107,7 +107,7 @@ pub fn users(node: &str, stream: &str) -> Result<Vec<i64>> {
     sql::column(
         "SELECT w.operation FROM shardkeeper.ways_back w JOIN shardkeeper.operations o ON o.id = w.operation
          WHERE w.node = $1 AND w.stream = $2 AND NOT w.apart AND o.ended_at IS NULL
-           AND o.way_back ->> 'lost' IS NULL AND shardkeeper.is_own(o.stage)
+           AND o.way_back ->> 'lost' IS NULL AND shardkeeper.is_own(o.staging)
          ORDER BY w.operation",
         &[node.into(), stream.into()],
     )
@@ -118,7 +118,7 @@ pub fn streams() -> Result<Vec<(String, String, i64)>> {
     sql::documents(
         "SELECT pg_catalog.json_build_array(w.node, w.stream, min(w.operation))::text
          FROM shardkeeper.ways_back w JOIN shardkeeper.operations o ON o.id = w.operation
-         WHERE o.ended_at IS NULL AND shardkeeper.is_own(o.stage)
+         WHERE o.ended_at IS NULL AND shardkeeper.is_own(o.staging)
          GROUP BY w.node, w.stream ORDER BY min(w.operation), w.node",
         &[],
     )
@@ -127,7 +127,7 @@ pub fn streams() -> Result<Vec<(String, String, i64)>> {
 /// Whether an operation has switched and can go back.
 pub fn any_is_open() -> Result<bool> {
     let found = sql::one::<bool>(
-        "SELECT EXISTS (SELECT FROM shardkeeper.operations WHERE state = 'switched' AND way_back ? 'since' AND shardkeeper.is_own(stage))",
+        "SELECT EXISTS (SELECT FROM shardkeeper.operations WHERE state = 'switched' AND way_back ? 'since' AND shardkeeper.is_own(staging))",
         &[],
     )?;
     Ok(found == Some(true))
@@ -185,7 +185,7 @@ pub fn cut_off(operation: &Operation, parent: Oid) -> Result<()> {
     let gone: Vec<String> = operation.plan.source_leaves().map(|(name, _)| name.name.clone()).collect();
     let earlier: Vec<(i64, Plan)> = sql::documents(
         "SELECT pg_catalog.json_build_array(id, plan)::text FROM shardkeeper.operations
-         WHERE parent = $1 AND id <> $2 AND state = $3 AND way_back ? 'since' AND shardkeeper.is_own(stage)",
+         WHERE parent = $1 AND id <> $2 AND state = $3 AND way_back ? 'since' AND shardkeeper.is_own(staging)",
         &[parent.into(), operation.id.into(), State::Switched.as_str().into()],
     )?;
     for (id, plan) in earlier {
@@ -209,7 +209,7 @@ impl Operation {
             ..plan.clone()
         };
         let mut back = self.clone();
-        (back.stage, back.is_return, back.plan) = (self.retired(), true, turned);
+        (back.staging, back.is_return, back.plan) = (self.retired(), true, turned);
         Some(back)
     }
 

@@ -108,7 +108,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
 /// What we set on every server, unless the caller does.
 pub fn defaults() -> Options {
     let settings = [
-        // By this name a node knows sessions that come through the parent: see shardkeeper.gate() there.
+        // By this name a node knows sessions that come through the parent: see shardkeeper.write_fence() there.
         ("application_name", "shardkeeper coordinator".to_string()),
         // A hundred rows a round trip: many times faster than one by one, and more makes wide rows slower, as the node plans
         // each batch anew.

@@ -85,14 +85,14 @@ struct Here {
     system: String,
     databases: Vec<i64>,
     mirrors: Vec<String>,
-    stages: Vec<String>,
+    staging: Vec<String>,
 }
 
 const HERE: &str = "SELECT pg_catalog.json_build_object('own', shardkeeper.coordinator(),
     'system', (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
     'databases', (SELECT pg_catalog.json_agg(oid::bigint) FROM pg_catalog.pg_database),
     'mirrors', coalesce((SELECT pg_catalog.json_agg(parent::text) FROM all_mirrors WHERE node = $1), '[]'),
-    'stages', coalesce((SELECT pg_catalog.json_agg(name) FROM names_in_use), '[]'))::text";
+    'staging', coalesce((SELECT pg_catalog.json_agg(name) FROM names_in_use), '[]'))::text";
 
 /// `$1` is the names of parents, `$2` those of leaves on this node that a foreign table stands for: both are in use.
 fn question(mirrors: &[String], leaves: &[String]) -> String {
@@ -112,7 +112,7 @@ fn question(mirrors: &[String], leaves: &[String]) -> String {
         SELECT r.root, r.coordinator, pg_catalog.json_build_object('schema', s.nspname, 'name', c.relname) AS name
         FROM shardkeeper.roots r JOIN pg_catalog.pg_class c ON c.oid = r.root JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
         WHERE r.role = current_user AND c.relkind = 'p' AND c.relnamespace <> 'shardkeeper_trash'::regnamespace) AS found), '[]'),
-    'switches', coalesce((SELECT pg_catalog.json_agg(stage ORDER BY stage) FROM shardkeeper.switches WHERE role = current_user), '[]'),
+    'switches', coalesce((SELECT pg_catalog.json_agg(staging ORDER BY staging) FROM shardkeeper.switches WHERE role = current_user), '[]'),
     'publications', coalesce((SELECT pg_catalog.json_agg(pubname ORDER BY pubname) FROM pg_catalog.pg_publication
         WHERE pubname ~ '{NAMES}' AND pg_catalog.pg_has_role(pubowner, 'USAGE')), '[]'),
     'schemas', coalesce((SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', nspname, 'tables', coalesce((
@@ -152,12 +152,12 @@ pub fn plan(request: &Request<'_>) -> Result<Vec<Item>> {
     let marks = marks(&authors)?;
     let is_left = |name: &str| {
         marks.iter().any(|mark| name.ends_with(mark.as_str()))
-            && !here.stages.iter().any(|stage| name == stage || name == stage.replacen("_op_", "_old_", 1))
+            && !here.staging.iter().any(|staging| name == staging || name == staging.replacen("_op_", "_old_", 1))
     };
     let mut items = Vec::new();
-    for stage in there.switches.iter().filter(|stage| is_left(stage)) {
-        let delete = format!("DELETE FROM shardkeeper.switches WHERE stage = {}", literal(stage));
-        items.push(Item::goes(format!("gate of {stage}"), "opened", delete, None));
+    for staging in there.switches.iter().filter(|staging| is_left(staging)) {
+        let delete = format!("DELETE FROM shardkeeper.switches WHERE staging = {}", literal(staging));
+        items.push(Item::goes(format!("write fence of {staging}"), "opened", delete, None));
     }
     for name in there.publications.iter().filter(|name| is_left(name)) {
         items.push(Item::goes(

@@ -8,7 +8,7 @@ pub mod target;
 
 use self::slot::Slot;
 use self::target::{Change, Column, Table, Target};
-use super::convert::source_table::Subject;
+use super::convert::source_table::OperationTable;
 use super::outcome::{Step, halt};
 use super::prepare::staging::Staging;
 use super::server;
@@ -40,7 +40,7 @@ pub struct Applier {
     /// What each source holds, as a condition on rows of the targets: for TRUNCATE.
     conditions: HashMap<QualifiedName, Option<String>>,
     /// Per source server, a snapshot: only transactions that it sees are applied.
-    pub gates: BTreeMap<String, Snapshot>,
+    pub as_of: BTreeMap<String, Snapshot>,
     /// How far all targets have each stream for good: a transaction of the coordinator may still be undone.
     safe: HashMap<String, Lsn>,
     /// Changes applied so far, for people.
@@ -52,7 +52,7 @@ pub struct Applier {
 pub struct Round {
     /// All targets have what committed before, and the slot may move on to it.
     pub applied: Lsn,
-    /// A transaction was read that the gate keeps out, and after it one that it lets in: the order of commits and what the
+    /// A transaction was read that the snapshot does not see, and after it one that it sees: the order of commits and what the
     /// snapshot sees do not agree.
     pub disordered: bool,
     /// Nothing is left of what was in the server's log on disk when the slot was looked at: the limit did not end it.
@@ -75,16 +75,16 @@ impl Applier {
 
     /// The same for changes that somebody else reads. Within a transaction.
     pub fn towards(operation: &Operation) -> Result<Self> {
-        let subject = Subject::read(operation)?;
-        let keys = subject.keys.sql(&operation.plan.key);
-        let stage = Staging::of(subject, operation)?;
-        let columns = stage.columns();
-        let root = stage.root().clone();
+        let source = OperationTable::read(operation)?;
+        let keys = source.keys.sql(&operation.plan.key);
+        let staging = Staging::of(source, operation)?;
+        let columns = staging.columns();
+        let root = staging.root().clone();
         let Some(oid) = sql::one::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[root.to_string().into()])? else {
-            return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("the stage {root} is gone")).into();
+            return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("the staging table {root} is gone")).into();
         };
-        let (generated, primary) = (stage.generated(), stage.primary());
-        let contested = stage.is_contested();
+        let (generated, primary) = (staging.generated(), staging.primary());
+        let contested = staging.is_contested();
         let table = Table { name: root, columns, generated, primary, contested, oid, role: operation.role() };
         let mut targets = Vec::new();
         for node in operation.plan.target_nodes() {
@@ -112,8 +112,8 @@ impl Applier {
                 conditions.insert(leaf.name.clone(), if whole { condition(source) } else { None });
             }
         }
-        let (sources, gates) = (BTreeMap::new(), BTreeMap::new());
-        let mut applier = Self { table, targets, sources, leaves, conditions, gates, safe: HashMap::new(), changes: 0 };
+        let (sources, as_of) = (BTreeMap::new(), BTreeMap::new());
+        let mut applier = Self { table, targets, sources, leaves, conditions, as_of, safe: HashMap::new(), changes: 0 };
         applier.safe =
             operation.plan.source_nodes().into_iter().map(|node| (node.clone(), applier.everywhere(&node))).collect();
         Ok(applier)
@@ -191,8 +191,8 @@ impl Applier {
         self.targets.iter().map(|target| target.applied(node)).min().unwrap_or_default()
     }
 
-    /// Applies everything that the gate lets in of what is in the server's log on disk (see `slot::end_of_log`); `false`
-    /// when the gate's snapshot and the order of commits do not agree.
+    /// Applies everything that the snapshot sees of what is in the server's log on disk (see `slot::end_of_log`); `false`
+    /// when the snapshot and the order of commits do not agree.
     ///
     /// In one look without a limit: the slot does not move on meanwhile, so a second look with one would see the same again.
     pub fn up_to_date(&mut self, operation: &Operation, node: &str) -> Step<bool> {
@@ -207,7 +207,7 @@ impl Applier {
         session: Option<&mut Session>,
         limit: Option<i32>,
     ) -> Step<Round> {
-        let mut reading = Reading { gate: self.gates.get(node).cloned(), ..Reading::default() };
+        let mut reading = Reading { as_of: self.as_of.get(node).cloned(), ..Reading::default() };
         let mut messages = 0;
         let own = operation.streams.get(node).filter(|_| operation.is_return);
         slot::read(&Slot::of(operation, node), session, limit, |message| {

@@ -8,7 +8,7 @@
 //! Nothing of it is kept when it ends early: the operation begins again by preparing.
 
 use super::apply::Applier;
-use super::convert::source_table::{self, Subject};
+use super::convert::source_table::{self, OperationTable};
 use super::copy;
 use super::copy::build_indexes;
 use super::copy::rate_limit::Throttle;
@@ -68,9 +68,9 @@ pub fn run(operation: &Operation) -> Step {
                 worker::sleep(REST);
                 transaction::run(|| asked(operation))??;
             }
-            Err(trouble) => {
+            Err(interruption) => {
                 transaction::run(|| operation::go_back(operation.id, State::Preparing))?;
-                return Err(trouble);
+                return Err(interruption);
             }
         }
     }
@@ -109,9 +109,9 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
             copy::one_source(operation, Applier::open(operation)?, &mut throttle, source, rows)
         })?;
     }
-    let stage = Staging::of(Subject::read(operation)?, operation)?;
+    let staging = Staging::of(OperationTable::read(operation)?, operation)?;
     for node in operation.plan.target_nodes() {
-        build_indexes::finish_tables(&stage, &node, &mut Server::within(&node, operation.role(), LONG)?)?;
+        build_indexes::finish_tables(&staging, &node, &mut Server::within(&node, operation.role(), LONG)?)?;
     }
     verify::verify_locked(operation)?;
     let start = Instant::now();
@@ -135,7 +135,7 @@ fn work(operation: &Operation, locked: &mut bool) -> Step<i64> {
             (Ok(()), Ok(())) => return Ok(rows),
             (Ok(()), Err(report)) => report.into(),
             (Err(Interruption::Again(error)), _) => error,
-            (Err(trouble), _) => return Err(trouble),
+            (Err(interruption), _) => return Err(interruption),
         };
         if !error.is_lock() {
             return Err(error.into());

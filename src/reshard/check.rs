@@ -112,13 +112,13 @@ pub fn check(parent: Option<Oid>, there: &[(String, Vec<Trace>)]) -> Result<Vec<
 
 impl Health {
     fn has(&self, name: &str) -> bool {
-        name == self.stage
-            || name == self.stage.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
+        name == self.staging
+            || name == self.staging.replacen("shardkeeper_op_", "shardkeeper_old_", 1)
             || self.streams.iter().any(|stream| stream == name)
     }
 
     /// What went wrong last, in one line.
-    fn trouble(&self) -> Option<String> {
+    fn last_error(&self) -> Option<String> {
         let message = self.message.as_ref()?;
         Some(match &self.detail {
             Some(detail) => format!("{message}: {detail}"),
@@ -130,8 +130,8 @@ impl Health {
         let Health { id, state, .. } = self;
         let resume = self.way_out();
         let told = |severity, what: String, hint: Option<&str>| {
-            let text = match self.trouble() {
-                Some(trouble) => format!("{what}: {trouble}"),
+            let text = match self.last_error() {
+                Some(error) => format!("{what}: {error}"),
                 None => what,
             };
             Finding::new(severity, text, self.hint.as_deref().or(hint))

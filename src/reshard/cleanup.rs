@@ -17,12 +17,12 @@ use shardkeeper_core::plan::LOCAL;
 const CASCADE: &str = "CASCADE";
 const RESTRICT: &str = "RESTRICT";
 
-/// The stage, publications and slots, on all servers of the operation. The first error is returned after all were tried.
-pub fn stage(operation: &Operation) -> Result<()> {
+/// The staging schema, publications and slots, on all servers of the operation. The first error is returned after all were tried.
+pub fn staging(operation: &Operation) -> Result<()> {
     let mut failed = None;
     for node in servers(operation) {
-        let done = stream(operation, &node, &operation.stage)
-            .and_then(|()| schema(operation, &node, &operation.stage, CASCADE));
+        let done = stream(operation, &node, &operation.staging)
+            .and_then(|()| schema(operation, &node, &operation.staging, CASCADE));
         if let Err(error) = done {
             failed = failed.or(Some(error));
         }

@@ -6,7 +6,7 @@
 pub mod convert_back;
 pub mod source_table;
 
-use self::source_table::Subject;
+use self::source_table::OperationTable;
 use super::apply::Applier;
 use super::outcome::Step;
 use super::prepare::prerequisites;
@@ -140,7 +140,7 @@ pub fn switch(operation: &Operation) -> Step {
 pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Preflight>> {
     let tree = operation.plan.target_tree();
     let nodes = remote_nodes(tree.leaves());
-    let before = Subject::read(operation)?;
+    let before = OperationTable::read(operation)?;
     let surveys = role::acting_as(operation.role(), || create::survey_all(&before.table, &tree, &nodes))?;
     Ok(nodes.into_iter().zip(surveys).collect())
 }
@@ -148,10 +148,10 @@ pub fn surveys(operation: &Operation) -> Result<BTreeMap<String, Preflight>> {
 /// Puts the hierarchy in the place of the table, on all servers, and says so; the new root. Under the lock of `lock_parent`.
 pub fn swap(operation: &Operation, surveys: &BTreeMap<String, Preflight>) -> Step<Oid> {
     source_table::unchanged(operation)?;
-    let subject = Subject::read(operation)?;
-    let root = operation.staged(&subject.table.name.name);
+    let source = OperationTable::read(operation)?;
+    let root = operation.staged(&source.table.name.name);
     let tree = operation.plan.target_tree();
-    let change = Change { operation, table: subject.table, root, tree, surveys };
+    let change = Change { operation, table: source.table, root, tree, surveys };
     change.leave_publications()?;
     change.own_statistics()?;
     role::acting_as(operation.role(), || {
@@ -209,7 +209,7 @@ impl Change<'_> {
         let tables: Vec<QualifiedName> = std::iter::once(name.clone()).chain(below).collect();
         for table in &tables {
             commands.push(self.root.sibling(table.name.clone()).relocation(&name.schema));
-            inverse.push(table.relocation(&self.operation.stage));
+            inverse.push(table.relocation(&self.operation.staging));
         }
         commands.push(format!("COMMENT ON TABLE {name} IS NULL"));
         let leaves = self.tree.leaves().filter(|leaf| leaf.node.as_deref() == Some(node));

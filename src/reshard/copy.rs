@@ -55,10 +55,10 @@ pub fn copy(operation: &Operation) -> Step {
         total.rows_done += rows;
         transaction::run(|| operation::set_progress(operation.id, total))?;
     }
-    let stage = Staging::read(operation)?;
+    let staging = Staging::read(operation)?;
     for node in operation.plan.target_nodes() {
         let mut place = session::wait(Server::open(&node, operation.role(), LONG))?;
-        finish_tables(&stage, &node, &mut place)?;
+        finish_tables(&staging, &node, &mut place)?;
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ pub fn one_source(
         None => while pump.step()? {},
         Some(here) => {
             // Postgres asks for the rows that stay here; the others leave on the way.
-            let mut trouble = None;
+            let mut interruption = None;
             let mut begun = false;
             let copied = role::acting_as(table.role, || {
                 copy_from::copy_into(table.oid, &columns, Format::Binary, &mut |out| {
@@ -186,7 +186,7 @@ pub fn one_source(
                     let more = match pump.step() {
                         Ok(more) => more,
                         Err(found) => {
-                            trouble = Some(found);
+                            interruption = Some(found);
                             return Report::new(Code::ERRCODE_QUERY_CANCELED, "the copy ended early").into();
                         }
                     };
@@ -197,7 +197,7 @@ pub fn one_source(
                     Ok(more)
                 })
             });
-            if let Some(found) = trouble {
+            if let Some(found) = interruption {
                 return Err(found);
             }
             copied?;

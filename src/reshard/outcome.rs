@@ -52,18 +52,18 @@ pub fn fail<T>(report: Report) -> Step<T> {
 type Act = fn(&Operation, Report) -> Result<()>;
 
 /// Writes down what went wrong, for people and for whoever goes on, and ends what cannot go on. Outside a transaction.
-pub fn note(operation: &Operation, trouble: Interruption) {
+pub fn note(operation: &Operation, interruption: Interruption) {
     let subject = format!("operation {}", operation.id);
     let mut log = Log::default();
-    let (report, act): (Report, Act) = match trouble {
+    let (report, act): (Report, Act) = match interruption {
         Interruption::Asked => return,
         Interruption::Again(error) => (error.into(), again),
         Interruption::Halt(error) => (error.into(), stand_still),
         Interruption::Fail(error) => (error.into(), at_once),
     };
-    log.trouble(&subject, report.clone().into());
+    log.failure(&subject, report.clone().into());
     if let Err(error) = act(operation, report) {
-        log.trouble(&subject, error);
+        log.failure(&subject, error);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The first step: everything is checked, the stage is built, and, unless writers will wait, changes of the sources begin to
+//! The first step: everything is checked, the staging schema is built, and, unless writers will wait, changes of the sources begin to
 //! be kept.
 
 pub mod default_exclusion;
@@ -7,7 +7,7 @@ pub mod staging;
 
 use self::prerequisites::{check_source, leaves_on};
 use self::staging::Staging;
-use super::convert::source_table::Subject;
+use super::convert::source_table::OperationTable;
 use super::outcome::{Step, fail};
 use super::revert::shared_slot;
 use super::server::{BRIEF, Server};
@@ -42,22 +42,22 @@ pub fn prepare(operation: &Operation) -> Step {
         switch::undo_halves(operation)?;
     }
     cleanup::way_back(operation)?;
-    cleanup::stage(operation)?;
+    cleanup::staging(operation)?;
     if !operation.converts() {
         as_planned(operation)?;
     }
-    let stage = Staging::read(operation)?;
+    let staging = Staging::read(operation)?;
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {
-        check_source(operation, &stage, node)?;
+        check_source(operation, &staging, node)?;
     }
-    build_here(operation, &stage)?;
+    build_here(operation, &staging)?;
     for node in operation.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
-        build_on(operation, &stage, node)?;
+        build_on(operation, &staging, node)?;
     }
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {
         let tables: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
         shared_slot::give_way(operation, node)?;
-        publish(operation, node, &operation.stage, &tables)?;
+        publish(operation, node, &operation.staging, &tables)?;
     }
     Ok(())
 }
@@ -83,20 +83,20 @@ fn as_planned(operation: &Operation) -> Step {
     Ok(())
 }
 
-fn build_here(operation: &Operation, stage: &Staging) -> Result<()> {
-    let commands = stage.local_commands();
+fn build_here(operation: &Operation, staging: &Staging) -> Result<()> {
+    let commands = staging.local_commands();
     transaction::run(|| {
         // The owner may have no right to make schemas; what is in it is the owner's.
         let owner = role::name(operation.role())?;
-        sql::run(&format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(&operation.stage), ident(&owner)), &[])?;
+        sql::run(&format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(&operation.staging), ident(&owner)), &[])?;
         role::acting_as(operation.role(), || sql::run_quietly(&commands.join(";\n")))
     })
 }
 
-fn build_on(operation: &Operation, stage: &Staging, node: &str) -> Result<()> {
+fn build_on(operation: &Operation, staging: &Staging, node: &str) -> Result<()> {
     let survey = if operation.converts() { look(operation, node)? } else { way(operation, node)? };
     // Others get their rights at the switch.
-    let commands = stage.node_commands(node, &survey);
+    let commands = staging.node_commands(node, &survey);
     session::wait(async {
         let mut place = Server::open(node, operation.role(), BRIEF).await?;
         place.run(&commands.join(";\n")).await
@@ -106,9 +106,9 @@ fn build_on(operation: &Operation, stage: &Staging, node: &str) -> Result<()> {
 /// Where a whole mirror will be made, nothing is in the way. The types of its columns are made at once.
 fn look(operation: &Operation, node: &str) -> Result<Preflight> {
     transaction::run(|| {
-        let subject = Subject::read(operation)?;
+        let source = OperationTable::read(operation)?;
         role::acting_as(operation.role(), || {
-            let survey = create::survey_on(&subject.table, &operation.plan.target_tree(), node)?;
+            let survey = create::survey_on(&source.table, &operation.plan.target_tree(), node)?;
             let mut script = Script::default();
             script.on_node(node, survey.needs.commands.clone(), survey.needs.inverse.join(";\n"));
             script.run()?;

@@ -42,8 +42,8 @@ pub fn prepare(operation: &Operation) -> Step {
         return Ok(());
     }
     for (node, tables) in targets(operation) {
-        if let Err(trouble) = shared_slot::join(operation, &node, &tables) {
-            let Interruption::Again(error) = trouble else { return Err(trouble) };
+        if let Err(interruption) = shared_slot::join(operation, &node, &tables) {
+            let Interruption::Again(error) = interruption else { return Err(interruption) };
             let report = Report::from(error);
             let refused = [Code::ERRCODE_INSUFFICIENT_PRIVILEGE, Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED];
             if !refused.contains(&report.code) {
@@ -123,7 +123,7 @@ fn shape(operation: &Operation, parent: Oid) -> Result<Option<Value>> {
 /// together with those of others. A way that cannot be kept open is given up: the operation stays switched.
 pub fn settle_in(operation: &Operation) -> Step {
     let Some(back) = turned(operation) else { return Ok(()) };
-    let settled = stage(&back).and_then(|()| {
+    let settled = prepare_return(&back).and_then(|()| {
         if operation.streams.values().any(|shared| shared.apart) {
             run::follow(&back, run::VERY_NEAR)?;
         }
@@ -169,7 +169,7 @@ fn try_revert(operation: &Operation, back: &Operation) -> Step {
     if spec != operation.plan.spec {
         return changed(operation);
     }
-    stage(back)?;
+    prepare_return(back)?;
     shared_slot::part(operation)?;
     run::follow(back, run::NEAR)?;
     default_exclusion::make(back)?;
@@ -227,7 +227,7 @@ fn changed<T>(operation: &Operation) -> Step<T> {
 /// The sources are partitions again, of a table in the retired schema. Safe to repeat; nobody is kept waiting.
 ///
 /// First of all the parent is looked at: those of one that was altered cannot be, and that would be told instead.
-pub fn stage(back: &Operation) -> Step {
+pub fn prepare_return(back: &Operation) -> Step {
     has_its_shape(back)?;
     if back.kind != Kind::Convert {
         make_stage(back)?;
@@ -248,7 +248,7 @@ pub fn has_its_shape(back: &Operation) -> Step {
 }
 
 fn make_stage(back: &Operation) -> Result<()> {
-    let stage = Staging::read(back)?;
+    let staging = Staging::read(back)?;
     for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
         let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress::table(back, node)));
         let there: Option<bool> =
@@ -257,17 +257,17 @@ fn make_stage(back: &Operation) -> Result<()> {
             continue;
         }
         let survey = prepare::way(back, node)?;
-        let commands = stage.return_on(node, &survey).join(";\n");
+        let commands = staging.return_on(node, &survey).join(";\n");
         session::wait(async { Server::open(node, back.role(), LONG).await?.run(&commands).await })?;
     }
-    let root = stage.root().to_string();
+    let root = staging.root().to_string();
     let there = transaction::run(|| {
         sql::one::<bool>("SELECT pg_catalog.to_regclass($1) IS NOT NULL", &[root.as_str().into()])
     })?;
     if there != Some(true) {
         transaction::run(|| {
             leave_publications(back)?;
-            role::acting_as(back.role(), || sql::run_quietly(&stage.return_here().join(";\n")))
+            role::acting_as(back.role(), || sql::run_quietly(&staging.return_here().join(";\n")))
         })?;
     }
     Ok(())
@@ -281,7 +281,7 @@ fn leave_publications(back: &Operation) -> Result<()> {
          FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
          JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1",
-        &[back.stage.as_str().into()],
+        &[back.staging.as_str().into()],
     )?;
     commands.iter().try_for_each(|command| sql::run_quietly(command))
 }

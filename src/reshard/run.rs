@@ -44,7 +44,7 @@ pub fn run(id: i64) {
     match transaction::run(|| settle_in(id)).and_then(|ours| Ok(ours && take_up(id)?)) {
         Ok(true) => {}
         Ok(false) => return,
-        Err(error) => return Log::default().trouble(&subject, error),
+        Err(error) => return Log::default().failure(&subject, error),
     }
     loop {
         worker::reload_if_asked();
@@ -54,12 +54,12 @@ pub fn run(id: i64) {
         let operation = match transaction::run(|| operation::load(id)) {
             Ok(Some(operation)) => operation,
             Ok(None) => return,
-            Err(error) => return Log::default().trouble(&subject, error),
+            Err(error) => return Log::default().failure(&subject, error),
         };
         match step(&operation) {
             Ok(Some(next)) => {
                 if let Err(error) = transaction::run(|| operation::enter(id, next, None)) {
-                    return Log::default().trouble(&subject, error);
+                    return Log::default().failure(&subject, error);
                 }
                 log.note(&subject, format!("{next}, {}", operation.name));
             }
@@ -240,7 +240,7 @@ fn clean_up(operation: &Operation) -> Step {
     let done = [
         cleared,
         cleanup::way_back(operation),
-        cleanup::stage(operation),
+        cleanup::staging(operation),
         cleanup::retired(operation),
         default_exclusion::clear(operation),
         super::cleanup::empty_mirrors::drop_empty(operation),
@@ -292,7 +292,7 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
             let mut session = applier.sources.get_mut(node).and_then(Option::as_mut);
             let lag = transaction::run(|| {
                 let seen = ends.get(node).copied().filter(|_| round.whole).unwrap_or_default();
-                slot::advance(&operation.stage, session.as_deref_mut(), round.applied.max(seen))?;
+                slot::advance(&operation.staging, session.as_deref_mut(), round.applied.max(seen))?;
                 slot::lag(operation, session)
             })?;
             let Some(lag) = lag else { return slot::gone(operation, node) };

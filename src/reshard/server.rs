@@ -40,8 +40,8 @@ pub fn session(operation: &Operation, node: &str) -> Result<Session> {
 
 /// What sessions of an operation are known by on nodes, there and back.
 fn name_of(operation: &Operation) -> String {
-    let stage = &operation.stage;
-    let number = stage.trim_start_matches("shardkeeper_op_").trim_start_matches("shardkeeper_old_");
+    let staging = &operation.staging;
+    let number = staging.trim_start_matches("shardkeeper_op_").trim_start_matches("shardkeeper_old_");
     format!("shardkeeper operation {number}")
 }
 

@@ -94,7 +94,7 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
             not_now(error)
         }
         (Err(super::outcome::Interruption::Again(error)), _) => not_now(error),
-        (Err(trouble), _) => Err(trouble),
+        (Err(interruption), _) => Err(interruption),
     }
 }
 
@@ -252,7 +252,7 @@ fn is_as_planned(operation: &Operation, managed: &ManagedParent) -> bool {
 /// After the switch, and before the first step back: what it made needless goes. Safe to repeat.
 pub fn sweep(operation: &Operation) -> Result<()> {
     write_fence::open(operation)?;
-    super::cleanup::stage(operation)
+    super::cleanup::staging(operation)
 }
 
 /// Takes away what the targets carried for the switch. They serve by now: for each a lock is asked for as briefly as for the

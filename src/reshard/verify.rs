@@ -97,7 +97,7 @@ fn views(operation: &Operation) -> Result<(BTreeMap<String, View>, BTreeMap<Stri
 fn compare(operation: &Operation) -> Step<bool> {
     let mut applier = Applier::open(operation)?;
     let (mut views, snapshots) = views(operation)?;
-    applier.gates = snapshots;
+    applier.as_of = snapshots;
     for node in operation.plan.source_nodes() {
         slot::claim(operation, &node, applier.sources.get_mut(&node).and_then(Option::as_mut))?;
         slot::end_of_log(applier.sources.get_mut(&node).and_then(Option::as_mut))?;
@@ -202,7 +202,7 @@ impl Expressions {
 
 /// The columns of the primary key, or all.
 fn identity<'a>(operation: &Operation, columns: &'a [Column]) -> Result<Vec<&'a Column>> {
-    let keys = super::convert::source_table::Subject::read(operation)?.table.keys;
+    let keys = super::convert::source_table::OperationTable::read(operation)?.table.keys;
     let primary = keys.iter().find(|key| key.primary);
     Ok(match primary {
         Some(key) => columns.iter().filter(|column| key.columns.contains(&column.name)).collect(),
@@ -252,7 +252,7 @@ fn name_keys(
             .detail(format!("Keys of the first part that differs: {}.", told.collect::<Vec<_>>().join("; ")))
             .hint(format!(
                 "Nothing was switched. Find out who wrote to the schema {} on the nodes, and run SELECT shard_cancel({});",
-                ident(&operation.stage),
+                ident(&operation.staging),
                 operation.id
             )),
     )

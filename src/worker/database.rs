@@ -28,7 +28,7 @@ pub fn run() {
     match transaction::run(settle_in) {
         Ok(true) => {}
         Ok(false) => return,
-        Err(error) => return log.trouble("worker", error),
+        Err(error) => return log.failure("worker", error),
     }
     let mut tasks = Tasks::new(vec![
         Box::new(Healing::default()),
@@ -48,7 +48,7 @@ pub fn run() {
                 log.fine("worker");
                 tasks.round(&mut log);
             }
-            Err(error) => log.trouble("worker", error),
+            Err(error) => log.failure("worker", error),
         }
         worker::report_activity(c"", false);
         if wait(&mut tasks, guc::heal_interval().min(LOOK_AT_LOCKS)).is_err() {

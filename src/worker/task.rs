@@ -61,7 +61,7 @@ impl Tasks {
                     task.interval()
                 }
                 Err(error) => {
-                    log.trouble(task.subject(), error);
+                    log.failure(task.subject(), error);
                     task.rest()
                 }
             };

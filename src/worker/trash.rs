@@ -28,7 +28,7 @@ impl Task for Trash {
         let mut errors = trash::empty_local()?;
         let Some(last) = errors.pop() else { return Ok(()) };
         for error in errors {
-            log.trouble(self.subject(), error);
+            log.failure(self.subject(), error);
         }
         Err(last)
     }

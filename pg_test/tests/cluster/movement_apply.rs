@@ -92,8 +92,8 @@ fn rows_that_had_left_arrive(home: &str, nodes: &str, last: &str) -> Result<()> 
     transaction.commit()?;
     hit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
     // What the rows took along is safe where they have left.
-    let stage: String = cluster.coordinator.value("SELECT stage FROM shardkeeper.operations")?;
-    let handed = format!("SELECT count(*) FROM {stage}.shardkeeper_progress WHERE handed IS NOT NULL");
+    let staging: String = cluster.coordinator.value("SELECT staging FROM shardkeeper.operations")?;
+    let handed = format!("SELECT count(*) FROM {staging}.shardkeeper_progress WHERE handed IS NOT NULL");
     assert_eq!(cluster.node(1).value::<i64>(&handed)?, 8);
     drop(writer);
     crash(&cluster)?;
@@ -144,8 +144,8 @@ fn a_copy_that_only_one_target_has_is_made_again_for_all() -> Result<()> {
     let hit = cluster.proxy(2).resume_until(b"COMMIT", Then::Stall);
     hit.wait_until_hit(LIMIT).with_context(|| told(&cluster))?;
     let (first, second) = (keys(&mut client, 0, 0, 1000)?, keys(&mut client, 0, 1, 1)?);
-    let stage: String = cluster.coordinator.value("SELECT stage FROM shardkeeper.operations")?;
-    let copied = format!("SELECT count(*) FROM {stage}.shardkeeper_progress WHERE snapshot IS NOT NULL");
+    let staging: String = cluster.coordinator.value("SELECT staging FROM shardkeeper.operations")?;
+    let copied = format!("SELECT count(*) FROM {staging}.shardkeeper_progress WHERE snapshot IS NOT NULL");
     assert_eq!(cluster.node(1).value::<i64>(&copied)?, 1);
     crash(&cluster)?;
 

@@ -12,7 +12,7 @@ use pg_test::{Cluster, Keys, Ledger, Objects, Options, PATIENCE, Server, Tolerat
 use postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// What the worker sends a node to fill the stage there.
+/// What the worker sends a node to fill the staging schema there.
 const FILL: (usize, &str) = (2, "FROM STDIN (FORMAT binary)");
 const MOVE: &str = "SELECT shard_move_partition('t_0', 'n2', mode => 'block_writes')";
 
@@ -276,10 +276,10 @@ fn a_copy_that_is_changed_by_hand_is_never_switched_to() -> Result<()> {
     // At the last moment before it is compared.
     cluster.node(2).run(
         "CREATE FUNCTION tamper() RETURNS event_trigger LANGUAGE plpgsql AS $$
-         DECLARE stage text := (SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname ~ '^shardkeeper_op_');
+         DECLARE staging text := (SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname ~ '^shardkeeper_op_');
          BEGIN
-             IF stage IS NULL THEN RETURN; END IF;
-             EXECUTE format('UPDATE %s.t_0 SET note = ''other'' WHERE id = (SELECT max(id) FROM %s.t_0)', stage, stage);
+             IF staging IS NULL THEN RETURN; END IF;
+             EXECUTE format('UPDATE %s.t_0 SET note = ''other'' WHERE id = (SELECT max(id) FROM %s.t_0)', staging, staging);
          END$$;
          CREATE EVENT TRIGGER tamper ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION tamper()",
     )?;

@@ -220,7 +220,7 @@ fn the_doctor_tells_of_operations_that_stand_still() -> Result<()> {
 
     // A slot that keeps nearly as much log as it may.
     client.batch_execute(
-        "SELECT pg_create_logical_replication_slot(stage, 'pgoutput') FROM shardkeeper.operations;
+        "SELECT pg_create_logical_replication_slot(staging, 'pgoutput') FROM shardkeeper.operations;
          SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)) FROM generate_series(1, 29)",
     )?;
     eventually_found(&mut client, &["t | local | warning", "MB of log are kept for operation 1, at most 32 MB"])?;

@@ -251,9 +251,9 @@ const TAMPERING: [(&str, &str); 3] = [
 /// Tampers with the copy, resumes, and wants the operation to stop before it switches.
 fn is_noticed(cluster: &Cluster, id: i64, (statement, says): (&str, &str)) -> Result<()> {
     let node = cluster.node(2);
-    let stage: String =
+    let staging: String =
         node.value("SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname ~ '^shardkeeper_op_'")?;
-    node.run(&statement.replace("{}", &format!("{stage}.t_0")))?;
+    node.run(&statement.replace("{}", &format!("{staging}.t_0")))?;
     cluster.coordinator.run(&format!("SELECT shard_resume({id})"))?;
     let hint = complains(cluster, id, "is not equal to it", LIMIT)?;
     let detail = field(cluster, id, "detail")?;

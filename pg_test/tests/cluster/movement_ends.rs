@@ -72,9 +72,9 @@ fn what_time_does_not_cure_ends_an_operation_with_nothing_left() -> Result<()> {
     complains(&cluster, checked, "nobody holds the parent", LIMIT)?;
     complains(&cluster, taken, "nobody holds the parent", LIMIT)?;
     complains(&cluster, locked, "nobody writes to the parent", LIMIT)?;
-    let stage: String =
-        cluster.coordinator.value(&format!("SELECT stage::text FROM shardkeeper.operations WHERE id = {checked}"))?;
-    node.run(&format!("ALTER TABLE {stage}.checked_0 ADD CHECK (version < 1000)"))?;
+    let staging: String =
+        cluster.coordinator.value(&format!("SELECT staging::text FROM shardkeeper.operations WHERE id = {checked}"))?;
+    node.run(&format!("ALTER TABLE {staging}.checked_0 ADD CHECK (version < 1000)"))?;
     node.run("CREATE TABLE taken_0 (id int); CREATE TABLE locked_0 (id int)")?;
     client.batch_execute("INSERT INTO checked VALUES (1000, 1000)")?;
     reader.batch_execute("COMMIT")?;

@@ -116,10 +116,10 @@ fn one_worker_keeps_all_current_and_a_failing_one_loses_its_way_alone() -> Resul
     assert_eq!(node.value::<i64>(SLOTS)?, 1);
     let position = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots";
     let old = |at: usize| -> Result<String> {
-        let stage = cluster
+        let staging = cluster
             .coordinator
-            .value::<String>(&format!("SELECT stage::text FROM shardkeeper.operations WHERE id = {}", ids[at]))?;
-        Ok(stage.replace("shardkeeper_op_", "shardkeeper_old_"))
+            .value::<String>(&format!("SELECT staging::text FROM shardkeeper.operations WHERE id = {}", ids[at]))?;
+        Ok(staging.replace("shardkeeper_op_", "shardkeeper_old_"))
     };
 
     // Little changes: the worker comes, and looks at no slot.

@@ -51,13 +51,13 @@ fn a_database_that_is_made_again_has_its_node_again() -> Result<()> {
     drop(first);
     // What an operation would have left there.
     let mark: String = live.query_one("SELECT left(md5($1), 6)", &[&gone])?.get(0);
-    let (stage, attic) = (format!("shardkeeper_op_7_{mark}"), format!("shardkeeper_old_7_{mark}"));
+    let (staging, attic) = (format!("shardkeeper_op_7_{mark}"), format!("shardkeeper_old_7_{mark}"));
     app.batch_execute(&format!(
-        "CREATE SCHEMA {stage}; CREATE TABLE {stage}.shardkeeper_progress (operation bigint); CREATE TABLE {stage}.t (id int);
-         CREATE SCHEMA {attic}; CREATE TABLE {attic}.t AS SELECT 1 AS id; CREATE PUBLICATION {stage} FOR TABLE {stage}.t;
-         INSERT INTO shardkeeper.switches (stage) VALUES ('{stage}')"
+        "CREATE SCHEMA {staging}; CREATE TABLE {staging}.shardkeeper_progress (operation bigint); CREATE TABLE {staging}.t (id int);
+         CREATE SCHEMA {attic}; CREATE TABLE {attic}.t AS SELECT 1 AS id; CREATE PUBLICATION {staging} FOR TABLE {staging}.t;
+         INSERT INTO shardkeeper.switches (staging) VALUES ('{staging}')"
     ))?;
-    node.run(&format!("SELECT pg_create_logical_replication_slot('{stage}', 'pgoutput')"))?;
+    node.run(&format!("SELECT pg_create_logical_replication_slot('{staging}', 'pgoutput')"))?;
     node.run("ALTER ROLE app REPLICATION")?;
     let (mut client, _) = suite(&cluster)?;
     let error = refused(&mut client, PARENTS)?;
@@ -69,11 +69,11 @@ fn a_database_that_is_made_again_has_its_node_again() -> Result<()> {
         [
             format!("schema {attic}: {stays}"),
             format!("table public.full_one: {stays}"),
-            format!("gate of {stage}: opened"),
-            format!("publication {stage}: dropped"),
-            format!("schema {stage}: dropped; its tables to the trash"),
+            format!("write fence of {staging}: opened"),
+            format!("publication {staging}: dropped"),
+            format!("schema {staging}: dropped; its tables to the trash"),
             "table public.empty_one: dropped, as it is empty".into(),
-            format!("replication slot {stage}: dropped"),
+            format!("replication slot {staging}: dropped"),
         ]
     );
     let there = Snapshot::take(&cluster)?;
@@ -82,10 +82,10 @@ fn a_database_that_is_made_again_has_its_node_again() -> Result<()> {
     client.batch_execute("SELECT shard_reset_node('n1')")?;
     let left = |words: &str| -> Result<bool> {
         let sql = format!("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{words}') OR EXISTS (SELECT FROM pg_publication WHERE pubname = '{words}')
-             OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{words}') OR EXISTS (SELECT FROM shardkeeper.switches WHERE stage = '{words}')");
+             OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{words}') OR EXISTS (SELECT FROM shardkeeper.switches WHERE staging = '{words}')");
         node.value(&sql)
     };
-    ensure!(!left(&stage)? && left(&attic)? && node.has("full_one")? && !node.has("empty_one")?);
+    ensure!(!left(&staging)? && left(&attic)? && node.has("full_one")? && !node.has("empty_one")?);
     // As part of a transaction, it can be taken back.
     client.batch_execute("BEGIN; SELECT shard_reset_node('n1', including_data => true); ROLLBACK")?;
     assert_eq!(node.count("full_one")?, 10);

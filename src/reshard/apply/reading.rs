@@ -13,7 +13,7 @@ use std::collections::HashMap;
 #[derive(Default)]
 pub struct Reading {
     /// Only transactions that it sees are applied.
-    pub gate: Option<Snapshot>,
+    pub as_of: Option<Snapshot>,
     pub(super) relations: HashMap<u32, ColumnMap>,
     pub(super) current: Current,
     /// The transaction at hand is left out.
@@ -29,7 +29,7 @@ pub struct Reading {
 impl Reading {
     pub(super) fn begin(&mut self, current: Current) {
         self.current = current;
-        let sees = self.gate.as_ref().is_none_or(|gate| gate.sees(current.xid));
+        let sees = self.as_of.as_ref().is_none_or(|as_of| as_of.sees(current.xid));
         self.disordered |= sees && self.shut;
         self.shut |= !sees;
         self.closed = self.shut;

@@ -39,7 +39,7 @@ pub struct Slot<'a> {
 impl<'a> Slot<'a> {
     /// On the way back, the publication is that of all ways back on the server.
     pub fn of(operation: &'a Operation, node: &str) -> Self {
-        let name = operation.stage.as_str();
+        let name = operation.staging.as_str();
         let publication = match operation.streams.get(node) {
             Some(shared) if operation.is_return => shared.name.as_str(),
             _ => name,
@@ -139,7 +139,7 @@ pub fn claim(operation: &Operation, node: &str, session: Option<&mut Session>) -
     struct Slot {
         usable: bool,
     }
-    let name = operation.stage.as_str();
+    let name = operation.staging.as_str();
     let found: Option<Slot> = match session {
         None => sql::document(CLAIM, &[name.into()])?,
         Some(session) => session::wait(session.document(CLAIM, &[&name]))?,
@@ -151,7 +151,7 @@ pub fn claim(operation: &Operation, node: &str, session: Option<&mut Session>) -
 pub fn gone<T>(operation: &Operation, node: &str) -> Step<T> {
     fail(
         Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the replication slot of a source is gone")
-            .detail(format!("It was {} on node {node}.", operation.stage))
+            .detail(format!("It was {} on node {node}.", operation.staging))
             .hint("What changed since is not known any more: call for the operation again."),
     )
 }
@@ -192,7 +192,7 @@ pub fn advance(slot: &str, session: Option<&mut Session>, to: Lsn) -> Result<()>
 /// was read before. A temporary slot does it on all versions. Outside a transaction; whatever is in the way of it, nothing
 /// is lost but time.
 pub fn freshen(operation: &Operation, session: Option<&mut Session>) {
-    let name = literal(&format!("{}_now", operation.stage));
+    let name = literal(&format!("{}_now", operation.staging));
     let make =
         format!("SELECT slot_name::text FROM pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput', true)");
     let drop = format!(
@@ -239,7 +239,7 @@ pub fn lag(operation: &Operation, session: Option<&mut Session>) -> Result<Optio
         "SELECT json_build_object('bytes', pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
             'end', pg_current_wal_flush_lsn())::text
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND wal_status IS DISTINCT FROM 'lost'";
-    let name = operation.stage.as_str();
+    let name = operation.staging.as_str();
     match session {
         None => sql::document(LAG, &[name.into()]),
         Some(session) => session::wait(session.document(LAG, &[&name])),

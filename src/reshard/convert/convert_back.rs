@@ -158,7 +158,7 @@ impl<'a> Return<'a> {
             "SELECT pg_catalog.format('ALTER PUBLICATION %I DROP TABLE %s', p.pubname, r.prrelid::regclass)
              FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
              WHERE r.prrelid = ANY ($1) AND p.pubname <> $2",
-            &[tables.into(), self.operation.stage.as_str().into()],
+            &[tables.into(), self.operation.staging.as_str().into()],
         )?;
         commands.iter().try_for_each(|command| sql::run_quietly(command))
     }

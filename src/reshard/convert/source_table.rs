@@ -11,13 +11,13 @@ use crate::table::definition::TableDefinition;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::spec;
 
-pub struct Subject {
+pub struct OperationTable {
     /// With all keys and settings that leaves carry.
     pub table: TableDefinition,
     pub keys: PartitionKeys,
 }
 
-impl Subject {
+impl OperationTable {
     /// As it is now, without a lock. Within a transaction.
     pub fn read(operation: &Operation) -> Result<Self> {
         role::acting_as(operation.role(), || {
@@ -26,7 +26,7 @@ impl Subject {
             }
             let Some(mut table) = TableDefinition::load(operation.parent())? else { return changed(operation).into() };
             // That is our own.
-            table.publications.retain(|publication| publication.name != operation.stage);
+            table.publications.retain(|publication| publication.name != operation.staging);
             let keys = PartitionKeys::resolve(&spec::parse(&operation.plan.spec)?, &table)?;
             Ok(Self { table, keys })
         })

@@ -13,17 +13,17 @@ use shardkeeper_core::plan::LOCAL;
 use std::time::Duration;
 
 /// Indexes that the copy went without, and statistics for the planner, on one server.
-pub fn finish_tables(stage: &Staging, node: &str, place: &mut Server) -> Step {
-    let table = stage.root();
+pub fn finish_tables(staging: &Staging, node: &str, place: &mut Server) -> Step {
+    let table = staging.root();
     session::wait(async {
         if !is_finished(place, table).await? {
             let query = "SELECT pg_catalog.to_json(spcname)::text FROM pg_catalog.pg_tablespace";
-            let commands = stage.index_commands(node, &place.documents::<String>(query, &[]).await?);
+            let commands = staging.index_commands(node, &place.documents::<String>(query, &[]).await?);
             place.run(&format!("{};\nCOMMENT ON TABLE {table} IS 'indexed'", commands.join(";\n"))).await?;
         }
         match node {
             // Not by the root, whose foreign leaves would be read as well.
-            LOCAL => match idents_of(&stage.leaves_on(LOCAL)) {
+            LOCAL => match idents_of(&staging.leaves_on(LOCAL)) {
                 leaves if leaves.is_empty() => Ok(()),
                 leaves => {
                     transaction::tell_statistics();
@@ -50,7 +50,7 @@ pub fn analyze(operation: &Operation) {
         let here = tree.leaves().filter(|leaf| leaf.node.as_deref().unwrap_or(LOCAL) == node);
         let leaves: Vec<QualifiedName> = here.map(|leaf| operation.plan.above.sibling(&leaf.name)).collect();
         if let Err(error) = analyze_on(operation, &node, &leaves) {
-            Log::default().trouble(&format!("operation {}", operation.id), error);
+            Log::default().failure(&format!("operation {}", operation.id), error);
         }
     }
 }

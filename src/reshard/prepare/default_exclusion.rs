@@ -25,13 +25,13 @@ pub fn make(operation: &Operation) -> Result<()> {
              SELECT FROM pg_constraint WHERE conrelid = {table} AND conname = {name} AND convalidated))::text
          FROM pg_partition_tree({table}) AS t WHERE t.isleaf",
         table = table.regclass(),
-        name = literal(&operation.stage)
+        name = literal(&operation.staging)
     );
     let mut here = Server::Local { role: operation.role() };
     if session::wait(here.document::<bool>(&needed, &[]))? != Some(true) {
         return Ok(());
     }
-    let validate = format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", ident(&operation.stage));
+    let validate = format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", ident(&operation.staging));
     gently(&mut here, &statement(operation, &table))
         .and_then(|()| session::wait(here.run(&validate)))
         .map_err(|error| locked(error, &table))
@@ -44,11 +44,11 @@ pub fn clear(operation: &Operation) -> Result<()> {
             "SELECT pg_catalog.json_build_object('schema', n.nspname, 'name', c.relname)::text
              FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.conname = $1 AND k.coninhcount = 0",
-            &[operation.stage.as_str().into()],
+            &[operation.staging.as_str().into()],
         )
     })?;
     let Some(table) = table else { return Ok(()) };
-    let remove = format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {}", ident(&operation.stage));
+    let remove = format!("ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {}", ident(&operation.staging));
     gently(&mut Server::Local { role: operation.role() }, &remove).map_err(|error| locked(error, &table))
 }
 
@@ -90,7 +90,7 @@ BEGIN
 END",
         staged = operation.staged(&operation.plan.above.name).regclass(),
         table = literal(&table.to_string()),
-        name = literal(&operation.stage),
+        name = literal(&operation.staging),
     );
     format!("DO {}", literal(&body))
 }

@@ -42,12 +42,12 @@ struct Facts {
 }
 
 /// The server can tell what changes in its sources, without breaking the writers of them.
-pub fn check_source(operation: &Operation, stage: &Staging, node: &str) -> Step {
+pub fn check_source(operation: &Operation, staging: &Staging, node: &str) -> Step {
     let names: Vec<QualifiedName> = leaves_on(operation, node).cloned().collect();
     let key = match operation.plan.target_nodes().len() {
         // There is no choice of servers to be made.
         1 => Vec::new(),
-        _ => stage.key_columns(),
+        _ => staging.key_columns(),
     };
     let found = session::wait(async {
         let mut place = Server::open(node, operation.role(), BRIEF).await?;
@@ -115,7 +115,7 @@ pub fn cannot_return(operation: &Operation) -> Result<Option<Report>> {
 }
 
 fn signature(operation: &Operation) -> &str {
-    operation.stage.rsplit('_').next().unwrap_or_default()
+    operation.staging.rsplit('_').next().unwrap_or_default()
 }
 
 fn facts(tables: &[QualifiedName], key: &[String], signature: &str) -> String {

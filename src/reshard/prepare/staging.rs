@@ -1,4 +1,4 @@
-//! The stage: where the targets stand until the switch. A schema of its own on the coordinator and on every node that
+//! The staging schema: where the targets stand until the switch. A schema of its own on the coordinator and on every node that
 //! gets targets, with a copy of the partitioned table in which they are partitions as they will be in the real one.
 //!
 //! So rows find their place by Postgres's own routing, on the coordinator for the server and on each server for the leaf,
@@ -16,7 +16,7 @@ use crate::partitions::partition_ddl::{Blueprint, DEFAULT_CHECK, lives_on};
 use crate::partitions::preflight::Preflight;
 use crate::pg::transaction;
 use crate::reshard::apply::target::Column;
-use crate::reshard::convert::source_table::Subject;
+use crate::reshard::convert::source_table::OperationTable;
 use crate::table::columns::{self, Place as ColumnPlace};
 use crate::table::ddl::{self, create_key, create_table};
 use crate::table::definition::TableDefinition;
@@ -24,7 +24,7 @@ use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
 /// What a target carries until it is attached: with it, Postgres need not read the table to believe where its rows belong.
 pub const ATTACH_CHECK: &str = "shardkeeper_attach";
-/// For a moment, in the stage: empty, and partitioned as the real table will be.
+/// For a moment, in the staging schema: empty, and partitioned as the real table will be.
 const PROBE: &str = "shardkeeper_probe";
 
 pub struct Staging {
@@ -46,12 +46,12 @@ pub struct Staging {
 impl Staging {
     /// As the parent is now, by itself. Outside a transaction.
     pub fn read(operation: &Operation) -> Result<Self> {
-        transaction::run(|| Self::of(Subject::read(operation)?, operation))
+        transaction::run(|| Self::of(OperationTable::read(operation)?, operation))
     }
 
     /// Within a transaction.
-    pub fn of(subject: Subject, operation: &Operation) -> Result<Self> {
-        let Subject { mut table, keys } = subject;
+    pub fn of(source: OperationTable, operation: &Operation) -> Result<Self> {
+        let OperationTable { mut table, keys } = source;
         let schema = std::mem::replace(&mut table.name, operation.staged(&operation.plan.above.name)).schema;
         // A whole mirror brings those of the table along.
         table.statistics.retain(|statistics| operation.converts() && statistics.name.schema == schema);

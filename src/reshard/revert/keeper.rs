@@ -49,17 +49,17 @@ pub fn run() {
     let mut log = Log::default();
     let settled = transaction::run(|| run::settings("shardkeeper keeper"));
     if let Err(error) = settled {
-        return log.trouble("ways back", error);
+        return log.failure("ways back", error);
     }
     if !lock::become_single(Single::Keeper) {
         return;
     }
     match transaction::run(way_back::streams) {
         Ok(streams) => streams.into_iter().for_each(|(node, stream, oldest)| keep(&node, &stream, oldest, &mut log)),
-        Err(error) => log.trouble("ways back", error),
+        Err(error) => log.failure("ways back", error),
     }
     if let Err(error) = look_at_shapes() {
-        log.trouble("ways back", error);
+        log.failure("ways back", error);
     }
 }
 
@@ -75,7 +75,7 @@ fn keep(node: &str, stream: &str, oldest: i64, log: &mut Log) {
             // A node that is down is told of by the worker that visits it, and an operation in the way by its own row.
             Err(Interruption::Again(error) | Interruption::Halt(error) | Interruption::Fail(error)) => {
                 if !is_passing(&error) {
-                    log.trouble("ways back", error);
+                    log.failure("ways back", error);
                 }
                 return;
             }
@@ -262,7 +262,7 @@ impl Look<'_> {
         let mut flows: Vec<(&Operation, &Vec<u32>, Applier, Reading)> = Vec::new();
         for (back, tables) in users {
             let id = Some(back.id);
-            revert::stage(back).map_err(|trouble| (id, trouble))?;
+            revert::prepare_return(back).map_err(|interruption| (id, interruption))?;
             let applier = transaction::run(|| Applier::towards(back)).map_err(|error| (id, error.into()))?;
             flows.push((back, tables, applier, Reading::default()));
         }
@@ -285,7 +285,7 @@ impl Look<'_> {
             }
             Ok(())
         };
-        self.read(session, each, end).map(drop).map_err(|trouble| (at.get(), trouble))
+        self.read(session, each, end).map(drop).map_err(|interruption| (at.get(), interruption))
     }
 }
 

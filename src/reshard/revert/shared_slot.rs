@@ -30,7 +30,7 @@ pub fn name(operation: &Operation, node: &str) -> Result<String> {
     if let Some(registered) = operation.streams.get(node) {
         return Ok(registered.name.clone());
     }
-    let signature = operation.stage.rsplit('_').next().unwrap_or_default();
+    let signature = operation.staging.rsplit('_').next().unwrap_or_default();
     if node == LOCAL {
         return Ok(format!("shardkeeper_back_local_{signature}"));
     }

@@ -15,7 +15,7 @@ use crate::partitions::partition_ddl::lives_on;
 use crate::partitions::script::Script;
 use crate::pg::{parent_cache as cache, role};
 use crate::reshard::apply::Applier;
-use crate::reshard::convert::source_table::Subject;
+use crate::reshard::convert::source_table::OperationTable;
 use crate::reshard::outcome::{Step, halt};
 use crate::reshard::plan::{self, label_rows};
 use crate::reshard::prepare::staging::Staging;
@@ -36,8 +36,8 @@ pub fn swap(operation: &Operation, managed: &ManagedParent, owners: BTreeMap<Str
         }
         return halt(found.hint(format!("Drop them, and go on with SELECT shard_resume({});", operation.id)));
     }
-    let stage = Staging::of(Subject::of(managed)?, operation)?;
-    let swap = Swap { operation, managed, stage: &stage, owners };
+    let staging = Staging::of(OperationTable::of(managed)?, operation)?;
+    let swap = Swap { operation, managed, staging: &staging, owners };
     role::acting_as(operation.role(), || swap.script()?.run())?;
     swap.record()?;
     if operation.is_return {
@@ -53,7 +53,7 @@ pub fn swap(operation: &Operation, managed: &ManagedParent, owners: BTreeMap<Str
 struct Swap<'a> {
     operation: &'a Operation,
     managed: &'a ManagedParent,
-    stage: &'a Staging,
+    staging: &'a Staging,
     /// To whom the targets on each node belong.
     owners: BTreeMap<String, Owner>,
 }
@@ -137,14 +137,14 @@ impl Swap<'_> {
             }
         }
         for target in self.operation.plan.targets.iter().filter(|target| lives_on(target, node)) {
-            let (staged, real) = (self.stage.root().sibling(&target.name), above.sibling(&target.name));
+            let (staged, real) = (self.staging.root().sibling(&target.name), above.sibling(&target.name));
             let values = for_values(&target.bound);
-            commands.push(format!("ALTER TABLE {} DETACH PARTITION {staged}", self.stage.root()));
-            inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {staged} {values}", self.stage.root()));
+            commands.push(format!("ALTER TABLE {} DETACH PARTITION {staged}", self.staging.root()));
+            inverse.push(format!("ALTER TABLE {} ATTACH PARTITION {staged} {values}", self.staging.root()));
             for table in below(target).filter(|table| lives_on(table, node)) {
-                let staged = self.stage.root().sibling(&table.name);
+                let staged = self.staging.root().sibling(&table.name);
                 commands.push(staged.relocation(schema));
-                inverse.push(above.sibling(&table.name).relocation(&self.operation.stage));
+                inverse.push(above.sibling(&table.name).relocation(&self.operation.staging));
             }
             commands.push(format!("ALTER TABLE {above} ATTACH PARTITION {real} {values}"));
             inverse.push(format!("ALTER TABLE {above} DETACH PARTITION {real}"));
@@ -170,7 +170,7 @@ impl Swap<'_> {
     /// The coordinator's own tree. What is undone here is undone by its transaction.
     fn here(&self) -> Result<Vec<String>> {
         let (above, schema) = (self.above(), &self.managed.name().schema);
-        let root = self.stage.root();
+        let root = self.staging.root();
         let retired = self.operation.retired();
         let mut commands = Vec::new();
         for source in &self.operation.plan.sources {

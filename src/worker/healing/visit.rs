@@ -93,7 +93,7 @@ impl Node {
                 self.failures = 0;
             }
             Err(error) => {
-                self.log.trouble(&subject, error);
+                self.log.failure(&subject, error);
                 self.failures = (self.failures + 1).min(8);
             }
         }
@@ -145,7 +145,7 @@ impl Node {
             stuck |= !errors.is_empty() && session.is_open();
             for error in errors {
                 fine = false;
-                self.log.trouble(&subject, error);
+                self.log.failure(&subject, error);
             }
         }
         if fine {

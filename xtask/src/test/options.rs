@@ -13,7 +13,7 @@ pub enum Versions {
 }
 
 pub struct Options {
-    /// A part, or a piece of the names of tests: `movement_gate::` is a file of them.
+    /// A part, or a piece of the names of tests: `movement_write_fence::` is a file of them.
     pub name: Option<String>,
     pub full: bool,
     pub versions: Versions,

@@ -86,9 +86,9 @@ struct Copy {
 impl Copy {
     fn of(cluster: &Cluster) -> Result<Copy> {
         let (source, target): (&Server, &Server) = (cluster.node(1), cluster.node(2));
-        let stage = "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname ~ '^shardkeeper_op_'";
-        let stage: String = target.value(stage).context("the stage of the operation")?;
-        let sum = format!("SELECT sum(counter)::bigint FROM {stage}.t_0");
+        let staging = "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname ~ '^shardkeeper_op_'";
+        let staging: String = target.value(staging).context("the staging schema of the operation")?;
+        let sum = format!("SELECT sum(counter)::bigint FROM {staging}.t_0");
         Ok(Copy { source: source.client()?, target: target.client()?, sum })
     }
 
