@@ -58,6 +58,13 @@ CREATE TABLE shardkeeper.operation_servers (
 COMMENT ON TABLE shardkeeper.operation_servers IS
     'The servers of an operation, written before anything is made there, so that cleaning up never guesses';
 
+CREATE TABLE shardkeeper.moved (
+    relation oid PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE shardkeeper.moved IS
+    'Tables that came in the place of others by a switch, until no transaction is left that began before it';
+
 CREATE TABLE shardkeeper.operation_log (
     operation bigint NOT NULL REFERENCES shardkeeper.operations ON DELETE CASCADE,
     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),

@@ -1,13 +1,22 @@
 //! A node that is emptied, and operations that were called for before.
 
 use super::operation::Plan;
-use crate::error::Result;
+use crate::error::{Report, Result};
+use crate::name::ident;
 use crate::pg::{role, sql};
+use pgrx::PgSqlErrorCode as Code;
 use serde_json::Value;
 use shardkeeper_core::spec;
 
-/// An operation under way whose partitions come to the node.
-pub fn next_to_come(node: &str) -> Result<Option<i64>> {
+/// Errors: 55006 an operation under way brings partitions to the node.
+pub fn nothing_comes(node: &str) -> Result<()> {
+    let Some(coming) = next_to_come(node)? else { return Ok(()) };
+    Report::new(Code::ERRCODE_OBJECT_IN_USE, format!("operation {coming} brings partitions to node {}", ident(node)))
+        .hint(format!("Wait with SELECT shard_wait({coming}); or end it with SELECT shard_cancel({coming});"))
+        .into()
+}
+
+fn next_to_come(node: &str) -> Result<Option<i64>> {
     let under_way: Vec<(i64, Plan)> = role::as_extension_owner(|| {
         sql::documents(
             "SELECT pg_catalog.json_build_array(id, plan)::text FROM shardkeeper.operations
@@ -16,7 +25,7 @@ pub fn next_to_come(node: &str) -> Result<Option<i64>> {
             &[],
         )
     })?;
-    Ok(under_way.into_iter().find(|(_, plan)| plan.brings_to(node)).map(|(id, _)| id))
+    Ok(under_way.into_iter().find(|(_, plan)| plan.arrives_at().iter().any(|name| name == node)).map(|(id, _)| id))
 }
 
 /// The spec that an operation leaves, without the nodes that were drained since it was called for.

@@ -1,6 +1,6 @@
 //! `shardkeeper.mirrors`: the nodes that have a mirror of a parent, and the rights that mapped roles were given there.
 
-use super::node::unknown_node;
+use super::node;
 use crate::error::Result;
 use crate::name::QualifiedName;
 use crate::pg::{role, sql};
@@ -27,14 +27,9 @@ pub fn nodes(parent: Oid) -> Result<Vec<String>> {
 
 /// Notes that `node` has a mirror, with these rights of mapped roles. Until the end of the transaction nobody drops the node.
 ///
-/// Errors: 42704 it was dropped just now.
+/// Errors: those of `node::keep`.
 pub fn add(parent: Oid, node: &str, rights: &Value) -> Result<()> {
-    let known = role::as_extension_owner(|| {
-        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR KEY SHARE", &[node.into()])
-    })?;
-    if known.is_none() {
-        return unknown_node(node).into();
-    }
+    node::keep(node)?;
     role::as_extension_owner(|| {
         sql::run(
             "INSERT INTO shardkeeper.mirrors (parent, node, coordinator, rights) VALUES ($1, $2, shardkeeper.coordinator(), $3)

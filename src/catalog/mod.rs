@@ -8,6 +8,7 @@ pub mod carried;
 pub mod copied;
 pub mod drain;
 pub mod mirror;
+pub mod moved;
 pub mod node;
 pub mod operation;
 pub mod operation_look;

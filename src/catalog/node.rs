@@ -67,7 +67,17 @@ pub fn hold_all() -> Result<()> {
     Ok(())
 }
 
-/// Until the end of the transaction nobody gives the node a mirror.
+/// Until the end of the transaction nobody drops the node.
+///
+/// Errors: 42704 it was dropped just now.
+pub fn keep(node: &str) -> Result<()> {
+    let known = role::as_extension_owner(|| {
+        sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR KEY SHARE", &[node.into()])
+    })?;
+    if known.is_none() { unknown_node(node).into() } else { Ok(()) }
+}
+
+/// Until the end of the transaction nobody gives the node a mirror, or has an operation bring it partitions.
 pub fn hold(node: &str) -> Result<()> {
     role::as_extension_owner(|| {
         sql::one::<bool>("SELECT true FROM shardkeeper.nodes WHERE name = $1 FOR UPDATE", &[node.into()])

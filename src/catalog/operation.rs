@@ -1,6 +1,6 @@
 //! `shardkeeper.operations` and the servers of each operation.
 
-use super::node::SCHEMA;
+use super::node::{self, SCHEMA};
 use crate::catalog::way_back::{Shared, WayBack};
 use crate::error::{Report, Result, sql_state};
 use crate::name::QualifiedName;
@@ -96,9 +96,10 @@ pub struct NewOperation<'a> {
     pub part_of: Option<(i64, i32)>,
 }
 
-/// Errors: 55006 another operation runs on the parent.
+/// Errors: 55006 another operation runs on the parent; 42704 a node was dropped just now.
 pub fn insert(new: &NewOperation<'_>) -> Result<i64> {
     let plan = JsonB(serde_json::to_value(new.plan)?);
+    new.plan.arrives_at().iter().try_for_each(|node| node::keep(node))?;
     role::as_extension_owner(|| {
         let group = new.part_of.map(|(group, _)| group);
         if let Some(running) = running_besides(group, new.parent)? {
@@ -413,32 +414,39 @@ pub fn set_targets_cleaned(id: i64) -> Result<()> {
     Ok(())
 }
 
-/// An operation that keeps tables of the node that it has replaced, if all that the node stores is kept for one.
-pub fn keeping(node: &str) -> Result<Option<(i64, State)>> {
-    role::as_extension_owner(|| {
-        sql::document(
-            "SELECT (CASE WHEN count(*) = count(o.id) THEN pg_catalog.json_agg(pg_catalog.json_build_array(o.id, o.state) ORDER BY o.id) -> 0 END)::text
-             FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
-             JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             LEFT JOIN shardkeeper.operations o ON o.ended_at IS NULL
-                 AND n.nspname = pg_catalog.replace(o.staging, 'shardkeeper_op_', 'shardkeeper_old_')
-             WHERE s.srvname = $1 AND n.nspname <> $2",
-            &[node.into(), SCHEMA.into()],
-        )
-    })
+/// An operation that has not ended and has something on a node.
+#[derive(Debug, Deserialize)]
+pub struct Holder {
+    pub id: i64,
+    pub state: State,
+    pub requested: Requested,
+    /// Foreign tables here for what it has replaced there.
+    pub tables: usize,
 }
 
-/// An operation that has not ended and needs one of the mirrors on the node. A part of a change of the modulus is steered by
-/// its group.
-pub fn needing_mirror(node: &str) -> Result<Option<(i64, State)>> {
+/// Operations that keep tables of the node which they have replaced, or need a mirror there. A part of a change of the modulus
+/// is steered by its group.
+pub fn holders(node: &str) -> Result<Vec<Holder>> {
     role::as_extension_owner(|| {
-        sql::document(
-            "SELECT pg_catalog.json_build_array(coalesce(g.id, o.id), coalesce(g.state, o.state))::text
-             FROM shardkeeper.mirrors m JOIN shardkeeper.operations o ON o.parent = m.parent AND o.ended_at IS NULL
-             JOIN shardkeeper.operation_servers s ON s.operation = o.id AND s.node = m.node
+        sql::documents(
+            "WITH kept AS (
+                 SELECT o.id, count(*) AS tables FROM pg_catalog.pg_foreign_table t
+                 JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+                 JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 JOIN shardkeeper.operations o ON o.ended_at IS NULL
+                     AND n.nspname = pg_catalog.replace(o.staging, 'shardkeeper_op_', 'shardkeeper_old_')
+                 WHERE s.srvname = $1 AND n.nspname <> $2 GROUP BY o.id),
+             needing AS (
+                 SELECT o.id FROM shardkeeper.mirrors m JOIN shardkeeper.operations o ON o.parent = m.parent AND o.ended_at IS NULL
+                 JOIN shardkeeper.operation_servers s ON s.operation = o.id AND s.node = m.node WHERE m.node = $1)
+             SELECT pg_catalog.json_build_object('id', coalesce(g.id, o.id), 'state', coalesce(g.state, o.state),
+                 'requested', coalesce(g.requested, o.requested), 'tables', coalesce(sum(k.tables), 0))::text
+             FROM shardkeeper.operations o LEFT JOIN kept k ON k.id = o.id
              LEFT JOIN shardkeeper.operations g ON g.id = o.part_of AND g.plan ? 'modulus' AND g.ended_at IS NULL
-             WHERE m.node = $1 ORDER BY coalesce(g.id, o.id), o.id LIMIT 1",
-            &[node.into()],
+             WHERE k.id IS NOT NULL OR o.id IN (SELECT id FROM needing)
+             GROUP BY coalesce(g.id, o.id), coalesce(g.state, o.state), coalesce(g.requested, o.requested)
+             ORDER BY coalesce(g.id, o.id)",
+            &[node.into(), SCHEMA.into()],
         )
     })
 }

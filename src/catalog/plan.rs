@@ -180,10 +180,13 @@ impl Plan {
         distinct(tree.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL)))
     }
 
-    /// Whether partitions come to the node, as far as it is known.
-    pub fn brings_to(&self, node: &str) -> bool {
+    /// The nodes that partitions come to, as far as they are known.
+    pub fn arrives_at(&self) -> Vec<String> {
         let dealt = self.modulus.as_ref().and_then(|modulus| modulus.nodes.as_ref());
-        dealt.into_iter().flatten().chain(&self.target_nodes()).any(|name| name == node)
+        let moved = self.moves.iter().map(|step| &step.to);
+        let targets = self.target_nodes();
+        let all = dealt.into_iter().flatten().chain(moved).chain(&targets).map(String::as_str);
+        distinct(all.filter(|node| *node != LOCAL))
     }
 }
 

@@ -100,7 +100,7 @@ fn check_worker() -> Result<Vec<Row>> {
         }
         () if !launcher => Finding::new(
             Severity::Warning,
-            "the library is not preloaded; after a restart nothing heals until the next call of a function of ours",
+            "the library is not preloaded; after a restart nothing heals until the next call of a function of ours, and snapshots from before a switch miss rows without a word",
             Some(preload),
         ),
         () => Finding::new(Severity::Ok, "the worker is running", None),

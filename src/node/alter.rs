@@ -6,19 +6,19 @@ use super::channel::COORDINATOR;
 use super::dropped_in_use;
 use super::finding::{Finding, Severity};
 use super::in_doubt::{self, Outcome};
+use super::in_use;
 use super::options;
 use super::pooler;
 use super::session::{self, ConnectionParams, Options, Session, Timeouts, mapping_options};
 use crate::catalog::node::{self, SCHEMA, is_known, server_options, unknown_node};
 use crate::catalog::operation_look::KEPT_RETIRED;
-use crate::catalog::{mirror, operation, transaction};
+use crate::catalog::{drain, transaction};
 use crate::error::{Report, Result};
 use crate::name::{QualifiedName, ident, literal};
 use crate::pg::{role, sql, user_mapping};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
-use shardkeeper_core::operation::State;
 use shardkeeper_core::plan::LOCAL;
 use shardkeeper_core::plural::count;
 
@@ -87,7 +87,8 @@ pub fn drop(node: &str) -> Result<()> {
     check_owner(node)?;
     // Whoever is about to put a mirror there holds its row: what it puts there is seen below.
     node::hold(node)?;
-    check_empty(node)?;
+    drain::nothing_comes(node)?;
+    in_use::check(node)?;
     check_settled(node)?;
     // Whether this transaction has told the node something to journal. Nobody visits it any more; should it come back, what its
     // journal has of committed transactions is forgotten by their numbers.
@@ -278,54 +279,6 @@ fn check_same_leaves(node: &str, target: &ConnectionParams) -> Result<()> {
                 ))
                 .hint("Give the address of the same database, or drop or detach the partitions first.")
                 .into()
-        }
-    }
-}
-
-fn check_empty(node: &str) -> Result<()> {
-    let stored = leaves(node)?.len();
-    let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
-    if stored > 0 {
-        let report = Report::new(
-            Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            format!("node \"{node}\" still stores {}", count(stored, "partition", "partitions")),
-        );
-        return match operation::keeping(node)? {
-            // No drain takes away what was moved already.
-            Some((id, State::Switched)) => report
-                .detail(format!("What operation {id} has moved from there is kept for shard_revert."))
-                .hint(format!("Run SELECT shard_finish({id}); and drop it again once that is over.")),
-            Some((id, State::Reverting)) => report
-                .detail(format!("What operation {id} has moved from there is about to come back."))
-                .hint(format!("Run SELECT shard_wait({id}); and {}", drain.replacen("Run", "then", 1))),
-            Some((id, state)) => report
-                .detail(format!("What operation {id} has moved from there is removed; it is {state}."))
-                .hint("Drop it again once that is over: see the view shard_operations."),
-            None => report.hint(drain.as_str()),
-        }
-        .into();
-    }
-    match mirror::count_on(node)? {
-        0 => Ok(()),
-        parents => {
-            let report = Report::new(
-                Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-                format!("node \"{node}\" still has the mirrors of {}", count(parents, "parent", "parents")),
-            );
-            match operation::needing_mirror(node)? {
-                // No drain takes away what it may bring back there, or from there.
-                Some((id, State::Switched)) => report
-                    .detail(format!("Operation {id} moved partitions to or from there, and what it replaced is kept."))
-                    .hint(format!("Run SELECT shard_finish({id}); and drop it again once that is over.")),
-                Some((id, state)) if state.is_final() => report
-                    .detail(format!("What operation {id} made there is removed; it is {state}."))
-                    .hint("Drop it again once that is over: see the view shard_operations."),
-                Some((id, state)) => report
-                    .detail(format!("Operation {id} moves partitions to or from there; it is {state}."))
-                    .hint(format!("Run SELECT shard_wait({id}); and {}", drain.replacen("Run", "then", 1))),
-                None => report.hint(drain),
-            }
-            .into()
         }
     }
 }

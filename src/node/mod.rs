@@ -7,6 +7,7 @@ pub mod channel;
 pub mod dropped_in_use;
 pub mod finding;
 pub mod in_doubt;
+mod in_use;
 pub mod options;
 pub mod pooler;
 pub mod reset;

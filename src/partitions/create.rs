@@ -209,7 +209,7 @@ fn empty(table: &TableDefinition) -> Result<()> {
     }
     Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {} is not empty", table.name))
         .detail("The rows of a populated table move online, in an operation of their own; only for an empty one is there a list of commands.")
-        .hint("Call shard_create_parent: it returns the operation, which SELECT shard_wait(…) waits for.")
+        .hint(format!("To see the commands, plan it for an empty copy: CREATE TABLE … (LIKE {} INCLUDING ALL); to begin, call shard_create_parent, which returns the number of the operation.", table.name))
         .into()
 }
 

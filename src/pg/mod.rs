@@ -34,6 +34,7 @@ pub mod reraise;
 pub mod role;
 pub mod settings;
 pub mod sql;
+pub mod stale_snapshot;
 pub mod subtransaction;
 pub mod timeout;
 pub mod transaction;

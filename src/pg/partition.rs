@@ -22,6 +22,7 @@ pub(super) struct PartitionKey {
     partopcintype: *mut pg_sys::Oid,
     partsupfunc: *mut pg_sys::FmgrInfo,
     partcollation: *mut pg_sys::Oid,
+    parttypid: *mut pg_sys::Oid,
 }
 
 unsafe extern "C-unwind" {
@@ -64,6 +65,11 @@ impl Opened {
     pub(super) fn name(&self) -> String {
         // SAFETY: the name of an open relation is NUL-terminated.
         unsafe { CStr::from_ptr((*(*self.0).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
+    }
+
+    fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.0).rd_id }
     }
 
     pub(super) fn descriptor(&self) -> pg_sys::TupleDesc {
@@ -176,8 +182,27 @@ impl Partitioned {
             }
         }
         Report::new(Code::ERRCODE_CHECK_VIOLATION, format!("no partition of {} accepts the key", self.table.name()))
-            .hint("A partition for it, or a default one, is made by SELECT shard_add_partition(…), or by the spec.")
+            .detail(format!("Partition key of the row contains {}.", self.describe(key)))
+            .hint("Make a partition for it, or a default one: with SELECT shard_add_partition(…), or in the spec when shard_create_parent is called.")
             .into()
+    }
+
+    /// `(region, ordered_at) = (eu, 2026-01-01)`, as Postgres tells of a row without a partition.
+    fn describe(&self, key: &Key) -> String {
+        let count = usize::try_from(self.key().partnatts).unwrap_or(0).min(MAX_KEYS);
+        let shown = (0..count).map(|at| match key.nulls[at] {
+            true => "null".to_string(),
+            // SAFETY: parttypid has partnatts entries, and the value that is not null is one of that type.
+            false => unsafe {
+                let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+                pg_sys::getTypeOutputInfo(*self.key().parttypid.add(at), &mut output, &mut varlena);
+                CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, key.values[at])).to_string_lossy().into_owned()
+            },
+        });
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        // SAFETY: the relation is open and partitioned; what comes back is a string of its own.
+        let columns = unsafe { CStr::from_ptr(pg_sys::pg_get_partkeydef_columns(self.table.oid(), true)) };
+        format!("({}) = ({shown})", columns.to_string_lossy())
     }
 }
 

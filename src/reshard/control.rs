@@ -73,7 +73,7 @@ fn mine(id: i64) -> Result<Operation> {
 /// How often the row is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Waits until the operation has switched, or has reverted where that was asked for, or is over. `None` waits for ever.
+/// Waits until the operation has switched, or has reverted or finished where that was asked for, or is over. `None` waits for ever.
 ///
 /// Errors: 42704 no such operation; 57014 the time is over; 55000 it is paused, or waits for a person, or was called for in
 /// this same transaction, or cannot be reverted, or belongs to the database that this one is a copy of; the operation's own
@@ -106,7 +106,8 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
                 .detail(why)
                 .into();
         }
-        if now == State::Switched && !reverts || now.is_final() {
+        let goes_on = reverts || requested == Requested::Finish;
+        if now == State::Switched && !goes_on || now.is_final() {
             return Ok(now);
         }
         if halted || requested == Requested::Pause {

@@ -16,8 +16,9 @@ use super::switch::{approach, drain, lock_parent};
 use super::{plan as plans, revert};
 use crate::catalog::carried::Statistics;
 use crate::catalog::operation::{self, Before, NewOperation, Operation, Plan, Source, SourceTable};
-use crate::catalog::{drain, parent, partition};
+use crate::catalog::{drain, moved, parent, partition};
 use crate::error::{Report, Result};
+use crate::hierarchy::bound::default_check;
 use crate::hierarchy::validate;
 use crate::name::{QualifiedName, ident, literal};
 use crate::partitions::create::{self, Checked, Intent, extras, local_leaves};
@@ -39,6 +40,8 @@ use std::collections::BTreeMap;
 
 /// How long the old table is kept.
 const KEEP: &str = "1 day";
+/// In bytes.
+const READ_IN_A_MOMENT: i64 = 256 << 20;
 
 /// Checks everything that the operation will need, and records it. Writers go on, with `mode` online also while the rows move.
 ///
@@ -55,6 +58,7 @@ pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64>
         checked.survey()?;
         validate::all_valid(&checked.table)?;
         may_create(&checked.table)?;
+        all_rows_fit(oid, &checked)?;
         Ok((checked, TableDefinition::shape(oid)?))
     })?;
     publications::check(oid, &table.name, &nodes, accept)?;
@@ -108,6 +112,32 @@ pub fn start(oid: Oid, level: &Level, mode: Mode, accept: Accept) -> Result<i64>
     })?;
     crate::background::ensure_running()?;
     Ok(id)
+}
+
+/// A row that no partition accepts ends the operation when it is copied. Of a table that is read in a moment, the caller
+/// hears of it at once.
+///
+/// Errors: 23514 there is such a row.
+fn all_rows_fit(oid: Oid, checked: &Checked) -> Result<()> {
+    let Checked { table, keys, plan, .. } = checked;
+    let bounds = || plan.tree.partitions.iter().map(|partition| &partition.bound);
+    let key = keys.sql(&plan.tree.key);
+    let size = sql::one::<i64>("SELECT pg_catalog.pg_relation_size($1)", &[oid.into()])?;
+    let Some(outside) = default_check(&key, bounds()) else { return Ok(()) };
+    if bounds().any(|bound| *bound == Bound::Default) || size.is_none_or(|size| size > READ_IN_A_MOMENT) {
+        return Ok(());
+    }
+    let shown = key.iter().map(|key| format!("coalesce(({key})::text, 'null')")).collect::<Vec<_>>().join(", ");
+    let query =
+        format!("SELECT pg_catalog.json_build_array({shown})::text FROM ONLY {} WHERE {outside} LIMIT 1", table.name);
+    let Some(found) = sql::document::<Vec<String>>(&query, &[])? else { return Ok(()) };
+    Report::new(
+        Code::ERRCODE_CHECK_VIOLATION,
+        format!("no partition of {} would accept a row that is in it", table.name),
+    )
+    .detail(format!("Partition key of the row contains ({}) = ({}).", plan.tree.key.join(", "), found.join(", ")))
+    .hint("Give bounds that begin and end farther out, or values that are missing, or a default partition.")
+    .into()
 }
 
 fn may_create(table: &TableDefinition) -> Result<()> {
@@ -340,6 +370,7 @@ impl Change<'_> {
         let spec = drain::spec_after(self.operation.id, &plan.spec)?;
         parent::insert(root, spec, &extras(&self.table), &plan.dealt)?;
         partition::add(root, &name.schema, &plans::label_rows(&plan.targets))?;
+        moved::add(self.tree.leaves().map(|leaf| name.sibling(leaf.name.clone())))?;
         for node in self.surveys.keys() {
             role::acting_as(self.operation.role(), || mirror::add(root, node, &grants::wanted(root, node)?))?;
         }

@@ -19,7 +19,7 @@ use crate::name::literal;
 use crate::node::session;
 use crate::pg::lock::{self, Single};
 use crate::pg::settings;
-use crate::pg::{sql, transaction, worker};
+use crate::pg::{sql, stale_snapshot, transaction, worker};
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::operation::{Mode, Requested, State, allowed};
@@ -89,6 +89,7 @@ fn settle_in(id: i64) -> Result<bool> {
 
 /// How a worker that moves data runs its statements.
 pub fn settings(name: &str) -> Result<()> {
+    stale_snapshot::pass_over();
     settings::settle_worker()?;
     let more = [
         "SET client_encoding = 'UTF8'",

@@ -1,6 +1,7 @@
 //! The worker of one database: takes its tasks in turn, for as long as the extension is there.
 
 use super::healing::Healing;
+use super::moved::Moved;
 use super::operations::{Keeping, Operations};
 use super::task::Tasks;
 use super::trash::Trash;
@@ -35,6 +36,7 @@ pub fn run() {
         Box::new(Operations::default()),
         Box::new(Keeping::default()),
         Box::new(Trash),
+        Box::new(Moved),
     ]);
     loop {
         worker::reload_if_asked();

@@ -5,6 +5,7 @@ mod database;
 pub mod entry;
 mod healing;
 mod launcher;
+mod moved;
 mod operations;
 mod task;
 mod trash;

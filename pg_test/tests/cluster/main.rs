@@ -42,6 +42,7 @@ mod movement_own;
 mod movement_parts;
 mod movement_refused;
 mod movement_revert;
+mod movement_snapshots;
 mod movement_splits;
 mod movement_throttle;
 mod movement_waits;

@@ -128,7 +128,7 @@ fn a_node_that_keeps_what_was_moved_says_for_whom() -> Result<()> {
     let id: i64 = client.query_one("SELECT shard_move_partition('t_0', 'n2')", &[])?.get(0);
     reaches(&cluster, id, "switched", LIMIT)?;
     let error = refused(&mut client, "SELECT shard_drop_node('n1')")?;
-    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 partition"));
+    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 1 replaced partition"));
     ensure!(error.hint().is_some_and(|hint| hint.contains(&format!("shard_finish({id})"))), "{error:?}");
     client.execute("SELECT shard_finish($1)", &[&id])?;
     ends(&cluster, id, LIMIT)?;

@@ -66,7 +66,7 @@ fn a_node_whose_mirror_is_kept_for_an_operation_says_for_which() -> Result<()> {
     ends(&cluster, second, LIMIT)?;
     let error = refused(&mut client, "SELECT shard_drop_node('n2')")?;
     assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n2\" still has the mirrors of 1 parent"));
-    let hint = format!("Run SELECT shard_finish({first}); and drop it again once that is over.");
+    let hint = format!("Run SELECT shard_finish({first}); SELECT shard_wait({first}); and drop it again.");
     assert_eq!(error.hint(), Some(hint.as_str()), "{error:?}");
     client.execute("SELECT shard_finish($1)", &[&first])?;
     ends(&cluster, first, LIMIT)?;

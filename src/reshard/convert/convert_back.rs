@@ -1,7 +1,7 @@
 //! The switch back of a plain table that became a parent: the tree leaves, and the table takes its place again.
 
 use crate::catalog::operation::{self, Operation};
-use crate::catalog::parent;
+use crate::catalog::{moved, parent};
 use crate::error::{Error, Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, literal};
@@ -42,6 +42,7 @@ pub fn switch(operation: &Operation) -> Step {
     role::acting_as(operation.role(), || change.script()?.run())?;
     change.join_publications()?;
     parent::delete(managed.root)?;
+    moved::add(std::iter::once(managed.name().clone()))?;
     operation::set_parent(operation.id, change.old)?;
     operation::enter(operation.id, State::Reverted, None)?;
     cache::forget_everywhere(managed.root);

@@ -129,14 +129,7 @@ pub fn drain(node: &str) -> Result<Group> {
             .into();
     }
     known_node(node)?;
-    if let Some(coming) = drain::next_to_come(node)? {
-        return Report::new(
-            Code::ERRCODE_OBJECT_IN_USE,
-            format!("operation {coming} brings partitions to node {}", ident(node)),
-        )
-        .hint(format!("Wait with SELECT shard_wait({coming}); or end it with SELECT shard_cancel({coming});"))
-        .into();
-    }
+    drain::nothing_comes(node)?;
     let mut stock = Stock { nodes: nodes(Some(node), None)?, ..Stock::default() };
     for root in parent::all_by_name()? {
         let read = ManagedParent::read(root)?;

@@ -4,7 +4,7 @@
 use super::nodes;
 use super::write_fence;
 use crate::catalog::operation::{self, Operation, Source, SourceTable};
-use crate::catalog::{drain, mirror, parent, partition, way_back};
+use crate::catalog::{drain, mirror, moved, parent, partition, way_back};
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed_parent::ManagedParent;
@@ -251,6 +251,7 @@ impl Swap<'_> {
             .collect();
         partition::forget(&gone)?;
         partition::add(self.managed.root, &self.managed.name().schema, &label_rows(&plan.targets))?;
+        moved::add(plan.target_tree().leaves().map(|leaf| self.managed.name().sibling(leaf.name.clone())))?;
         // What others dealt out meanwhile stays dealt out.
         let now = &self.managed.catalog.dealt;
         let dealt = match &plan.before {
