@@ -36,6 +36,16 @@ COMMENT ON TABLE shardkeeper.partitions IS
     'Partitions of managed parents at every level, with the label that finds their part of the specification; above and bounds say where one was that is detached by hand';
 CREATE INDEX partitions_parent ON shardkeeper.partitions (parent);
 
+CREATE TABLE shardkeeper.detached (
+    partition regclass NOT NULL,
+    node name NOT NULL,
+    schema name NOT NULL,
+    name name NOT NULL,
+    PRIMARY KEY (partition, node)
+);
+COMMENT ON TABLE shardkeeper.detached IS
+    'Partitions that shard_detach_partition took out of their parents with rows on nodes, and their tables there';
+
 CREATE TABLE shardkeeper.mirrors (
     parent regclass NOT NULL,
     node name NOT NULL,
@@ -59,6 +69,7 @@ COMMENT ON TABLE shardkeeper.transactions IS
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.parents', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.partitions', '');
+SELECT pg_catalog.pg_extension_config_dump('shardkeeper.detached', '');
 SELECT pg_catalog.pg_extension_config_dump('shardkeeper.mirrors', '');
 
 -- An extension that was dropped left its foreign servers and session channels behind: those nodes are known again.

@@ -101,6 +101,16 @@ BEGIN
                 HINT = 'To drop a parent on all servers, call shard_drop_parent before DROP TABLE.';
         END IF;
     END LOOP;
+    FOR gone IN
+        DELETE FROM shardkeeper.detached d USING pg_event_trigger_dropped_objects() o
+        WHERE d.partition = o.objid AND o.classid = 'pg_class'::regclass AND o.objsubid = 0
+        RETURNING d.node, format('%I.%I', d.schema, d.name) AS name
+    LOOP
+        RAISE WARNING USING
+            MESSAGE = format('table %s stays on node %I with its rows', gone.name, gone.node),
+            HINT = format('Drop it there with SELECT * FROM shard_run_on_nodes(%L, ARRAY[%L]); another time, call shard_drop_partition.',
+                          format('DROP TABLE %s', gone.name), gone.node);
+    END LOOP;
     DELETE FROM shardkeeper.partitions
     WHERE partition IN (SELECT objid FROM pg_event_trigger_dropped_objects() WHERE classid = 'pg_class'::regclass AND objsubid = 0);
 END

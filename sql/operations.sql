@@ -120,10 +120,10 @@ CREATE VIEW shard_operations AS
                    WHERE m.part_of = o.id AND NOT (m.state = 'switched' AND coalesce(m.way_back ? 'since', false)))
                ELSE coalesce(o.way_back ? 'since', false) END AS revertible
     FROM shardkeeper.operations o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.parent
-    -- What keeps a part of a change of the modulus, keeps its group.
+    -- What keeps one of its operations, keeps a group.
     CROSS JOIN LATERAL (
         SELECT coalesce(o.error, (SELECT m.error FROM shardkeeper.operations m
-                                  WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL AND m.error IS NOT NULL
+                                  WHERE m.part_of = o.id AND m.ended_at IS NULL AND m.error IS NOT NULL
                                   ORDER BY m.id DESC LIMIT 1)) AS error
     ) AS e;
 COMMENT ON VIEW shard_operations IS

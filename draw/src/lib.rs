@@ -40,6 +40,8 @@ struct Sum {
     /// `None` if it is known of no leaf.
     rows: Option<f64>,
     bytes: Option<u64>,
+    /// The server of some leaf did not tell.
+    is_partial: bool,
 }
 
 impl Sum {
@@ -50,11 +52,14 @@ impl Sum {
         }
         if let Some(bytes) = leaf.bytes {
             self.bytes = Some(self.bytes.unwrap_or(0).saturating_add(bytes));
+        } else {
+            self.is_partial = true;
         }
     }
 
     fn add_all(&mut self, other: Sum) {
         self.leaves += other.leaves;
+        self.is_partial |= other.is_partial;
         self.rows = sum(self.rows, other.rows, |a, b| a + b);
         self.bytes = sum(self.bytes, other.bytes, u64::saturating_add);
     }

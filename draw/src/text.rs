@@ -24,8 +24,8 @@ fn line(table: &TreeNode, branch: String, indent: &str, rows: &mut Vec<[String; 
         clean(table.key.as_deref().unwrap_or_default()),
         if table.is_leaf() { clean(table.node()) } else { String::new() },
         if table.is_leaf() { String::new() } else { units::count(sum.leaves as f64) },
-        number(sum.rows),
-        sum.bytes.map(units::size).unwrap_or_default(),
+        number(&sum),
+        size(&sum),
     ]);
     for (at, child) in table.children.iter().enumerate() {
         let (fork, stem) = if at + 1 == table.children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
@@ -37,11 +37,11 @@ fn totals(root: &TreeNode) -> String {
     let whole = root.sum();
     let total = |name: &str, sum: &Sum| {
         let share = match (sum.bytes, whole.bytes) {
-            (Some(part), Some(all)) => units::percent(part as f64, all as f64),
+            (Some(part), Some(all)) if !whole.is_partial => units::percent(part as f64, all as f64),
             _ => String::new(),
         };
         let leaves = units::count(sum.leaves as f64);
-        [clean(name), leaves, number(sum.rows), sum.bytes.map(units::size).unwrap_or_default(), share]
+        [clean(name), leaves, number(sum), size(sum), share]
     };
     let mut rows = vec![["node", "leaves", "rows", "size", "share"].map(str::to_owned)];
     let nodes = root.by_node();
@@ -52,9 +52,21 @@ fn totals(root: &TreeNode) -> String {
     table(&rows, 1)
 }
 
-/// Servers estimate, they do not count.
-fn number(rows: Option<f64>) -> String {
-    rows.map(|rows| format!("~{}", units::count(rows))).unwrap_or_default()
+/// Servers estimate, they do not count. Of a server that did not answer, nobody knows.
+fn number(sum: &Sum) -> String {
+    with_unknown(sum, sum.rows.map(|rows| format!("~{}", units::count(rows))))
+}
+
+fn size(sum: &Sum) -> String {
+    with_unknown(sum, sum.bytes.map(units::size))
+}
+
+fn with_unknown(sum: &Sum, known: Option<String>) -> String {
+    match (known, sum.is_partial) {
+        (Some(known), true) => format!("{known} + ?"),
+        (None, true) => "?".to_string(),
+        (known, false) => known.unwrap_or_default(),
+    }
 }
 
 /// A name cannot break the lines of the picture.

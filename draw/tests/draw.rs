@@ -71,13 +71,13 @@ fn text_is_aligned_and_sums_up() {
 fn a_table_alone_is_a_picture_too() {
     let lone = TreeNode { name: "lone".into(), ..TreeNode::default() };
     insta::assert_snapshot!(text(&lone), @r##"
-    table  node
-    ─────  ─────
-    lone   local
+    table  node   rows  size
+    ─────  ─────  ────  ────
+    lone   local     ?     ?
 
-    node   leaves
-    ─────  ──────
-    local       1
+    node   leaves  rows  size
+    ─────  ──────  ────  ────
+    local       1     ?     ?
     "##);
     assert!(mermaid(&lone).contains("lone") && well_formed(&svg(&lone)).is_ok());
 }

@@ -238,7 +238,14 @@ impl Cluster {
     fn alarms(&self) -> Vec<String> {
         let logs = self.servers().map(|server| (server, server.log()));
         logs.flat_map(|(server, log)| {
-            let found = log.lines().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)));
+            // Without room for its log a server gives up, which is no bug: the process of that number aborts.
+            let full = log.lines().filter(|line| line.contains("PANIC:") && line.contains("No space left on device"));
+            let gave_up: Vec<String> =
+                full.filter_map(pid).map(|pid| format!("(PID {pid}) was terminated by signal 6")).collect();
+            let is_full = |line: &str| {
+                line.contains("No space left on device") || gave_up.iter().any(|aborts| line.contains(aborts))
+            };
+            let found = log.lines().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)) && !is_full(line));
             found.map(|line| format!("{}: {line}", server.name)).collect::<Vec<_>>()
         })
         .collect()
@@ -256,6 +263,11 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Of the process that wrote a line.
+fn pid(line: &str) -> Option<&str> {
+    line.split_once('[')?.1.split_once(']').map(|(pid, _)| pid)
 }
 
 fn tail(text: &str, lines: usize) -> String {

@@ -6,6 +6,7 @@
 
 pub mod carried;
 pub mod copied;
+pub mod detached;
 pub mod drain;
 pub mod mirror;
 pub mod moved;

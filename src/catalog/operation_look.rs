@@ -23,6 +23,8 @@ pub struct Glance {
     pub state: State,
     pub requested: Requested,
     pub halted: bool,
+    /// Nothing of it is left to do.
+    pub ended: bool,
     /// It was called for in the current transaction.
     pub own: bool,
     /// It is not of the database that this one is a copy of.
@@ -40,9 +42,9 @@ pub struct Glance {
 pub fn glance(id: i64) -> Result<Glance> {
     let found = sql::glance(
         "SELECT pg_catalog.json_build_object('state', state, 'requested', requested, 'halted', halted, 'error', coalesce(error,
-                 (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND o.plan ? 'modulus' AND m.ended_at IS NULL
+                 (SELECT m.error FROM shardkeeper.operations m WHERE m.part_of = o.id AND m.ended_at IS NULL
                   AND m.error IS NOT NULL ORDER BY m.id DESC LIMIT 1)),
-             'is_own', shardkeeper.is_own(staging), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
+             'ended', ended_at IS NOT NULL, 'is_own', shardkeeper.is_own(staging), 'lost', way_back ->> 'lost', 'refused', way_back ->> 'refused', 'own', coalesce(xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, false))::text
          FROM shardkeeper.operations o WHERE id = $1",
         &[id.into()],
     )?;

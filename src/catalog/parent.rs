@@ -1,6 +1,7 @@
 //! `shardkeeper.parents`: what the catalog knows of a managed parent itself.
 
 use super::carried::{Extras, Key};
+use super::operation;
 use crate::error::{Report, Result};
 use crate::pg::{role, sql};
 use pgrx::pg_sys::Oid;
@@ -61,8 +62,34 @@ pub fn require(parent: Oid) -> Result<Parent> {
     }
 }
 
+/// The same for what may be asked about before the operation that makes it a parent has switched.
+pub fn require_or_coming(parent: Oid) -> Result<()> {
+    if role::as_extension_owner(|| operation::running(parent))?.is_some() {
+        return Ok(());
+    }
+    require(parent).map(drop)
+}
+
+/// Errors: 42809 it is a partition of one; 42P01 it is none, or none yet.
 pub fn not_managed<T>(relation: Oid) -> Result<T> {
-    let name = sql::one::<String>("SELECT $1::pg_catalog.regclass::text", &[relation.into()])?.unwrap_or_default();
+    let name = |oid: Oid| -> Result<String> {
+        Ok(sql::one::<String>("SELECT $1::pg_catalog.regclass::text", &[oid.into()])?.unwrap_or_default())
+    };
+    if let Some((root, _)) = of_relation(relation)?.filter(|(root, _)| *root != relation) {
+        return Report::new(
+            Code::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is a partition, not a parent", name(relation)?),
+        )
+        .hint(format!("Name its parent {}.", name(root)?))
+        .into();
+    }
+    let name = name(relation)?;
+    if let Some(id) = role::as_extension_owner(|| operation::running(relation))? {
+        return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{name} is not a managed parent yet"))
+            .detail(format!("Operation {id} is about to make it one."))
+            .hint(format!("Wait with SELECT shard_wait({id});"))
+            .into();
+    }
     Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{name} is not a managed parent"))
         .hint("See the view shard_parents, or make it one with SELECT shard_create_parent(…).")
         .into()

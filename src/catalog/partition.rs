@@ -22,6 +22,10 @@ pub fn add(parent: Oid, schema: &str, named: &[(String, String)]) -> Result<()> 
              JOIN pg_catalog.pg_class c ON c.relname = given.name::name AND c.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($2))
              ON CONFLICT (partition) DO UPDATE SET parent = excluded.parent, label = excluded.label",
             &[parent.into(), schema.into(), names.into(), labels.into()],
+        )?;
+        sql::run(
+            "DELETE FROM shardkeeper.detached d USING shardkeeper.partitions k WHERE k.parent = $1 AND k.partition = d.partition",
+            &[parent.into()],
         )
     })?;
     Ok(())
@@ -82,7 +86,7 @@ pub fn note_attached(partition: Oid) -> Result<()> {
             &[partition.into()],
         )
     })?;
-    Ok(())
+    super::detached::forget(&[partition])
 }
 
 /// The names of the partitions' tables. What was detached by hand is among them, as long as its table is there.

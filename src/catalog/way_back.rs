@@ -182,18 +182,34 @@ pub fn set_apart(id: i64, node: &str, own_slot: bool, apart: bool) -> Result<()>
 
 /// The operation replaces what earlier ones brought, which therefore cannot be reverted any more. Part of its switch.
 pub fn cut_off(operation: &Operation, parent: Oid) -> Result<()> {
-    let gone: Vec<String> = operation.plan.source_leaves().map(|(name, _)| name.name.clone()).collect();
-    let earlier: Vec<(i64, Plan)> = sql::documents(
-        "SELECT pg_catalog.json_build_array(id, plan)::text FROM shardkeeper.operations
-         WHERE parent = $1 AND id <> $2 AND state = $3 AND way_back ? 'since' AND shardkeeper.is_own(staging)",
-        &[parent.into(), operation.id.into(), State::Switched.as_str().into()],
-    )?;
-    for (id, plan) in earlier {
-        if plan.target_tree().leaves().any(|leaf| gone.contains(&leaf.name)) {
-            lose(id, &format!("Operation {} has replaced its partitions since.", operation.id))?;
-        }
+    for id in would_be_cut_off(&operation.plan, parent)?.into_iter().filter(|id| *id != operation.id) {
+        lose(id, &format!("Operation {} has replaced its partitions since.", operation.id))?;
     }
     Ok(())
+}
+
+/// Kept operations on the parent that brought what the plan replaces.
+pub fn would_be_cut_off(plan: &Plan, parent: Oid) -> Result<Vec<i64>> {
+    let gone: Vec<&String> = plan.source_leaves().map(|(name, _)| &name.name).collect();
+    let earlier: Vec<(i64, Plan)> = role::as_extension_owner(|| {
+        sql::documents(
+            "SELECT pg_catalog.json_build_array(id, plan)::text FROM shardkeeper.operations
+             WHERE parent = $1 AND state = $2 AND way_back ? 'since' AND shardkeeper.is_own(staging) ORDER BY id",
+            &[parent.into(), State::Switched.as_str().into()],
+        )
+    })?;
+    let is_cut = |(_, plan): &(i64, Plan)| plan.target_tree().leaves().any(|leaf| gone.contains(&&leaf.name));
+    Ok(earlier.into_iter().filter(is_cut).map(|(id, _)| id).collect())
+}
+
+/// What becomes of them, for whoever calls.
+pub fn cut_off_words(ids: &[i64]) -> Option<String> {
+    let those = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+    match ids {
+        [] => None,
+        [_] => Some(format!("after the switch, operation {those} cannot be reverted any more")),
+        _ => Some(format!("after the switch, operations {those} cannot be reverted any more")),
+    }
 }
 
 impl Operation {

@@ -4,6 +4,7 @@ mod gaps;
 mod hierarchies;
 mod nodes;
 
+use crate::catalog::parent;
 use crate::error::{Report, Result};
 use crate::node::finding::{Finding, Row};
 use crate::pg::subtransaction::look;
@@ -12,7 +13,13 @@ use crate::schema::drift::Drift;
 use pgrx::pg_sys::Oid;
 
 /// What is wrong with all hierarchies, or with one and its nodes.
+///
+/// Errors: those of `parent::not_managed`.
 pub fn all(parent: Option<Oid>) -> Result<Vec<Row>> {
+    if let Some(parent) = parent {
+        // A plain table that an operation is about to make one can be asked about too.
+        parent::require_or_coming(parent)?;
+    }
     let mut found = Found { about_all: parent.is_none(), rows: Vec::new() };
     let drift = found.of("hierarchy", look(|| Drift::of(parent)))?;
     let questions = drift.as_ref().map(|drift| drift.questions().clone()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! What keeps a node from being dropped: partitions, and what operations keep there or still need.
 
 use super::alter::leaves;
+use crate::catalog::detached;
 use crate::catalog::mirror;
 use crate::catalog::operation::{self, Holder};
 use crate::error::{Report, Result};
@@ -23,6 +24,14 @@ pub fn check(node: &str) -> Result<()> {
     };
     let report = Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, format!("node \"{node}\" {what}"));
     let drain = format!("Run SELECT shard_drain_node({}); then drop it again.", literal(node));
+    let detached = detached::on_node(node)?;
+    if let Some(first) = detached.first().filter(|_| stored <= detached.len()) {
+        let what = format!("What shard_detach_partition took out of parents is still there: {}.", detached.join(", "));
+        return report
+            .detail(what)
+            .hint(format!("Run SELECT shard_drop_partition({}); or drop the foreign table alone.", literal(first)))
+            .into();
+    }
     if stored > 0 || holders.is_empty() {
         return report.hint(drain).into();
     }

@@ -34,7 +34,16 @@ pub fn run(text: &str, nodes: Option<Vec<String>>) -> Result<Vec<Answer>> {
     };
     nodes.iter().try_for_each(|node| check_remote(node))?;
     let statements = split(text)?;
-    if inside { within_transaction(&statements, nodes) } else { at_once(&statements, nodes) }
+    if !inside {
+        return at_once(&statements, nodes);
+    }
+    if matches!(subtransaction::attempt(|| Ok(parse::sets_for_session(text))), Ok(true)) {
+        return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, "the setting would outlive the transaction on the node")
+            .detail("Within a transaction the statement runs in the session that foreign tables are read by, and later queries would be answered with that setting.")
+            .hint("Use SET LOCAL, or call shard_run_on_nodes outside of a transaction.")
+            .into();
+    }
+    within_transaction(&statements, nodes)
 }
 
 /// What the coordinator's parser does not know, a newer node may: it gets the text as it is.

@@ -52,6 +52,7 @@ pub fn adopt(oid: Oid) -> Result<()> {
         let common = named_as_before(&table, &foreign, common_keys(&table, &members, &keys)?)?;
         table.keys.extend(common);
     }
+    say_names(&members, &facts)?;
     validate::unique_keys(&table, &keys)?;
     same_keys(&table, &keys, &tree, &members, oid)?;
     let plan = plan_tree(&derived.level, &table, &keys)?;
@@ -164,6 +165,26 @@ fn check(table: &TableDefinition, members: &[TreeTable], facts: &HashMap<u32, Fa
                     "On the node, run ALTER TABLE {there} RENAME COLUMN …; here, ALTER FOREIGN TABLE {name} ALTER COLUMN … OPTIONS (DROP column_name);"
                 ),
             );
+        }
+    }
+    Ok(())
+}
+
+/// Foreign tables say by options what they stand for, as ours do: when a leaf moves, these change with it.
+fn say_names(members: &[TreeTable], facts: &HashMap<u32, Facts>) -> Result<()> {
+    for member in members.iter().filter(|member| member.server.is_some()) {
+        let Some(found) = facts.get(&member.oid().to_u32()) else { continue };
+        let name = &member.name;
+        let option = |option: &str, said: &Option<String>, is: &str| {
+            said.is_none().then(|| format!("ADD {option} {}", literal(is)))
+        };
+        let options = [
+            option("schema_name", &found.remote_schema, &name.schema),
+            option("table_name", &found.remote_name, &name.name),
+        ];
+        let options = options.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        if !options.is_empty() {
+            sql::run_quietly(&format!("ALTER FOREIGN TABLE {name} OPTIONS ({options})"))?;
         }
     }
     Ok(())

@@ -4,15 +4,17 @@ use super::default_partition;
 use super::mirror;
 use super::partition_ddl::DEFAULT_CHECK;
 use super::script::Script;
+use crate::catalog::detached::{self, Remote};
 use crate::catalog::{self, partition};
 use crate::error::{Report, Result};
 use crate::hierarchy::bound::default_check;
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::tree_tables::{self, TreeTable};
+use crate::hierarchy::validate;
 use crate::name::{ident, literal};
 use crate::node::trash::KeepTime;
 use crate::pg::{parent_cache, relation, role, sql};
-use crate::table::definition::outside_dependents;
+use crate::table::definition::{TableDefinition, outside_dependents};
 use crate::table::required_types;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -27,13 +29,22 @@ pub enum Fate {
 }
 
 pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
+    if let Fate::Trash(keep) = fate {
+        let remotes = detached::remotes(partition)?;
+        if !remotes.is_empty() {
+            return discard_detached(partition, &remotes, keep);
+        }
+    }
     let (managed, labels) = ManagedParent::open_to_change(partition)?;
     let (member, above) = managed.partition(partition)?;
     let site = managed.level.at(&labels[..labels.len().saturating_sub(1)]);
     if site.as_ref().is_some_and(|site| site.level.method() == Method::Hash) {
         return Report::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{} is a hash partition", member.name))
             .detail(format!("Without it, {} would have no place for the keys of its remainder.", above.name))
-            .hint("Detach or drop the partition above it, or change the modulus.")
+            .hint(match above.parent() {
+                Some(_) => format!("Detach or drop {}, the partition above it; or change the modulus with SELECT shard_set_modulus({}, …);", above.name, literal(&above.name.to_string())),
+                None => format!("Change the modulus with SELECT shard_set_modulus({}, …); or drop the whole with SELECT shard_drop_parent({});", literal(&above.name.to_string()), literal(&above.name.to_string())),
+            })
             .into();
     }
     if let Fate::Trash(_) = fate {
@@ -78,9 +89,39 @@ pub fn take_out(partition: Oid, fate: &Fate) -> Result<()> {
         catalog::mirror::forget(managed.root, node)?;
     }
     partition::forget(&tables.iter().map(|table| table.oid()).collect::<Vec<_>>())?;
-    if let Fate::Trash(keep) = fate {
-        discard_local(member, &tables, keep)?;
+    match fate {
+        Fate::Trash(keep) => discard_local(member, &tables, keep)?,
+        Fate::Keep => {
+            for node in tree_tables::nodes(tables.iter().copied()) {
+                detached::add(partition, &node, &member.name)?;
+            }
+        }
     }
+    crate::background::ensure_running()
+}
+
+/// One that was detached before, with its tables on nodes.
+fn discard_detached(partition: Oid, remotes: &[Remote], keep: &KeepTime) -> Result<()> {
+    let tables = tree_tables::load(partition)?;
+    let (Some(top), Some(definition)) = (tables.first(), TableDefinition::load(partition)?) else {
+        return catalog::parent::not_managed(partition);
+    };
+    validate::owned(partition, &definition)?;
+    let all: Vec<&TreeTable> = tables.iter().collect();
+    refuse_dependents(top, outside_dependents(partition, &all.iter().map(|table| table.oid()).collect::<Vec<_>>())?)?;
+    relation::lock_exclusive(partition);
+    let mut script = Script::default();
+    for Remote { node, table } in remotes {
+        if mirror::found_on(node, std::iter::once(table))?.is_empty() {
+            mirror::warn_of_missing(node, table);
+            continue;
+        }
+        let inverse = format!("SELECT shardkeeper.restore({}, {})", literal(&table.schema), literal(&table.name));
+        script.on_node(node, vec![keep.discard(table)], inverse);
+    }
+    script.run()?;
+    detached::forget(&[partition])?;
+    discard_local(top, &all, keep)?;
     crate::background::ensure_running()
 }
 

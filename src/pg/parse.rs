@@ -1,7 +1,8 @@
 //! What a text is to Postgres's own grammar, so that text from a user never becomes more SQL than it should be.
 
+use super::list::pointers;
 use pgrx::pg_sys;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 pub const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 
@@ -22,6 +23,27 @@ pub fn is_one_expression(text: &str) -> bool {
     let Ok(wrapped) = CString::new(format!("SELECT ({text}\n)")) else { return false };
     let Ok(bare) = CString::new(format!("SELECT {text}\n")) else { return false };
     one_plain_target(&wrapped) && one_plain_target(&bare)
+}
+
+/// Whether a statement of the text is a `SET` or `RESET` whose effect would outlive the transaction.
+pub fn sets_for_session(text: &str) -> bool {
+    let Ok(query) = CString::new(text) else { return false };
+    // SAFETY: raw_parser only reads the NUL-terminated text and returns a list of RawStmt nodes, or raises. A node is looked at as
+    // a VariableSetStmt only after its tag was compared; its name is a string, or null.
+    unsafe {
+        let parsed = pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        pointers::<pg_sys::RawStmt>(parsed).any(|raw| {
+            if (*(*raw).stmt).type_ != pg_sys::NodeTag::T_VariableSetStmt {
+                return false;
+            }
+            let set = &*(*raw).stmt.cast::<pg_sys::VariableSetStmt>();
+            // SET TRANSACTION and SET CONSTRAINTS are about the transaction.
+            let about_transaction = set.kind == pg_sys::VariableSetKind::VAR_SET_MULTI
+                && !set.name.is_null()
+                && CStr::from_ptr(set.name).to_bytes().starts_with(b"TRANSACTION");
+            !set.is_local && !about_transaction
+        })
+    }
 }
 
 /// The statements of a text, or `None` where one of them begins or ends a transaction. A text that is no SQL raises Postgres's

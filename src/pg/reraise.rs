@@ -20,7 +20,10 @@ fn raise(node: &str, error: CaughtError) -> ! {
     if matches!(code, Code::ERRCODE_QUERY_CANCELED | Code::ERRCODE_ADMIN_SHUTDOWN) {
         error.rethrow();
     }
-    let found = report(error);
+    let mut found = report(error);
+    if code == Code::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION && found.hint.is_none() {
+        found.hint = Some("Run SELECT * FROM shard_check(); it says what is wrong with the node.".to_string());
+    }
     let named = if found.message.contains(&format!("\"{node}\"")) {
         found
     } else {

@@ -92,9 +92,9 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
     }
     crate::background::ensure_quietly();
     let start = Instant::now();
-    let mut reverts = false;
+    let (mut reverts, mut told) = (false, None);
     loop {
-        let Glance { state: now, requested, halted, error, lost, refused, .. } = operation_look::glance(id)?;
+        let Glance { state: now, requested, halted, ended, error, lost, refused, .. } = operation_look::glance(id)?;
         let was_to_revert = reverts;
         reverts = now == State::Reverting || requested == Requested::Revert;
         let error = error.map(Failure::report);
@@ -106,8 +106,14 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
                 .detail(why)
                 .into();
         }
-        let goes_on = reverts || requested == Requested::Finish;
-        if now == State::Switched && !goes_on || now.is_final() {
+        let finishes = requested == Requested::Finish;
+        let is_there = match now {
+            State::Switched => !reverts && !finishes,
+            // Whoever asked for it wants to go on where the old tables were.
+            State::Finished => ended || !finishes,
+            state => state.is_final(),
+        };
+        if is_there {
             return Ok(now);
         }
         if halted || requested == Requested::Pause {
@@ -117,6 +123,12 @@ pub fn wait(id: i64, limit: Option<Duration>) -> Result<State> {
             report.detail = error.as_ref().filter(|_| halted).map(Report::one_line);
             report.hint = error.filter(|_| halted).and_then(|error| error.hint).or(Some(resume));
             return report.into();
+        }
+        // Whoever waits without a limit hears what keeps it.
+        let keeps = error.as_ref().map(|error| error.message.clone());
+        if let Some(error) = error.as_ref().filter(|_| keeps != told) {
+            pgrx::notice!("operation {id} has met an error and tries again: {}", error.one_line());
+            told = keeps;
         }
         if limit.is_some_and(|limit| start.elapsed() >= limit) {
             let mut report = Report::new(

@@ -76,7 +76,7 @@ fn forget_halves(operation: &Operation) -> Step {
 pub fn sizes(operation: &Operation) -> Result<Progress> {
     #[derive(serde::Deserialize)]
     struct Size {
-        rows: f64,
+        rows: Option<f64>,
         bytes: i64,
     }
     let mut total = Progress { rows_total: Some(0), bytes_total: Some(0), ..Progress::default() };
@@ -84,7 +84,10 @@ pub fn sizes(operation: &Operation) -> Result<Progress> {
         let names = operation.plan.source_leaves().filter(|(_, place)| *place == node);
         let names = names.map(|(name, _)| literal(&name.to_string())).collect::<Vec<_>>().join(", ");
         let query = format!(
-            "SELECT json_build_object('rows', coalesce(sum(greatest(c.reltuples, 0)), 0), 'bytes', coalesce(sum(pg_table_size(c.oid)), 0))::text
+            // Of a table that was never analyzed nobody knows.
+            "SELECT json_build_object('rows', CASE WHEN bool_or(c.reltuples < 0 AND pg_relation_size(c.oid) > 0) THEN NULL
+                                              ELSE coalesce(sum(greatest(c.reltuples, 0)), 0) END,
+                 'bytes', coalesce(sum(pg_table_size(c.oid)), 0))::text
              FROM unnest(ARRAY[{names}]) AS n JOIN pg_class c ON c.oid = n::regclass"
         );
         let size = session::wait(async {
@@ -92,7 +95,7 @@ pub fn sizes(operation: &Operation) -> Result<Progress> {
             place.document::<Size>(&query, &[]).await
         })?;
         if let Some(Size { rows, bytes }) = size {
-            total.rows_total = total.rows_total.map(|before| before.saturating_add(rows as i64));
+            total.rows_total = total.rows_total.zip(rows).map(|(before, rows)| before.saturating_add(rows as i64));
             total.bytes_total = total.bytes_total.map(|before| before.saturating_add(bytes));
         }
     }

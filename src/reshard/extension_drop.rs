@@ -21,8 +21,8 @@ fn check() -> Result<()> {
     let left = operation_look::unended(COORDINATOR)?;
     let Some(first) = left.first() else { return Ok(()) };
     let more = match left.len() - 1 {
-        0 => String::new(),
-        more => format!(" and {}", count(more, "more operation", "more operations")),
+        0 => " has ended".to_string(),
+        more => format!(" and {} have ended", count(more, "more operation", "more operations")),
     };
     let what: Vec<String> =
         left.iter().map(|Unended { id, name, state }| format!("operation {id} on {name} is {state}")).collect();
@@ -30,7 +30,7 @@ fn check() -> Result<()> {
     calls.push("SELECT count(*) FROM shard_operations WHERE ended_at IS NULL; until it is 0".into());
     Report::new(
         Code::ERRCODE_OBJECT_IN_USE,
-        format!("extension shardkeeper cannot be dropped while operation {}{more} has not ended", first.id),
+        format!("extension shardkeeper cannot be dropped before operation {}{more}", first.id),
     )
     .detail(format!("Slots, publications and tables would stay on servers for ever: {}.", what.join("; ")))
     .hint(format!("Run {}.", calls.join(" ")))

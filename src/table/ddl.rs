@@ -1,9 +1,23 @@
-//! The parent itself: an empty ordinary table made anew as a partitioned one, with everything its user put on it.
+//! The parent itself: an empty ordinary table made anew as a partitioned one, with everything its user put on it. Each kind of
+//! object has its commands in a file of its own.
+
+mod comment;
+mod grant;
+mod index;
+mod policy;
+mod publication;
+
+pub use comment::key_comments;
+pub use grant::{leaf_rights, owner_changes};
+pub use index::{create_key, index_marks, make_way};
+pub use publication::publish;
 
 use super::columns::{self, Place};
-use super::definition::{Grant, Policy, Sequence, TableDefinition};
-use crate::catalog::carried::{Key, Publication};
-use crate::name::{QualifiedName, ident, idents, literal};
+use super::definition::TableDefinition;
+use crate::name::{QualifiedName, ident, literal};
+use comment::comments;
+use grant::grants;
+use policy::create_policy;
 
 /// What comes before the partitions: the old table goes, the new one takes its name, keys and settings.
 ///
@@ -108,241 +122,6 @@ pub fn alter(commands: &mut Vec<String>, name: &QualifiedName, actions: Vec<Stri
     if !actions.is_empty() {
         commands.push(format!("ALTER TABLE {name} {}", actions.join(", ")));
     }
-}
-
-/// The commands that put a key or index on `table`; with `named`, under its own name, else under one Postgres picks.
-pub fn create_key(key: &Key, table: &QualifiedName, named: bool) -> Vec<String> {
-    let mut commands = Vec::new();
-    let space = key.tablespace.as_ref();
-    if let Some(tablespace) = space {
-        commands.push(format!("SET LOCAL default_tablespace = {}", literal(tablespace)));
-    }
-    match &key.constraint {
-        Some(definition) if named => {
-            commands.push(format!("ALTER TABLE {table} ADD CONSTRAINT {} {definition}", ident(&key.name)));
-        }
-        Some(definition) => commands.push(format!("ALTER TABLE {table} ADD {definition}")),
-        None => {
-            let unique = if key.unique { "UNIQUE " } else { "" };
-            let name = if named { format!("{} ", ident(&key.name)) } else { String::new() };
-            commands.push(format!("CREATE {unique}INDEX {name}ON {table} USING {}", key.definition));
-        }
-    }
-    if space.is_some() {
-        commands.push("SET LOCAL default_tablespace = ''".to_string());
-    }
-    if named {
-        let index = table.sibling(key.name.clone());
-        for (column, target) in &key.statistics {
-            commands.push(format!("ALTER INDEX {index} ALTER COLUMN {column} SET STATISTICS {target}"));
-        }
-    }
-    commands
-}
-
-/// Lets these names be used in the schema: an index of a leaf that Postgres has named so gives way.
-pub fn make_way<'a>(schema: &str, names: impl IntoIterator<Item = &'a String>) -> String {
-    let names = names.into_iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
-    format!("SELECT shardkeeper.make_way({}, {names})", literal(schema))
-}
-
-/// What is said of single indexes, which partitions do not inherit: replica identity, the order of CLUSTER, statistics
-/// targets of expressions. Each leaf's index is the one of the same definition, whatever its name.
-pub fn index_marks(table: &TableDefinition, leaves: &[QualifiedName]) -> Vec<String> {
-    let names = leaves.iter().map(|leaf| literal(&leaf.to_string())).collect::<Vec<_>>().join(", ");
-    let mut commands = Vec::new();
-    for key in &table.keys {
-        let mut marks = Vec::new();
-        if key.replica_identity && table.replica_identity == 'i' {
-            marks.push("ALTER TABLE %1$s REPLICA IDENTITY USING INDEX %3$I".to_string());
-        }
-        if key.clustered {
-            marks.push("ALTER TABLE %1$s CLUSTER ON %3$I".to_string());
-        }
-        for (column, target) in &key.statistics {
-            marks.push(format!("ALTER INDEX %2$I.%3$I ALTER COLUMN {column} SET STATISTICS {target}"));
-        }
-        if marks.is_empty() || leaves.is_empty() {
-            continue;
-        }
-        let body = format!(
-            "DECLARE leaf record;
-BEGIN
-    FOR leaf IN
-        SELECT x.indrelid::pg_catalog.regclass AS name, n.nspname, c.relname AS index
-        FROM pg_catalog.unnest(ARRAY[{names}]) AS wanted
-        JOIN pg_catalog.pg_index x ON x.indrelid = wanted::pg_catalog.regclass AND x.indisunique = {unique}
-        JOIN pg_catalog.pg_class c ON c.oid = x.indexrelid
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE pg_catalog.right(pg_catalog.pg_get_indexdef(x.indexrelid), {length}) = {ending}
-    LOOP
-        EXECUTE pg_catalog.format({marks}, leaf.name, leaf.nspname, leaf.index);
-    END LOOP;
-END",
-            unique = key.unique,
-            length = key.definition.chars().count() + " USING ".len(),
-            ending = literal(&format!(" USING {}", key.definition)),
-            marks = literal(&marks.join("; ")),
-        );
-        commands.push(format!("DO {}", literal(&body)));
-    }
-    commands
-}
-
-fn create_policy(policy: &Policy, table: &QualifiedName) -> String {
-    let roles = policy.roles.iter().map(role).collect::<Vec<_>>().join(", ");
-    let mut text = format!(
-        "CREATE POLICY {} ON {table} AS {} FOR {} TO {roles}",
-        ident(&policy.name),
-        if policy.permissive { "PERMISSIVE" } else { "RESTRICTIVE" },
-        policy.command
-    );
-    if let Some(using) = &policy.using {
-        text += &format!(" USING ({using})");
-    }
-    if let Some(check) = &policy.check {
-        text += &format!(" WITH CHECK ({check})");
-    }
-    text
-}
-
-fn role(role: &Option<String>) -> String {
-    role.as_deref().map_or_else(|| "PUBLIC".to_string(), ident)
-}
-
-/// The rights exactly as they were: what default privileges gave to the new table goes first.
-fn grants(table: &TableDefinition) -> Vec<String> {
-    let name = &table.name;
-    let mut commands = Vec::new();
-    if table.grants.is_some() || !table.default_grantees.is_empty() {
-        let mut before: Vec<String> = table.default_grantees.iter().map(role).collect();
-        before.extend(["PUBLIC".to_string(), ident(&table.owner), "CURRENT_USER".to_string()]);
-        before.sort();
-        before.dedup();
-        commands.push(format!("REVOKE ALL ON TABLE {name} FROM {}", before.join(", ")));
-        match &table.grants {
-            Some(grants) => commands.extend(grants.iter().map(|grant| grant_command(grant, "", name))),
-            None => commands.push(format!("GRANT ALL ON TABLE {name} TO {}", ident(&table.owner))),
-        }
-    }
-    for column in &table.columns {
-        let of = format!(" ({})", ident(&column.name));
-        commands.extend(column.grants.iter().map(|grant| grant_command(grant, &of, name)));
-        commands.extend(column.sequence.iter().flat_map(|sequence| sequence_grants(table, sequence)));
-    }
-    commands
-}
-
-fn sequence_grants(table: &TableDefinition, sequence: &Sequence) -> Vec<String> {
-    let name = &sequence.name;
-    let mut commands = Vec::new();
-    if sequence.grants.is_some() || !table.default_sequence_grantees.is_empty() {
-        let mut before: Vec<String> = table.default_sequence_grantees.iter().map(role).collect();
-        before.push(ident(&table.owner));
-        before.sort();
-        before.dedup();
-        commands.push(format!("REVOKE ALL ON SEQUENCE {name} FROM {}", before.join(", ")));
-        match &sequence.grants {
-            Some(grants) => commands.extend(grants.iter().map(|grant| {
-                let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
-                format!("GRANT {} ON SEQUENCE {name} TO {}{option}", grant.privileges.join(", "), role(&grant.role))
-            })),
-            None => commands.push(format!("GRANT ALL ON SEQUENCE {name} TO {}", ident(&table.owner))),
-        }
-    }
-    commands
-}
-
-/// Partitions are reached through their parent: what default privileges gave to them goes.
-pub fn leaf_rights(table: &TableDefinition, made: &[QualifiedName]) -> Vec<String> {
-    let others: Vec<String> =
-        table.default_grantees.iter().filter(|who| who.as_ref() != Some(&table.owner)).map(role).collect();
-    if others.is_empty() {
-        return Vec::new();
-    }
-    made.iter().map(|made| format!("REVOKE ALL ON TABLE {made} FROM {}", others.join(", "))).collect()
-}
-
-fn grant_command(grant: &Grant, columns: &str, table: &QualifiedName) -> String {
-    let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
-    let privileges: Vec<String> = grant.privileges.iter().map(|privilege| format!("{privilege}{columns}")).collect();
-    format!("GRANT {} ON TABLE {table} TO {}{option}", privileges.join(", "), role(&grant.role))
-}
-
-fn comments(table: &TableDefinition, mixed: bool) -> Vec<String> {
-    let name = &table.name;
-    let on =
-        |what: &str, text: &Option<String>| text.as_ref().map(|text| format!("COMMENT ON {what} IS {}", literal(text)));
-    let mut commands = Vec::new();
-    commands.extend(on(&format!("TABLE {name}"), &table.comment));
-    for column in &table.columns {
-        commands.extend(on(&format!("COLUMN {name}.{}", ident(&column.name)), &column.comment));
-        if let Some(constraint) = &column.not_null_constraint {
-            commands.extend(on(&format!("CONSTRAINT {} ON {name}", ident(&constraint.name)), &constraint.comment));
-        }
-        if let Some(sequence) = &column.sequence {
-            commands.extend(on(&format!("SEQUENCE {}", sequence.name), &sequence.comment));
-        }
-    }
-    for check in &table.checks {
-        commands.extend(on(&format!("CONSTRAINT {} ON {name}", ident(&check.name)), &check.comment));
-    }
-    for key in table.keys.iter().filter(|key| !(mixed && key.unique)) {
-        commands.extend(key_comments(key, name));
-    }
-    for trigger in &table.triggers {
-        commands.extend(on(&format!("TRIGGER {} ON {name}", ident(&trigger.name)), &trigger.comment));
-    }
-    for policy in &table.policies {
-        commands.extend(on(&format!("POLICY {} ON {name}", ident(&policy.name)), &policy.comment));
-    }
-    for statistics in &table.statistics {
-        commands.extend(on(&format!("STATISTICS {}", statistics.name), &statistics.comment));
-    }
-    commands
-}
-
-pub fn key_comments(key: &Key, table: &QualifiedName) -> Vec<String> {
-    let mut commands = Vec::new();
-    if let Some(text) = &key.comment {
-        commands.push(format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", ident(&key.name), literal(text)));
-    }
-    if let Some(text) = &key.index_comment {
-        commands.push(format!("COMMENT ON INDEX {} IS {}", table.sibling(key.name.clone()), literal(text)));
-    }
-    commands
-}
-
-/// Membership of the table's publications. Rows of foreign leaves are never published from here, so with some of them only
-/// the local leaves become members: a parent would promise more than it keeps. So they do where the publication filters
-/// rows or columns without publishing through the root, which Postgres refuses for a partitioned table. `root` is `None`
-/// when it is a member already.
-pub fn publish(
-    table: &TableDefinition,
-    root: Option<&QualifiedName>,
-    leaves: &[QualifiedName],
-    mixed: bool,
-) -> Vec<String> {
-    let mut commands = Vec::new();
-    for publication in &table.publications {
-        let Publication { name, via_root, filter, columns } = publication;
-        let by_leaf = mixed || !via_root && (filter.is_some() || columns.is_some());
-        let columns = columns.as_ref().map(|names| format!(" ({})", idents(names))).unwrap_or_default();
-        let filter = filter.as_ref().map(|text| format!(" WHERE ({text})")).unwrap_or_default();
-        let members = if by_leaf { leaves } else { root.map(std::slice::from_ref).unwrap_or_default() };
-        let add = |member| format!("ALTER PUBLICATION {} ADD TABLE {member}{columns}{filter}", ident(name));
-        commands.extend(members.iter().map(add));
-    }
-    commands
-}
-
-/// New tables belong to their maker; these give them to the owner of the table they are part of.
-pub fn owner_changes(table: &TableDefinition, made: &[QualifiedName], caller: &str) -> Vec<String> {
-    if table.owner == caller {
-        return Vec::new();
-    }
-    let owner = ident(&table.owner);
-    made.iter().map(|made| format!("ALTER TABLE {made} OWNER TO {owner}")).collect()
 }
 
 fn owned_sequences(table: &TableDefinition) -> impl Iterator<Item = &QualifiedName> {

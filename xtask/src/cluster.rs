@@ -117,6 +117,6 @@ pub fn on_interrupt() -> Result<Receiver<()>> {
     Ok(receiver)
 }
 
-fn number<T: std::str::FromStr>(option: &str, value: Option<&String>) -> Result<T> {
+pub fn number<T: std::str::FromStr>(option: &str, value: Option<&String>) -> Result<T> {
     value.and_then(|text| text.parse().ok()).with_context(|| format!("{option} needs a number"))
 }

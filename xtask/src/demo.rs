@@ -9,7 +9,7 @@ mod story;
 use anyhow::{Result, bail};
 use pg_test::{Cluster, Install, Options};
 
-use crate::cluster::{attend, on_interrupt, print_connections};
+use crate::cluster::{attend, number, on_interrupt, print_connections};
 use crate::extension::{self, Profile};
 use crate::setup::{self, Wanted};
 use screen::Screen;
@@ -18,18 +18,33 @@ use screen::Screen;
 const LEAVE: &str = "ALTER ROLE app REPLICATION; GRANT CREATE ON DATABASE app TO app";
 
 pub fn demo(args: &[String]) -> Result<()> {
-    let keep = match args {
-        [] => false,
-        [option] if option == "--keep" => true,
-        _ => bail!("usage: cargo xtask demo [--keep]"),
-    };
+    let (mut keep, mut version) = (false, None);
+    let mut args = args.iter();
+    while let Some(option) = args.next() {
+        match option.as_str() {
+            "--keep" => keep = true,
+            "--pg" => version = Some(number::<u16>(option, args.next())?),
+            _ => bail!("usage: cargo xtask demo [--keep] [--pg N]"),
+        }
+    }
     let mut screen = Screen::new();
-    screen.step("Install what is missing (a minute or two, the first time)", |_| setup::run(Wanted::Distribution))?;
+    screen.step("Install what is missing (a minute or two, the first time)", |_| {
+        setup::run(version.map_or(Wanted::Distribution, Wanted::Major))
+    })?;
+    let install = match version {
+        Some(major) => Install::of(major)?,
+        None => Install::chosen()?,
+    };
     screen.step("Build the extension (two or three minutes, the first time)", |_| {
-        extension::install(&Install::chosen()?, Profile::Cluster)
+        extension::install(&install, Profile::Cluster)
     })?;
     let cluster = screen.step("Start a coordinator, and five plain Postgres servers for later", |screen| {
-        let options = Options { nodes: story::NODES.len(), names: &story::NODES, ..Options::default() };
+        let options = Options {
+            nodes: story::NODES.len(),
+            names: &story::NODES,
+            version: Some(install.major),
+            ..Options::default()
+        };
         let cluster = Cluster::with(options)?;
         for node in cluster.nodes() {
             node.run(LEAVE)?;

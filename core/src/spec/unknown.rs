@@ -33,11 +33,28 @@ pub(super) fn unknown(path: &Path, name: &str, of: &str, valid: &[&str]) -> Spec
     }
     let error = SpecError::new(place, format!("unknown field \"{name}\""))
         .detail(format!("The fields of {of} are {}.", enumerate(valid)));
-    match nearest(name, valid) {
+    let near = nearest(name, valid)
+        .or_else(|| SYNONYMS.iter().find(|(word, ours)| *word == name && valid.contains(ours)).map(|(_, ours)| *ours));
+    match near {
         Some(near) => error.hint(format!("Perhaps you mean \"{near}\".")),
         None => error,
     }
 }
+
+/// Words for the same that the call, Postgres or other tools have.
+const SYNONYMS: [(&str, &str); 11] = [
+    ("until", "end"),
+    ("lists", "values"),
+    ("values", "in"),
+    ("list", "in"),
+    ("in", "values"),
+    ("default_partition", "default"),
+    ("partition_by", "method"),
+    ("type", "method"),
+    ("column", "key"),
+    ("every", "interval"),
+    ("count", "modulus"),
+];
 
 /// The report for an error that serde raised while it read `doc`, which stands at `root`.
 pub(crate) fn explain(doc: &Value, error: &serde_path_to_error::Error<serde_json::Error>, root: &Path) -> SpecError {

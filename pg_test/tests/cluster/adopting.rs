@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pg_test::movement::{joined, told, under_load};
+use pg_test::movement::{ends, joined, nothing_is_left, reaches, told, under_load};
 use pg_test::objects::settled;
 use pg_test::sql::{column, refused, rows};
 use pg_test::{Cluster, Keys, PATIENCE, Snapshot, Workload, eventually};
@@ -245,4 +245,34 @@ fn a_default_partition_on_a_node_knows_its_siblings_elsewhere() -> Result<()> {
     assert_eq!(refused(&mut cluster.node(1).client()?, "INSERT INTO d_rest VALUES ('IT')")?.code().code(), "23514");
     assert_eq!(cluster.coordinator.count("d")?, 3);
     Ok(())
+}
+
+/// As a foreign table is written that is called the same on both sides.
+#[test]
+fn a_foreign_table_that_does_not_say_its_remote_name_moves_there_and_back() -> Result<()> {
+    let cluster = joined(2)?;
+    let mut client = cluster.coordinator.client()?;
+    for node in 1..=2 {
+        cluster.node(node).run("CREATE TABLE a_n (id int NOT NULL, k text NOT NULL, PRIMARY KEY (id, k))")?;
+    }
+    cluster.node(2).run("DROP TABLE a_n")?;
+    cluster.node(1).run("ALTER TABLE a_n OWNER TO app")?;
+    client.batch_execute(
+        "CREATE TABLE a (id int, k text) PARTITION BY LIST (k); CREATE TABLE a_l PARTITION OF a (PRIMARY KEY (id, k)) FOR VALUES IN ('l');
+         CREATE FOREIGN TABLE a_n PARTITION OF a FOR VALUES IN ('n') SERVER n1;
+         INSERT INTO a VALUES (1, 'l'), (2, 'n'); SELECT shard_adopt_parent('a')",
+    )?;
+    for (to, revert) in [("n2", true), ("local", true), ("n2", false)] {
+        let id: i64 = client.query_one(&format!("SELECT shard_move_partition('a_n', '{to}')"), &[])?.get(0);
+        reaches(&cluster, id, "switched", PATIENCE)?;
+        if revert {
+            client.execute("SELECT shard_revert($1)", &[&id])?;
+            reaches(&cluster, id, "reverted", PATIENCE)?;
+        } else {
+            client.execute("SELECT shard_finish($1)", &[&id])?;
+        }
+        ends(&cluster, id, PATIENCE)?;
+        assert_eq!(column(&mut client, "SELECT id::text FROM a ORDER BY 1")?, ["1", "2"]);
+    }
+    nothing_is_left(&cluster)
 }

@@ -290,3 +290,29 @@ fn facts(client: &mut Client) -> Result<BTreeSet<String>> {
     )?;
     Ok(lines.into_iter().collect())
 }
+
+/// The rows are there: nobody has to wait for an operation to hear that they do not fit.
+#[test]
+fn rows_that_no_partition_would_accept_are_told_by_the_call() -> Result<()> {
+    let (_cluster, mut client) = Cluster::joined(1)?;
+    client.batch_execute(
+        "CREATE TABLE o (id int, at date, r text, PRIMARY KEY (id, at, r));
+         INSERT INTO o SELECT g, '2026-01-01'::date + g, 'eu' FROM generate_series(0, 99) AS g",
+    )?;
+    let cases = [
+        (r#"'range', 'at', bounds => '["2026-01-02", "2027-01-01"]'"#, "(at) = (2026-01-01)"),
+        (r#"'range', 'at', bounds => '["2026-01-01", "2026-04-10"]'"#, "(at) = (2026-04-10)"),
+        (r#"'list', 'r', lists => '{"us": ["us"], "cn": ["cn", "jp"]}'"#, "(r) = (eu)"),
+    ];
+    for (how, key) in cases {
+        let error = refused(&mut client, &format!("SELECT shard_create_parent('o', {how}, nodes => '{{local}}')"))?;
+        assert_eq!(
+            (error.code().code(), error.message()),
+            ("23514", "no partition of public.o would accept a row that is in it"),
+            "{how}"
+        );
+        ensure!(error.detail().is_some_and(|detail| detail.contains(key)), "{how}: {error:?}");
+    }
+    ensure!(client.query("SELECT FROM shardkeeper.operations", &[])?.is_empty());
+    Ok(())
+}

@@ -228,7 +228,9 @@ fn a_wait_is_measured_and_a_pause_is_none() -> Result<()> {
     let outcome = ledger.stop()?;
     outcome.check(&cluster)?;
     let longest = outcome.longest_between(from, to).context("no statement")?;
-    assert!(longest.took >= to - from && longest.begun < to && Some(longest) == outcome.longest(), "{longest:?}");
+    // Whoever came to the lock first may have come a little after it was taken.
+    let held = (to - from).mul_f64(0.8);
+    assert!(longest.took >= held && longest.begun < to && Some(longest) == outcome.longest(), "{longest:?}");
     let earlier =
         outcome.longest_between(outcome.started, before - Duration::from_millis(50)).context("no statement")?;
     assert!(earlier.took < to - from, "{earlier:?}");
@@ -237,7 +239,7 @@ fn a_wait_is_measured_and_a_pause_is_none() -> Result<()> {
     assert!(outcome.rate() > 50.0, "{outcome}");
     let slices = outcome.over_time(Duration::from_millis(100));
     assert_eq!(slices.iter().map(|slice| slice.transactions).sum::<usize>(), outcome.acknowledged());
-    assert!(slices.iter().any(|slice| slice.longest >= to - from), "{slices:?}");
+    assert!(slices.iter().any(|slice| slice.longest >= held), "{slices:?}");
     Ok(())
 }
 
@@ -292,21 +294,30 @@ fn killed_servers_lose_nothing_that_was_acknowledged() -> Result<()> {
 #[test]
 fn a_row_whose_commit_got_no_answer_may_be_either() -> Result<()> {
     let cluster = cluster(2)?;
-    loaded(&cluster, "t", Keys::TwoColumns)?;
     let commit = b"COMMIT TRANSACTION";
-    let tolerant = Workload { tolerate: Tolerate::Restarts, ..Workload::default() };
-    let ledger = Ledger::start(&cluster, "t", Keys::TwoColumns, tolerant)?;
-    for then in [Then::CutAnswer, Then::Cut, Then::CutAnswer, Then::Cut, Then::CutAnswer, Then::Cut] {
+    // Which transaction is hit is chance, and not each leaves a doubt.
+    let mut in_doubt = 0;
+    for round in 0..10 {
+        let table = format!("t{round}");
+        loaded(&cluster, &table, Keys::TwoColumns)?;
+        let tolerant = Workload { tolerate: Tolerate::Restarts, ..Workload::default() };
+        let ledger = Ledger::start(&cluster, &table, Keys::TwoColumns, tolerant)?;
+        for then in [Then::CutAnswer, Then::Cut, Then::CutAnswer, Then::Cut, Then::CutAnswer, Then::Cut] {
+            until(&ledger, ledger.acknowledged() + 50)?;
+            cluster.proxy(1).on(commit, then).wait_until_hit(PATIENCE)?;
+            std::thread::sleep(Duration::from_millis(100));
+            cluster.proxy(1).resume();
+        }
         until(&ledger, ledger.acknowledged() + 50)?;
-        cluster.proxy(1).on(commit, then).wait_until_hit(PATIENCE)?;
-        std::thread::sleep(Duration::from_millis(100));
-        cluster.proxy(1).resume();
+        let outcome = ledger.stop()?;
+        println!("{outcome}");
+        outcome.check(&cluster)?;
+        in_doubt += outcome.in_doubt();
+        if in_doubt > 0 {
+            break;
+        }
     }
-    until(&ledger, ledger.acknowledged() + 50)?;
-    let outcome = ledger.stop()?;
-    println!("{outcome}");
-    ensure!(outcome.in_doubt() > 0, "{outcome}");
-    outcome.check(&cluster)?;
+    ensure!(in_doubt > 0);
     // Where nobody said that connections break it is a failure.
     loaded(&cluster, "other", Keys::Bigint)?;
     let ledger = Ledger::start(&cluster, "other", Keys::Bigint, Workload::default())?;

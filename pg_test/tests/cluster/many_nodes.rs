@@ -87,6 +87,24 @@ fn several_statements_in_one_string_are_one_transaction_there() -> Result<()> {
     ensure!(!cluster.node(1).has("public.half")?);
     let error = refused(&mut client, "SELECT shard_run_on_nodes('BEGIN; SELECT 1; COMMIT')")?;
     assert_eq!((error.code().code(), error.message()), ("0A000", "the statements begin or end a transaction"));
+    // What is set there would answer later queries through foreign tables.
+    for setting in
+        ["SET timezone = ''Asia/Tokyo''", "SELECT 1; RESET ALL", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"]
+    {
+        let call = format!("SELECT shard_run_on_nodes('{setting}')");
+        client.batch_execute("BEGIN")?;
+        let error = refused(&mut client, &call)?;
+        assert_eq!(
+            (error.code().code(), error.message()),
+            ("0A000", "the setting would outlive the transaction on the node"),
+            "{setting}"
+        );
+        client.batch_execute("ROLLBACK")?;
+        client.batch_execute(&call)?;
+    }
+    client.batch_execute(
+        "BEGIN; SELECT shard_run_on_nodes('SET LOCAL work_mem = ''1MB''; SET TRANSACTION READ ONLY'); COMMIT",
+    )?;
     // Alone it is nobody's transaction.
     assert_eq!(column(&mut client, "SELECT ok FROM shard_run_on_nodes('VACUUM pg_catalog.pg_class')")?, ["t"]);
     Ok(())

@@ -94,3 +94,65 @@ fn a_mirror_that_somebody_dropped_is_in_the_way_of_no_end() -> Result<()> {
     ensure!(client.query_one("SELECT count(*) FROM t", &[])?.get::<_, i64>(0) == 300);
     Ok(())
 }
+
+#[test]
+fn a_node_stays_while_an_operation_is_about_to_bring_it_partitions() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    for call in [
+        "shard_move_partition('t_0', 'n2')",
+        "shard_set_modulus('t', 6, nodes => '{n2, local}')",
+        "shard_rebalance('t', nodes => '{n2}')",
+    ] {
+        client.batch_execute("BEGIN")?;
+        let id: i64 = client.query_one(&format!("SELECT {call}"), &[])?.get(0);
+        client.batch_execute(&format!("SELECT shard_pause({id}); COMMIT"))?;
+        let error = refused(&mut client, "SELECT shard_drop_node('n2')")?;
+        let message = format!("operation {id} brings partitions to node n2");
+        assert_eq!((error.code().code(), error.message()), ("55006", message.as_str()), "{call}");
+        client.execute("SELECT shard_cancel($1)", &[&id])?;
+        ends(&cluster, id, LIMIT)?;
+    }
+    client.batch_execute("SELECT shard_drop_node('n2')")?;
+    let error = refused(&mut client, "SELECT shard_move_partition('t_0', 'n2')")?;
+    ensure!(error.code().code() == "42704", "{error:?}");
+    nothing_is_left(&cluster)
+}
+
+#[test]
+fn all_that_is_kept_on_a_node_is_ended_by_one_hint() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    let ids = ["'t_0', 'n2'", "'t_1', 'n2'", "'t_2', 'n2'"].map(|leaf| moved(&cluster, &mut client, leaf));
+    let ids = ids.into_iter().collect::<Result<Vec<i64>>>()?;
+    let error = refused(&mut client, "SELECT shard_drop_node('n1')")?;
+    assert_eq!((error.code().code(), error.message()), ("2BP01", "node \"n1\" still stores 3 replaced partitions"));
+    let hint = error.hint().unwrap_or_default().to_string();
+    for id in &ids {
+        ensure!(hint.contains(&id.to_string()), "{hint}");
+    }
+    // As it says, and as it is typed.
+    let calls =
+        hint.strip_prefix("Run ").and_then(|rest| rest.split_once(" and drop")).map(|(calls, _)| calls.to_string());
+    for call in calls.context("a hint without calls")?.split_inclusive(';') {
+        cluster.coordinator.run(call).with_context(|| call.to_string())?;
+    }
+    let states = column(&mut client, "SELECT DISTINCT state FROM shard_operations")?;
+    assert_eq!(states, ["finished"]);
+    settled(&cluster, PATIENCE)?;
+    client.batch_execute("SELECT shard_drop_node('n1')")?;
+    nothing_is_left(&cluster)
+}
+
+/// The error of one move is that of its group, for whoever waits and whoever plans.
+#[test]
+fn what_keeps_a_move_of_a_group_is_told_with_the_group() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    cluster.node(1).run("ALTER TABLE t_1 REPLICA IDENTITY NOTHING")?;
+    let planned = column(&mut client, "SELECT action FROM shard_plan_drain_node('n1')")?;
+    ensure!(planned.iter().any(|action| action.contains("t_1 on node n1 has no replica identity")), "{planned:?}");
+    let group: i64 = client.query_one("SELECT shard_drain_node('n1')", &[])?.get(0);
+    complains(&cluster, group, "t_1 on node n1 has no replica identity", LIMIT)?;
+    let error = refused(&mut client, &format!("SELECT shard_wait({group}, '100 ms')"))?;
+    ensure!(error.detail().is_some_and(|detail| detail.contains("has no replica identity")), "{error:?}");
+    cluster.node(1).run("ALTER TABLE t_1 REPLICA IDENTITY DEFAULT")?;
+    reaches(&cluster, group, "finished", LIMIT)
+}

@@ -133,7 +133,7 @@ fn a_revert_does_not_wait_until_the_switch_is_tidied_up() -> Result<()> {
     client.execute("SELECT shard_cancel($1)", &[&id])?;
     reaches(&cluster, id, "switched", LIMIT)?;
     // What the partition carries for the switch goes as soon as it can.
-    let carried = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname ~ 'gate')
+    let carried = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname ~ 'write_fence')
         + (SELECT count(*) FROM pg_constraint WHERE conname = 'shardkeeper_attach')";
     assert_eq!(cluster.node(2).value::<i64>(carried)?, 3);
     reader.batch_execute("COMMIT")?;

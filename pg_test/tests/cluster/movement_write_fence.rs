@@ -77,7 +77,7 @@ fn a_direct_writer_waits_for_the_coordinator_s_commit() -> Result<()> {
         reaches(&cluster, id, state, LIMIT)?;
         assert_eq!(marked(&cluster, &note.replace('\'', ""))?, 1);
         eventually("the gate is gone", PATIENCE, || {
-            cluster.node(to).value("SELECT count(*) = 0 FROM pg_trigger WHERE tgname ~ 'gate'")
+            cluster.node(to).value("SELECT count(*) = 0 FROM pg_trigger WHERE tgname ~ 'write_fence'")
         })?;
     }
     assert_eq!(marked(&cluster, "lost")?, 0);

@@ -1,7 +1,7 @@
 //! Single partitions added to a hierarchy, wherever they and their siblings live.
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pg_test::objects::settled;
-use pg_test::sql::{code, column, leaves, rows};
+use pg_test::sql::{code, column, leaves, refused, rows};
 use pg_test::{Cluster, Objects, PATIENCE, Snapshot};
 
 const EVENTS: &str = r#"
@@ -302,5 +302,42 @@ fn a_parent_whose_last_remote_leaf_is_gone_gets_new_ones_with_the_keys() -> Resu
         client.batch_execute("SELECT shard_drop_parent('orders')")?;
         settled(&cluster, PATIENCE)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_detached_partition_is_dropped_with_its_rows_or_says_where_they_stay() -> Result<()> {
+    let (cluster, mut client) = Cluster::joined(2)?;
+    client.batch_execute(
+        r#"CREATE TABLE e (id int, at date, PRIMARY KEY (id, at));
+        SELECT shard_create_parent('e', '{"method": "range", "key": "at", "bounds": ["2024-01-01", "2025-01-01", "2026-01-01", "2027-01-01"],
+            "nodes": ["n1"], "partitions": {"method": "hash", "key": "id", "modulus": 2, "nodes": ["n1", "n2"]}}');
+        INSERT INTO e SELECT g, '2024-05-05'::date + 365 * (g % 3) FROM generate_series(1, 90) AS g"#,
+    )?;
+    let parts = leaves(&mut client, "e")?;
+    let years: Vec<String> =
+        column(&mut client, "SELECT relid::regclass::text FROM pg_partition_tree('e') WHERE level = 1 ORDER BY 1")?;
+    ensure!(years.len() == 3 && parts.len() == 6, "{parts:?}");
+    let there = |name: &str| -> Result<Vec<bool>> { (1..=2).map(|node| cluster.node(node).has(name)).collect() };
+    for year in &years[..2] {
+        client.batch_execute(&format!("SELECT shard_detach_partition('{year}')"))?;
+        assert_eq!(there(year)?, [true, true]);
+    }
+    // By the call: all of it goes to the trash, and can come back.
+    client.batch_execute(&format!("BEGIN; SELECT shard_drop_partition('{}'); ROLLBACK", years[0]))?;
+    assert_eq!(there(&years[0])?, [true, true]);
+    client.batch_execute(&format!("SELECT shard_drop_partition('{}')", years[0]))?;
+    assert_eq!(there(&years[0])?, [false, false]);
+    ensure!(column(&mut client, &format!("SELECT to_regclass('{}') IS NULL", years[0]))? == ["t"]);
+    ensure!(column(&mut client, "SELECT DISTINCT node FROM shard_trash WHERE bytes > 0 ORDER BY 1")? == ["n1", "n2"]);
+    // By hand: nothing of it goes on the nodes, and that is told.
+    let said = cluster.coordinator.psql(&format!("DROP TABLE {} CASCADE", years[1]))?;
+    ensure!(said.contains(&format!("table public.{} stays on node n1 with its rows", years[1])), "{said}");
+    assert_eq!(there(&years[1])?, [true, true]);
+    // A partition again: it is no detached one any more.
+    client.batch_execute(&format!("SELECT shard_detach_partition('{}')", years[2]))?;
+    let error = refused(&mut client, "SELECT shard_drop_node('n2')")?;
+    ensure!(error.code().code() == "2BP01", "{error:?}");
+    client.batch_execute(&format!("SELECT shard_drop_partition('{}', keep => '0')", years[2]))?;
     Ok(())
 }

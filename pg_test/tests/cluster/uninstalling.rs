@@ -30,7 +30,7 @@ fn the_extension_is_not_dropped_amid_an_operation() -> Result<()> {
         assert_eq!(error.code().code(), "55006", "{drop}: {error}");
     }
     let error = refused(&mut coordinator.client()?, "DROP EXTENSION shardkeeper")?;
-    assert_eq!(error.message(), format!("extension shardkeeper cannot be dropped while operation {id} has not ended"));
+    assert_eq!(error.message(), format!("extension shardkeeper cannot be dropped before operation {id} has ended"));
     let hint = error.hint().unwrap_or_default();
     ensure!(hint.contains(&format!("SELECT shard_cancel({id});")), "{hint}");
     reader.batch_execute("ROLLBACK")?;

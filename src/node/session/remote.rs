@@ -5,7 +5,7 @@ use super::connect::Address;
 use super::connection_params::ConnectionParams;
 use crate::error::{Error, Report};
 use crate::guc;
-use crate::name::literal;
+use crate::name::{ident, literal};
 use crate::node::pooler;
 use pgrx::PgSqlErrorCode as Code;
 use tokio_postgres::error::DbError;
@@ -30,7 +30,8 @@ pub(super) fn refused(target: &ConnectionParams, address: &Address, error: tokio
     let report = match code {
         Code::ERRCODE_INVALID_PASSWORD => Report::new(code, format!("node \"{}\" rejects the password", target.node))
             .hint(format!(
-                "Give the right one as the argument password; for a node that exists already, with SELECT shard_alter_node({}, password => …).",
+                "See that role {} exists there, and give its password as the argument password; for your own way to a node that exists already, with SELECT shard_alter_node({}, password => …).",
+                ident(&target.user),
                 literal(&target.node)
             )),
         Code::ERRCODE_TOO_MANY_CONNECTIONS => {

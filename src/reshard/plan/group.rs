@@ -11,6 +11,7 @@ use crate::hierarchy::sizes::{self, LeafSize};
 use crate::hierarchy::tree_tables::TreeTable;
 use crate::name::{QualifiedName, ident};
 use crate::pg::{relation, role, sql};
+use crate::reshard::prepare::prerequisites;
 use crate::table::publications::{self, Accept};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -94,6 +95,22 @@ impl Group {
         Ok(id)
     }
 
+    /// What somebody has to do before changes of the sources can be followed.
+    fn waits(&self) -> Result<Vec<Row>> {
+        let mut servers: Vec<&String> = self.plan.moves.iter().map(|step| &step.from).collect();
+        servers.sort();
+        servers.dedup();
+        let mut rows = Vec::new();
+        for server in servers {
+            let leaves = self.plan.moves.iter().filter(|step| step.from == *server);
+            let leaves: Vec<QualifiedName> = leaves.map(|step| step.partition.clone()).collect();
+            if let Some(report) = prerequisites::foreseen(server, &leaves, true)? {
+                rows.push((1, server.clone(), format!("wait until this is mended: {}", report.one_line())));
+            }
+        }
+        Ok(rows)
+    }
+
     /// What would be moved.
     pub fn preview(&self, mode: Mode) -> Result<Vec<Row>> {
         let how = if mode == Mode::BlockWrites { ", writers of its parent wait meanwhile" } else { "" };
@@ -107,6 +124,9 @@ impl Group {
         };
         let arrivals = self.arrivals.iter().cloned().map(|(node, what)| (1, node, what));
         let mut rows: Vec<Row> = arrivals.chain(self.plan.moves.iter().zip(&self.amounts).map(tell)).collect();
+        if mode == Mode::Online {
+            rows.splice(0..0, self.waits()?);
+        }
         let last = rows.last().map_or(1, |(step, _, _)| step + 1);
         for (parent, nodes) in self.leaving_for()? {
             let publications = publications::of(parent)?;

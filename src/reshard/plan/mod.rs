@@ -17,6 +17,7 @@ pub use obstacles::since;
 pub use split_merge::{merge, move_values, split};
 
 use crate::catalog::operation::{self, NewOperation, Plan, Source, SourceTable};
+use crate::catalog::way_back;
 use crate::error::{Report, Result};
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::tree_tables::{self, TreeTable};
@@ -67,7 +68,7 @@ impl Decided {
         let own = obstacles::check(&self.managed, &self.plan)?;
         let plan = Plan { own, before: before::before(&self.managed, &self.plan)?, ..self.plan.clone() };
         crate::background::ensure_running()?;
-        operation::insert(&NewOperation {
+        let id = operation::insert(&NewOperation {
             kind: self.kind,
             mode,
             parent: self.managed.root,
@@ -77,7 +78,12 @@ impl Decided {
             keep,
             plan: &plan,
             part_of,
-        })
+        })?;
+        let cut_off = way_back::would_be_cut_off(&self.plan, self.managed.root)?;
+        if let Some(what) = way_back::cut_off_words(&cut_off).filter(|_| part_of.is_none()) {
+            pgrx::notice!("{what}");
+        }
+        Ok(id)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::arrival::{self, Arrival};
 use super::{Decided, leaving_for, obstacles};
 use crate::catalog::operation::Plan;
+use crate::catalog::way_back;
 use crate::error::Result;
 use crate::hierarchy::bound::for_values;
 use crate::hierarchy::managed_parent::ManagedParent;
@@ -76,12 +77,14 @@ pub fn preview(managed: &ManagedParent, plan: &Plan, mode: Mode, arrived: &mut V
     let old: Vec<QualifiedName> = plan.sources.iter().map(|source| source.name.clone()).collect();
     let new: Vec<QualifiedName> = plan.targets.iter().map(|target| plan.above.sibling(&target.name)).collect();
     let swap = format!(
-        "switch: lock {} against readers and writers, for moments no longer than shardkeeper.switch_lock_timeout until it is had, and put {} in the place of {}",
+        "switch: lock {} against readers and writers, waiting for the lock no longer than shardkeeper.switch_lock_timeout at a time, and put the new {} in the place of the old {}",
         managed.name(),
         joined(&new),
         joined(&old)
     );
     told.push(vec![(LOCAL.to_string(), swap)]);
+    let cut_off = way_back::cut_off_words(&way_back::would_be_cut_off(plan, managed.root)?);
+    told.push(cut_off.map(|what| (LOCAL.to_string(), what)).into_iter().collect());
     let away =
         |node: String| (node, "drop the old partitions, when keep is over or shard_finish is called".to_string());
     told.push(plan.source_nodes().into_iter().map(away).collect());

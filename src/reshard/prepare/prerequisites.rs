@@ -208,7 +208,10 @@ fn judge(facts: &Facts, node: &str, departs: bool) -> Result<()> {
             state,
             format!("{table} on {server} has no replica identity"),
             "Without one, Postgres would refuse updates and deletes while the data moves.".into(),
-            format!("{} or give it a primary key.", alter(node, &format!("ALTER TABLE {table} REPLICA IDENTITY FULL"))),
+            format!(
+                "{} or give it a primary key, or let writers wait, with mode => 'block_writes'.",
+                alter(node, &format!("ALTER TABLE {table} REPLICA IDENTITY FULL"))
+            ),
         );
     }
     if let Some(table) = facts.untold_identity.first() {

@@ -111,8 +111,8 @@ fn bounds_of_one_more_partition_are_checked_too() -> Result<()> {
             "$.default: a hash level has no default partition",
             "",
         ),
-        ("SELECT shard_detach_partition('h_0')", "0A000", "public.h_0 is a hash partition", "change the modulus"),
-        ("SELECT shard_drop_partition('h_1')", "0A000", "public.h_1 is a hash partition", "change the modulus"),
+        ("SELECT shard_detach_partition('h_0')", "0A000", "public.h_0 is a hash partition", "hange the modulus"),
+        ("SELECT shard_drop_partition('h_1')", "0A000", "public.h_1 is a hash partition", "hange the modulus"),
         ("SELECT shard_detach_partition('r')", "42809", "public.r is a parent, not a partition", "shard_drop_parent"),
         ("SELECT shard_drop_partition('victim')", "42P01", "public.victim is not a managed parent", "shard_parents"),
         (

@@ -225,7 +225,7 @@ fn a_populated_table_that_cannot_become_a_parent_is_told_why() -> Result<()> {
             r#"SELECT shard_plan_parent('t', '{"method": "hash", "key": "id", "modulus": 8}')"#,
             "55000",
             "table public.t is not empty",
-            "it returns the operation",
+            "which returns the number of the operation",
         ),
     ])
 }
