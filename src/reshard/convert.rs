@@ -10,6 +10,7 @@ use self::source_table::OperationTable;
 use super::apply::Applier;
 use super::outcome::Step;
 use super::prepare::prerequisites;
+use super::switch::laps::Laps;
 use super::switch::swap::below;
 use super::switch::write_fence;
 use super::switch::{approach, drain, lock_parent};
@@ -161,9 +162,13 @@ pub fn switch(operation: &Operation) -> Step {
     let surveys = surveys(operation)?;
     approach(operation, &mut applier)?;
     lock_parent(operation)?;
-    drain(operation, &mut applier)?;
+    let mut laps = Laps::begin();
+    drain(operation, &mut applier, &mut laps)?;
     let root = swap(operation, &surveys)?;
-    Ok(revert::open(operation, root, &mut applier)?)
+    laps.lap("swap");
+    revert::open(operation, root, &mut applier)?;
+    laps.lap("way back");
+    Ok(operation::note_last(operation.id, &laps.to_string())?)
 }
 
 /// What the nodes are like that get leaves.

@@ -274,6 +274,8 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
     }
     let mut told = Instant::now();
     let mut freshened: Option<Instant> = None;
+    // Before a switch: each look at a slot, also the last one that others wait for, begins at the last but one note.
+    let mut notes = if near <= VERY_NEAR { 2 } else { 0 };
     // Where each server's log ended before its slot is looked at: other tables may fill it, and this one has no changes.
     let mut ends: HashMap<&String, Lsn> = HashMap::new();
     loop {
@@ -308,10 +310,14 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
             })?;
         }
         if behind <= near {
-            return Ok(());
+            if notes == 0 {
+                return Ok(());
+            }
+            notes -= 1;
+            freshened = None;
         }
         look(operation)?;
-        if !progressed {
+        if !progressed && behind > near {
             worker::sleep(IDLE);
         }
     }

@@ -4,7 +4,7 @@
 //! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
 //! go to a schema of their own, that of what is retired, where nobody finds them.
 
-mod laps;
+pub mod laps;
 pub mod swap;
 pub mod write_fence;
 
@@ -155,8 +155,7 @@ fn work(operation: &Operation) -> Step {
     let owners = swap::owners_on_targets(operation, &mut applier)?;
     let (managed, mut laps) = hold(operation, &mut applier)?;
     as_planned(operation, &managed, &name)?;
-    drain(operation, &mut applier)?;
-    laps.lap("drain");
+    drain(operation, &mut applier, &mut laps)?;
     swap(operation, &managed, owners)?;
     laps.lap("swap");
     if !operation.is_return {
@@ -188,10 +187,12 @@ pub fn approach(operation: &Operation, applier: &mut Applier) -> Step {
 }
 
 /// Applies the last changes: nobody can make more.
-pub fn drain(operation: &Operation, applier: &mut Applier) -> Step {
+pub fn drain(operation: &Operation, applier: &mut Applier, laps: &mut Laps) -> Step {
     for node in operation.plan.source_nodes() {
         slot::end_of_log(applier.sources.get_mut(&node).and_then(Option::as_mut))?;
+        laps.lap("end of log");
         applier.up_to_date(operation, &node)?;
+        laps.lap("last changes");
     }
     Ok(())
 }

@@ -104,7 +104,9 @@ pub fn print_connections(cluster: &Cluster) {
 fn print_calls(cluster: &Cluster) {
     println!("\non the coordinator:\n  CREATE EXTENSION shardkeeper;");
     for number in 1..=cluster.nodes().len() {
-        println!("  {};", cluster.call_to_add(number, ", password => 'app'"));
+        // As in the tutorial.
+        let region = if number <= 2 { "us" } else { "eu" };
+        println!("  {};", cluster.call_to_add(number, &format!(", password => 'app', region => '{region}'")));
     }
     println!();
 }

@@ -9,6 +9,7 @@ use crate::partitions::script::Script;
 use crate::pg::{parent_cache as cache, role, sql};
 use crate::reshard::apply::Applier;
 use crate::reshard::outcome::{Step, fail};
+use crate::reshard::switch::laps::Laps;
 use crate::reshard::switch::{as_planned, drain, hold, nodes};
 use crate::table::ddl;
 use crate::table::definition::{TableDefinition, outside_dependents};
@@ -36,7 +37,7 @@ pub fn switch(operation: &Operation) -> Step {
                 .detail(format!("They are: {}.", others.join("; "))),
         );
     }
-    drain(operation, &mut applier)?;
+    drain(operation, &mut applier, &mut Laps::begin())?;
     let change = Return::of(operation, &managed)?;
     change.leave_publications()?;
     role::acting_as(operation.role(), || change.script()?.run())?;
