@@ -33,11 +33,14 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::Kind;
 use shardkeeper_core::plan::LOCAL;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often, and with what rests, a lock of a table that serves is asked for before its worker leaves.
 const TRIES: usize = 20;
 const REST: Duration = Duration::from_millis(250);
+/// How often the end of the log is approached before the lock, unless a look takes no longer than that.
+const APPROACHES: usize = 4;
+const NEAR: Duration = Duration::from_millis(10);
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
 pub fn get_ready(operation: &Operation) -> Result<()> {
@@ -181,9 +184,16 @@ pub fn hold(operation: &Operation, applier: &mut Applier) -> Step<(ManagedParent
     Ok((managed, laps))
 }
 
-/// Applies most of what is left, before anybody waits.
+/// Applies most of what is left, before anybody waits. What is written meanwhile is left again, each time less of it.
 pub fn approach(operation: &Operation, applier: &mut Applier) -> Step {
-    operation.plan.source_nodes().iter().try_for_each(|node| applier.up_to_date(operation, node).map(drop))
+    for _ in 0..APPROACHES {
+        let begun = Instant::now();
+        operation.plan.source_nodes().iter().try_for_each(|node| applier.up_to_date(operation, node).map(drop))?;
+        if begun.elapsed() < NEAR {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Applies the last changes: nobody can make more.
