@@ -6,12 +6,12 @@ use crate::catalog::node::{self, is_known, unknown_node};
 use crate::error::{Error, Report, Result};
 use crate::pg::{interrupt, parse, role, sql, subtransaction, transaction};
 use pgrx::PgSqlErrorCode as Code;
+use postgres_types::Type;
 use serde_json::{Map, Value};
 use shardkeeper_core::plan::LOCAL;
 use std::cell::RefCell;
 use std::time::Duration;
 use tokio_postgres::SimpleQueryMessage;
-use tokio_postgres::types::Type;
 
 /// What one node answered.
 pub struct Answer {

@@ -10,10 +10,10 @@ use crate::node::session::{self, ConnectionParams, Lent, Session, Timeouts};
 use crate::pg::{role, sql, transaction};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
+use postgres_types::ToSql;
 use serde::de::DeserializeOwned;
 use shardkeeper_core::plan::LOCAL;
 use std::time::Duration;
-use tokio_postgres::types::ToSql;
 
 /// For steps that may read a whole table. A node that says nothing at all is noticed by TCP.
 pub const LONG: Timeouts =

@@ -2,8 +2,8 @@
 
 use crate::error::{Report, Result};
 use pgrx::PgSqlErrorCode as Code;
+use postgres_types::FromSql;
 use serde::de::DeserializeOwned;
-use tokio_postgres::types::FromSql;
 use tokio_postgres::{Row, SimpleQueryRow};
 
 /// One value of a row.

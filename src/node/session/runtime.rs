@@ -1,9 +1,10 @@
 //! The runtime of this process, and waiting that can be interrupted.
 
-use crate::error::{Error, Report, Result};
+use crate::error::{Report, Result};
 use crate::pg::interrupt;
+use once_cell::unsync::OnceCell;
 use pgrx::PgSqlErrorCode as Code;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -132,19 +133,13 @@ async fn cancel_busy() {
 
 fn with_runtime<T>(work: impl FnOnce(&Runtime) -> Result<T>) -> Result<T> {
     RUNTIME.with(|cell| {
-        if cell.get().is_none() {
-            let runtime = Builder::new_current_thread().enable_io().enable_time().build().map_err(|error| {
-                Error::from(
-                    Report::new(Code::ERRCODE_SYSTEM_ERROR, "cannot start the network runtime")
-                        .detail(error.to_string()),
-                )
-            })?;
-            let _ = cell.set(Box::leak(Box::new(runtime)));
-        }
-        match cell.get() {
-            Some(runtime) => work(runtime),
-            None => interrupted().into(),
-        }
+        let runtime = cell.get_or_try_init(|| match Builder::new_current_thread().enable_io().enable_time().build() {
+            Ok(runtime) => Ok(&*Box::leak(Box::new(runtime))),
+            Err(error) => Report::new(Code::ERRCODE_SYSTEM_ERROR, "cannot start the network runtime")
+                .detail(error.to_string())
+                .into(),
+        });
+        work(runtime?)
     })
 }
 

@@ -8,11 +8,11 @@ use super::remote;
 use super::runtime::{Busy, Canceller};
 use super::tls::Tls;
 use crate::error::Result;
+use postgres_types::{FromSql, ToSql};
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 /// How long a statement and a wait for a lock may take, and who we say we are. `None` is for ever.

@@ -13,11 +13,11 @@ use futures_util::StreamExt;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::Spi;
+use postgres_types::ToSql;
 use shardkeeper_core::Lsn;
 use shardkeeper_core::pgoutput::Message;
 use std::pin::pin;
 use std::time::Duration;
-use tokio_postgres::types::ToSql;
 
 /// What is taken from the network or a cursor at a time.
 const CHUNK_BYTES: usize = 1 << 20;

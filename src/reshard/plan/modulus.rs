@@ -18,7 +18,7 @@ use shardkeeper_core::modulus as dividing;
 use shardkeeper_core::operation::{Kind, Mode};
 use shardkeeper_core::plan::{self, Bound, Method, NewPartition, Partition, PlanInput};
 use shardkeeper_core::plural::count;
-use shardkeeper_core::spec::{Level, Rule};
+use shardkeeper_core::spec::{Level, Rule, Site};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Hash partitions to be replaced, not yet recorded.
@@ -173,18 +173,7 @@ fn decide(
     // The level is dealt out anew from its first node on.
     let below = site.path().to_string();
     input.dealt.retain(|path, _| !path.starts_with(&below));
-    let mut targets = Vec::new();
-    for remainder in 0..modulus {
-        let new = NewPartition {
-            bound: Bound::Hash { modulus, remainder },
-            label: remainder.to_string(),
-            name: None,
-            place: String::new(),
-        };
-        let (partition, dealt) = plan::expand_one(&new_site, &new, None, &input)?;
-        input.dealt = dealt;
-        targets.push(partition);
-    }
+    let targets = new_partitions(modulus, &new_site, &mut input)?;
     let children: Vec<&TreeTable> = managed.children(table).collect();
     let sources = children.iter().map(|child| old(&managed, child)).collect::<Result<Vec<_>>>()?;
     let subject = match sources.iter().map(|source| residue(&source.bound).0).max() {
@@ -194,14 +183,8 @@ fn decide(
     };
     let mut new_spec = managed.level.clone();
     new_spec.replace_at(&labels, level.clone());
-    let bounds: Vec<(u32, u32)> = sources.iter().map(|source| residue(&source.bound)).collect();
-    let mut parts: Vec<Plan> = dividing::parts(&bounds, modulus)
+    let mut parts: Vec<Plan> = pairs(&sources, &targets, modulus)
         .into_iter()
-        .map(|part| {
-            let new = |target: &&Partition| part.new.contains(&residue(&target.bound).1);
-            let old: Vec<Source> = part.old.iter().map(|place| sources[*place].clone()).collect();
-            (old, targets.iter().filter(new).cloned().collect::<Vec<Partition>>())
-        })
         .filter(|(sources, targets)| !is_there(&above, sources, targets, nodes.is_some()))
         .map(|(sources, targets)| Plan {
             above: above.name.clone(),
@@ -220,6 +203,34 @@ fn decide(
         last.spec = new_spec.to_json();
     }
     Ok(Modulus { managed, table: above.name, subject, modulus, nodes, dealt, parts })
+}
+
+/// All partitions of the new modulus, dealt out over the nodes of the level.
+fn new_partitions(modulus: u32, site: &Site<'_>, input: &mut PlanInput<'_>) -> Result<Vec<Partition>> {
+    let mut partitions = Vec::new();
+    for remainder in 0..modulus {
+        let new = NewPartition {
+            bound: Bound::Hash { modulus, remainder },
+            label: remainder.to_string(),
+            name: None,
+            place: String::new(),
+        };
+        let (partition, dealt) = plan::expand_one(site, &new, None, input)?;
+        input.dealt = dealt;
+        partitions.push(partition);
+    }
+    Ok(partitions)
+}
+
+/// What is replaced together: some of the old partitions, and the new ones that take exactly their rows.
+fn pairs(old: &[Source], new: &[Partition], modulus: u32) -> Vec<(Vec<Source>, Vec<Partition>)> {
+    let bounds: Vec<(u32, u32)> = old.iter().map(|source| residue(&source.bound)).collect();
+    let pair = |part: dividing::Part| {
+        let comes = |target: &&Partition| part.new.contains(&residue(&target.bound).1);
+        let sources = part.old.iter().map(|place| old[*place].clone()).collect();
+        (sources, new.iter().filter(comes).cloned().collect())
+    };
+    dividing::parts(&bounds, modulus).into_iter().map(pair).collect()
 }
 
 fn old(managed: &ManagedParent, child: &TreeTable) -> Result<Source> {

@@ -8,10 +8,10 @@ use crate::pg::copy_from::{self, Format};
 use crate::pg::{role, sql};
 use crate::reshard::outcome::{Step, halt};
 use pgrx::PgSqlErrorCode as Code;
+use postgres_types::ToSql;
 use shardkeeper_core::copy::text_row;
 use shardkeeper_core::pgoutput::Value;
 use std::pin::pin;
-use tokio_postgres::types::ToSql;
 
 impl Target {
     /// Deletes the rows that a condition holds for: what TRUNCATE of a source took.
