@@ -126,7 +126,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(g.id, o.id), o.parent, o.name
     FROM shardkeeper.operations o LEFT JOIN shardkeeper.operations g ON g.id = o.part_of AND g.plan ? 'modulus'
     WHERE o.state NOT IN ('switched', 'finished', 'cancelled', 'failed', 'reverted')
-      AND NOT (o.state = 'planned' OR o.state = 'preparing' AND o.error IS NOT NULL) AND NOT o.plan ? 'modulus'
+      -- A conversion is of the table as it was when it was called for.
+      AND NOT (o.state = 'planned' AND (o.kind <> 'convert' OR o.error IS NOT NULL) OR o.state = 'preparing' AND o.error IS NOT NULL)
+      AND NOT o.plan ? 'modulus'
       AND shardkeeper.is_own(o.staging)
 $$;
 COMMENT ON FUNCTION shardkeeper.moving() IS 'Operations that need the tables of their parents as they are';

@@ -16,7 +16,8 @@
 //! - `pg`: safe wrappers over the server, the only module with `unsafe`
 //! - `error`, `guc`, `name`: what everything stands on
 //!
-//! Decisions that need no server are in the crate `shardkeeper_core`.
+//! Decisions that need no server are in the crate `shardkeeper_core`: what a spec means, which bounds, names (`plan/build.rs`, by
+//! the templates of `name.rs`) and nodes its partitions get, and where leaves go in a rebalance. Pictures are in `shardkeeper_draw`.
 
 #![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -75,6 +75,14 @@ pub fn not_managed<T>(relation: Oid) -> Result<T> {
     let name = |oid: Oid| -> Result<String> {
         Ok(sql::one::<String>("SELECT $1::pg_catalog.regclass::text", &[oid.into()])?.unwrap_or_default())
     };
+    let is_trash = "SELECT n.nspname = 'shardkeeper_trash' FROM pg_catalog.pg_class c
+                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    if sql::one::<bool>(is_trash, &[relation.into()])? == Some(true) {
+        return Report::new(Code::ERRCODE_UNDEFINED_TABLE, format!("{} is in the trash", name(relation)?))
+            .detail("It was dropped meanwhile, or before.")
+            .hint("See the view shard_trash, and bring it back with shard_restore_trash.")
+            .into();
+    }
     if let Some((root, _)) = of_relation(relation)?.filter(|(root, _)| *root != relation) {
         return Report::new(
             Code::ERRCODE_WRONG_OBJECT_TYPE,

@@ -63,19 +63,13 @@ pub enum Intent {
 
 /// Checks everything and composes the commands. Nothing is changed.
 pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
-    let Some(table) = TableDefinition::load(oid)? else {
-        return Report::new(
-            Code::ERRCODE_UNDEFINED_TABLE,
-            format!("relation with OID {} does not exist", oid.to_u32()),
-        )
-        .into();
-    };
+    let Some(table) = TableDefinition::load(oid)? else { return gone() };
     fit(oid, &table)?;
     if intent == Intent::Run {
         relation::lock_exclusive(oid);
     }
     // Read again under the lock: only now it cannot change any more.
-    let Some(table) = TableDefinition::load(oid)? else { return parent::not_managed(oid) };
+    let Some(table) = TableDefinition::load(oid)? else { return gone() };
     validate::suitable(&table)?;
     empty(&table)?;
     let checked = check(oid, table, level, intent)?;
@@ -83,6 +77,13 @@ pub fn prepare(oid: Oid, level: &Level, intent: Intent) -> Result<Prepared> {
     let script = compose(oid, &checked, &surveys)?;
     let Checked { table, plan, nodes, .. } = checked;
     Ok(Prepared { script, table, plan, nodes })
+}
+
+/// A table is made anew when it becomes a parent: who waited for it meanwhile finds it gone.
+fn gone<T>() -> Result<T> {
+    Report::new(Code::ERRCODE_UNDEFINED_TABLE, "the table was dropped or replaced while the call waited for it")
+        .hint("See the view shard_parents: another session may have made it a parent.")
+        .into()
 }
 
 /// What a table will be, and that it can be that.

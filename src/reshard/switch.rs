@@ -1,8 +1,11 @@
 //! The switch: in one transaction that holds the parent, the last changes are applied and the targets take the places of the
 //! sources, on all servers. Writers that wait for the lock go on with the new partitions.
 //!
-//! On nodes everything goes through the session channel, so it commits and heals like any other change. The replaced tables
-//! go to a schema of their own, that of what is retired, where nobody finds them.
+//! On nodes everything goes through the session channel, so it commits and heals like any other change: if the coordinator dies
+//! amid the commits, its own outcome decides. Where it has not committed, what nodes have committed is undone by their journals
+//! (`node/in_doubt.rs`), the operation's next worker goes on from its row, and writers on nodes wait meanwhile (`write_fence`).
+//!
+//! The replaced tables go to a schema of their own, that of what is retired, where nobody finds them.
 
 pub mod laps;
 pub mod swap;

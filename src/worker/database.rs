@@ -1,4 +1,4 @@
-//! The worker of one database: takes its tasks in turn, for as long as the extension is there.
+//! The worker of one database: takes its tasks in turn, for as long as the extension is there. The list of them is in `run`.
 
 use super::healing::Healing;
 use super::moved::Moved;

@@ -1,4 +1,4 @@
-//! What the worker of a database does, as entries of a list: each with its own interval, its rest after an error, and its
+//! What a worker does, as entries of a list (the one of a database is in `database.rs`): each with its own interval, its rest after an error, and its
 //! subject in the log.
 
 use crate::background::log::Log;

@@ -110,7 +110,14 @@ fn a_table_that_changes_meanwhile_does_not_become_a_parent() -> Result<()> {
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 500)")?;
     client.batch_execute("BEGIN")?;
     let id: i64 = client.query_one("SELECT shard_create_parent('t', 'hash', 'id', modulus => 2)", &[])?.get(0);
-    client.batch_execute("ALTER TABLE t ADD COLUMN more int; COMMIT")?;
+    // From the call on, and not only from the first step.
+    client.batch_execute("SAVEPOINT before")?;
+    let error = refused(&mut client, "ALTER TABLE t ADD COLUMN more int")?;
+    assert_eq!((error.code().code(), error.message()), ("55006", format!("operation {id} runs on public.t").as_str()));
+    // Where nobody refuses it, it is found.
+    client.batch_execute(
+        "ROLLBACK TO before; SET LOCAL session_replication_role = replica; ALTER TABLE t ADD COLUMN more int; COMMIT",
+    )?;
     let error = refused(&mut client, &format!("SELECT shard_wait({id}, '60 s')"))?;
     assert_eq!((error.code().code(), error.message()), ("55000", "table public.t was changed while its rows moved"));
     nothing_is_left(&cluster)?;

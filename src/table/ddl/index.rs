@@ -1,4 +1,4 @@
-//! Keys and indexes of a table, on whatever server it is.
+//! Keys and indexes as SQL, on whatever server: those of a parent, of a mirror on a node, of single leaves.
 
 use crate::catalog::carried::Key;
 use crate::name::{QualifiedName, ident, literal};
