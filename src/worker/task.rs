@@ -1,5 +1,5 @@
-//! What a worker does, as entries of a list (the one of a database is in `database.rs`): each with its own interval, its rest after an error, and its
-//! subject in the log.
+//! What a worker does, as entries of a list: each with its own interval, its rest after an error, and its subject in the log. The
+//! list of a database's worker is in `database.rs`.
 
 use crate::background::log::Log;
 use crate::error::Result;
