@@ -9,6 +9,7 @@ pub mod keeper;
 pub mod shared_slot;
 
 use super::apply::Applier;
+use super::convert::convert_back;
 use super::outcome::{Interruption, Step, fail};
 use super::prepare::staging::{ATTACH_CHECK, Staging};
 use super::prepare::{self, default_exclusion, prerequisites};
@@ -19,6 +20,7 @@ use crate::catalog::operation::{self, Operation};
 use crate::catalog::way_back::{self, WayBack};
 use crate::catalog::{parent, progress};
 use crate::error::{Report, Result};
+use crate::hierarchy::managed_parent::ManagedParent;
 use crate::name::{QualifiedName, ident, literal};
 use crate::node::session;
 use crate::partitions::partition_ddl::lives_on;
@@ -340,6 +342,9 @@ pub fn check(operation: &Operation) -> Result<()> {
         let back = operation.turned_round().filter(|_| operation.kind != Kind::Convert);
         if let Some(found) = back.map(|back| plan::since(&back.plan)).transpose()?.flatten() {
             return found.hint("Drop them first: the old tables come in the place of these partitions.").into();
+        }
+        if operation.kind == Kind::Convert {
+            convert_back::no_dependents(operation, &ManagedParent::read(operation.parent())?)?;
         }
     }
     Ok(())

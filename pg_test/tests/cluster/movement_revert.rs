@@ -367,3 +367,29 @@ fn a_plain_table_has_everything_again() -> Result<()> {
     assert_eq!((found.get::<_, i64>(0), found.get::<_, i64>(1), found.get::<_, i64>(2)), (503, 504, 504));
     Ok(())
 }
+
+#[test]
+fn what_refers_to_a_converted_table_is_in_the_way_of_its_revert_until_it_is_dropped() -> Result<()> {
+    let cluster = joined_by_proxy(1)?;
+    let mut client = cluster.coordinator.patient()?;
+    client.batch_execute(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p SELECT generate_series(1, 50); CREATE TABLE child (p int)",
+    )?;
+    let call = "SELECT shard_create_parent('p', 'hash', 'id', modulus => 2, nodes => '{local}')";
+    let id: i64 = client.query_one(call, &[])?.get(0);
+    reaches(&cluster, id, "switched", LIMIT)?;
+    client.batch_execute("ALTER TABLE child ADD FOREIGN KEY (p) REFERENCES p NOT VALID")?;
+    for _ in 0..2 {
+        let error = refused(&mut client, &format!("SELECT shard_revert({id})"))?;
+        assert_eq!(
+            (error.code().code(), error.message()),
+            ("2BP01", "other objects depend on public.p since it became a parent")
+        );
+    }
+    client.batch_execute("ALTER TABLE child DROP CONSTRAINT child_p_fkey; INSERT INTO p VALUES (51)")?;
+    client.execute("SELECT shard_revert($1)", &[&id])?;
+    reaches(&cluster, id, "reverted", LIMIT)?;
+    ends(&cluster, id, LIMIT)?;
+    assert_eq!(cluster.coordinator.count("p")?, 51);
+    nothing_is_left(&cluster)
+}

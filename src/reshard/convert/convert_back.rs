@@ -17,6 +17,23 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 use shardkeeper_core::operation::State;
 
+/// What was made since on the parent would be left with a table that goes. Told when the revert is called for; what comes later
+/// ends the revert, and not the way back.
+///
+/// Errors: 2BP01 there is something.
+pub fn no_dependents(operation: &Operation, managed: &ManagedParent) -> Result<()> {
+    let partitions: Vec<Oid> = managed.tables_below(managed.root).iter().map(|member| member.oid()).collect();
+    let others = role::acting_as(operation.role(), || outside_dependents(managed.root, &partitions))?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    let text = format!("other objects depend on {} since it became a parent", managed.name());
+    Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, text)
+        .detail(format!("They are: {}.", others.join("; ")))
+        .hint(format!("Drop them, and run SELECT shard_revert({});", operation.id))
+        .into()
+}
+
 /// One attempt, in the caller's transaction.
 pub fn switch(operation: &Operation) -> Step {
     let mut applier = Applier::open(operation)?;
@@ -29,14 +46,7 @@ pub fn switch(operation: &Operation) -> Step {
         return fail(Report::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, text));
     }
     as_planned(operation, &managed, &managed.name().to_string())?;
-    let others = role::acting_as(operation.role(), || outside_dependents(managed.root, &partitions))?;
-    if !others.is_empty() {
-        let text = format!("other objects depend on {} since it became a parent", managed.name());
-        return fail(
-            Report::new(Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, text)
-                .detail(format!("They are: {}.", others.join("; "))),
-        );
-    }
+    no_dependents(operation, &managed)?;
     drain(operation, &mut applier, &mut Laps::begin())?;
     let change = Return::of(operation, &managed)?;
     change.leave_publications()?;
