@@ -112,7 +112,7 @@ CREATE VIEW shard_operations AS
                CASE WHEN o.state = 'switched' THEN 'It cannot be reverted. ' || (o.way_back ->> 'lost') END,
                CASE WHEN o.state = 'switched' THEN 'Its revert was given up. ' || (o.way_back ->> 'refused') END), '') AS detail,
            e.error ->> 'hint' AS hint,
-           o.failures, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
+           o.failures AS tries, o.retry_at, pg_catalog.pg_get_userbyid(o.role) AS owner, o.created_at, o.changed_at, o.ended_at,
            CASE WHEN o.state = 'switched' THEN o.changed_at + o.keep END AS finishes_at, o.part_of,
            o.state = 'switched' AND CASE
                WHEN o.plan ? 'modulus' THEN NOT EXISTS (

@@ -79,7 +79,7 @@ fn a_target_whose_disk_is_full_in_the_copy_is_waited_for() -> Result<()> {
     let hint = complains(&cluster, id, "No space left on device (on node \"n2\")", LIMIT)?;
     ensure!(hint.contains("disk space"), "{hint}");
     // It is tried again, with the same end.
-    let tries = || Ok(field(&cluster, id, "failures")?.parse::<i32>()? >= 3);
+    let tries = || Ok(field(&cluster, id, "tries")?.parse::<i32>()? >= 3);
     eventually("it is tried again", PATIENCE, tries).with_context(|| told(&cluster))?;
     ensure!(field(&cluster, id, "state")? == "copying", "{}", told(&cluster));
     nothing_switched(&cluster)?;

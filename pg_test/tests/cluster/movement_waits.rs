@@ -52,7 +52,7 @@ fn who_holds_a_lock_that_the_switch_needs_is_named() -> Result<()> {
     names(&cluster, id, LIMIT, &[&process, "application report", "AccessShareLock on", "t_1", "since 20"])?;
     holder.batch_execute("COMMIT")?;
     reaches(&cluster, id, "switched", LIMIT)?;
-    ensure!(field(&cluster, id, "failures")? == "0", "{}", told(&cluster));
+    ensure!(field(&cluster, id, "tries")? == "0", "{}", told(&cluster));
     client.execute("SELECT shard_finish($1)", &[&id])?;
     ends(&cluster, id, LIMIT)?;
 

@@ -156,7 +156,7 @@ fn a_revert_that_is_given_up_half_made_is_undone_first() -> Result<()> {
     client = cluster.coordinator.patient()?;
     client.execute("SELECT shard_cancel($1)", &[&id])?;
     // The rows are on n2, in the schema of what was rejected: it must not be taken for switched yet, however often it is tried.
-    let tries = || -> Result<i64> { Ok(field(&cluster, id, "failures")?.parse()?) };
+    let tries = || -> Result<i64> { Ok(field(&cluster, id, "tries")?.parse()?) };
     let before = tries()?;
     eventually("it cannot reach the nodes", LIMIT, || {
         let state = field(&cluster, id, "state")?;
