@@ -54,7 +54,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::register();
     pg::guc::reserve(c"shardkeeper");
     pg::drop_hook::register(reshard::extension_drop::object);
-    pg::stale_snapshot::register(catalog::moved::among);
+    pg::stale_snapshot::register(catalog::moved::TABLE);
     #[cfg(feature = "pg18")]
     pg::planning::register();
     pg::worker::register(worker::entry::ENTRIES);

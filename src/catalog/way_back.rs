@@ -8,6 +8,7 @@ use pgrx::pg_sys::Oid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shardkeeper_core::operation::State;
+use shardkeeper_core::plural::numbered;
 use std::collections::BTreeMap;
 
 /// The column `way_back` of `shardkeeper.operations`. Empty once the servers of the targets have slots for it.
@@ -204,12 +205,8 @@ pub fn would_be_cut_off(plan: &Plan, parent: Oid) -> Result<Vec<i64>> {
 
 /// What becomes of them, for whoever calls.
 pub fn cut_off_words(ids: &[i64]) -> Option<String> {
-    let those = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-    match ids {
-        [] => None,
-        [_] => Some(format!("after the switch, operation {those} cannot be reverted any more")),
-        _ => Some(format!("after the switch, operations {those} cannot be reverted any more")),
-    }
+    let those = numbered(ids, "operation", "operations");
+    (!ids.is_empty()).then(|| format!("after the switch, {those} cannot be reverted any more"))
 }
 
 impl Operation {

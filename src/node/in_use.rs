@@ -8,7 +8,7 @@ use crate::error::{Report, Result};
 use crate::name::literal;
 use pgrx::PgSqlErrorCode as Code;
 use shardkeeper_core::operation::{Requested, State};
-use shardkeeper_core::plural::count;
+use shardkeeper_core::plural::{count, numbered};
 
 /// Errors: 2BP01 something of ours lives on the node; says what takes all of it away.
 pub fn check(node: &str) -> Result<()> {
@@ -40,30 +40,32 @@ pub fn check(node: &str) -> Result<()> {
 
 /// No drain takes away what was moved already, and is kept for the way back.
 fn held(report: Report, holders: &[Holder]) -> Report {
-    let those = |wanted: &dyn Fn(&Holder) -> bool| {
-        let ids: Vec<String> =
-            holders.iter().filter(|holder| wanted(holder)).map(|holder| holder.id.to_string()).collect();
-        let noun = if ids.len() == 1 { "operation" } else { "operations" };
-        (!ids.is_empty()).then(|| (ids.join(", "), format!("{noun} {}", ids.join(", "))))
+    let those = |wanted: &dyn Fn(&Holder) -> bool| -> Option<Vec<i64>> {
+        let ids: Vec<i64> = holders.iter().filter(|holder| wanted(holder)).map(|holder| holder.id).collect();
+        (!ids.is_empty()).then_some(ids)
     };
+    let words = |ids: &[i64]| numbered(ids, "operation", "operations");
     let finishes = |holder: &Holder| holder.requested == Requested::Finish;
-    if let Some((ids, operations)) = those(&|holder| holder.state == State::Switched && !finishes(holder)) {
-        let hint = match ids.contains(',') {
-            false => format!("Run SELECT shard_finish({ids}); SELECT shard_wait({ids}); and drop it again."),
-            true => format!(
-                "Run SELECT shard_finish(id) FROM unnest(ARRAY[{ids}]) AS id; SELECT shard_wait(id) FROM unnest(ARRAY[{ids}]) AS id; and drop it again."
+    if let Some(ids) = those(&|holder| holder.state == State::Switched && !finishes(holder)) {
+        let list = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        let hint = match ids.as_slice() {
+            [id] => format!("Run SELECT shard_finish({id}); SELECT shard_wait({id}); and drop it again."),
+            _ => format!(
+                "Run SELECT shard_finish(id) FROM unnest(ARRAY[{list}]) AS id; SELECT shard_wait(id) FROM unnest(ARRAY[{list}]) AS id; and drop it again."
             ),
         };
-        return report.detail(format!("What {operations} moved to or from there is kept for shard_revert.")).hint(hint);
-    }
-    if let Some((ids, operations)) = those(&|holder| !holder.state.is_final()) {
-        let first = ids.split(',').next().unwrap_or_default();
         return report
-            .detail(format!("Partitions of {operations} come from there or go there."))
+            .detail(format!("What {} moved to or from there is kept for shard_revert.", words(&ids)))
+            .hint(hint);
+    }
+    if let Some(ids) = those(&|holder| !holder.state.is_final()) {
+        let first = ids.first().copied().unwrap_or_default();
+        return report
+            .detail(format!("Partitions of {} come from there or go there.", words(&ids)))
             .hint(format!("Run SELECT shard_wait({first}); and drop it again."));
     }
-    let over = those(&|_| true).map(|(_, operations)| operations).unwrap_or_default();
+    let all: Vec<i64> = holders.iter().map(|holder| holder.id).collect();
     report
-        .detail(format!("What {over} left there is being removed."))
+        .detail(format!("What {} left there is being removed.", words(&all)))
         .hint("Drop it again once that is over: see the view shard_operations.")
 }

@@ -1,5 +1,6 @@
-//! What is about to be dropped, however it comes to it: by name, with CASCADE, with its schema or its owner.
+//! What is about to be dropped, however it comes to it: by name, with CASCADE, with its schema or its owner; or emptied.
 
+use super::stale_snapshot;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -33,6 +34,9 @@ unsafe extern "C-unwind" fn look(
     if let Some(before) = BEFORE.get() {
         // SAFETY: hands on exactly what the server gave us.
         unsafe { before(access, class, object, sub, argument) }
+    }
+    if access == pg_sys::ObjectAccessType::OAT_TRUNCATE {
+        stale_snapshot::truncates(object);
     }
     let is_table = access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::RelationRelationId && sub == 0;
     if is_table

@@ -6,6 +6,7 @@
 //! that are STABLE have it from before; a transaction at REPEATABLE READ has it from its beginning; and postgres_fdw reads a node
 //! in one snapshot for the whole transaction. All of these are told to begin again.
 
+use super::key_router;
 use super::list::pointers;
 use crate::error::{Error, Report};
 use pgrx::PgSqlErrorCode as Code;
@@ -15,18 +16,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::CStr;
 
-/// Of these relations, those that came by a switch, with the number of its transaction.
-type Question = fn(&[pg_sys::Oid]) -> Vec<(pg_sys::Oid, pg_sys::TransactionId)>;
+/// Where it stands which tables came by a switch: schema and name of a table whose first column is their number. Each row counts
+/// by the transaction that wrote it.
+pub type Moved = (&'static CStr, &'static CStr);
 
 thread_local! {
     static BEFORE: Cell<pg_sys::ExecutorCheckPerms_hook_type> = const { Cell::new(None) };
-    static QUESTION: Cell<Option<Question>> = const { Cell::new(None) };
-    /// The question is a query too.
-    static ASKING: Cell<bool> = const { Cell::new(false) };
+    static MOVED: Cell<Option<Moved>> = const { Cell::new(None) };
     static TOUCHED: RefCell<Touched> = RefCell::new(Touched::default());
 }
 
-/// The foreign tables that the transaction has come to, and what was running then.
+/// The tables that the transaction has come to whose rows may be on other servers, and what was running then.
 #[derive(Default)]
 struct Touched {
     transaction: pg_sys::LocalTransactionId,
@@ -43,9 +43,9 @@ struct Running {
     is_incomplete: bool,
 }
 
-/// Asks `question` about relations that changed after the snapshot of a statement that comes to them.
-pub fn register(question: Question) {
-    QUESTION.set(Some(question));
+/// From now on, statements of this process are looked at when they begin.
+pub fn register(moved: Moved) {
+    MOVED.set(Some(moved));
     // SAFETY: called once from _PG_init; a server process has a single thread. The hook that was there is called by ours.
     unsafe {
         BEFORE.set(pg_sys::ExecutorCheckPerms_hook);
@@ -55,7 +55,16 @@ pub fn register(question: Question) {
 
 /// This process moves rows itself, and knows what it sees.
 pub fn pass_over() {
-    QUESTION.set(None);
+    MOVED.set(None);
+}
+
+/// The transaction empties the table, for which no permissions of a query are checked.
+pub(super) fn truncates(relation: pg_sys::Oid) {
+    let Some(snapshot) = active().filter(|_| MOVED.get().is_some()) else { return };
+    TOUCHED.with_borrow_mut(|touched| {
+        touched.follow();
+        touched.add(&[relation], snapshot);
+    });
 }
 
 #[cfg(feature = "pg15")]
@@ -80,24 +89,21 @@ unsafe extern "C-unwind" fn look(tables: *mut pg_sys::List, rights: *mut pg_sys:
     }
 }
 
+/// The snapshot that the statement reads with.
+fn active() -> Option<&'static pg_sys::SnapshotData> {
+    // SAFETY: plain globals of this backend; the active snapshot stays while the statement begins, and no longer is it used.
+    let snapshot = unsafe { pg_sys::ActiveSnapshotSet().then(|| &*pg_sys::GetActiveSnapshot()) };
+    snapshot.filter(|snapshot| snapshot.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC)
+}
+
 /// Called when a statement has all its locks, before it reads.
 ///
 /// # Safety
 /// `tables` is null or a list of range table entries.
 unsafe fn check(tables: *mut pg_sys::List) {
-    let Some(question) = QUESTION.get().filter(|_| !ASKING.get()) else { return };
-    // SAFETY: plain globals of this backend; the active snapshot stays while the statement begins.
-    let snapshot = unsafe {
-        if pg_sys::ParallelWorkerNumber >= 0 || !pg_sys::ActiveSnapshotSet() {
-            return;
-        }
-        &*pg_sys::GetActiveSnapshot()
-    };
-    if snapshot.snapshot_type != pg_sys::SnapshotType::SNAPSHOT_MVCC {
-        return;
-    }
+    let (Some(moved), Some(snapshot)) = (MOVED.get(), active()) else { return };
     TOUCHED.with_borrow_mut(Touched::follow);
-    let (mut suspects, mut foreign) = (Vec::new(), Vec::new());
+    let (mut hidden, mut later, mut remote) = (Vec::new(), Vec::new(), Vec::new());
     // SAFETY: the caller vouches for the list.
     for entry in unsafe { pointers::<pg_sys::RangeTblEntry>(tables) } {
         // SAFETY: as above.
@@ -106,42 +112,56 @@ unsafe fn check(tables: *mut pg_sys::List) {
             continue;
         }
         match changed(entry.relid) {
-            Some((b'r', number)) if is_hidden(number, snapshot) => suspects.push(entry.relid),
+            Some((b'r', number)) if is_hidden(number, snapshot) => hidden.push(entry.relid),
             Some((b'f', number)) => {
-                foreign.push(entry.relid);
+                remote.push(entry.relid);
                 if TOUCHED.with_borrow(|touched| touched.is_later(number)) {
-                    suspects.push(entry.relid);
+                    later.push(entry.relid);
                 }
             }
+            // Rows that are inserted find their leaves below it, which are not listed.
+            Some((b'p', _)) => remote.push(entry.relid),
             _ => {}
         }
     }
-    if !suspects.is_empty() {
-        ask(question, &suspects, &foreign, snapshot);
+    if !(hidden.is_empty() && later.is_empty()) {
+        for (relation, number) in switched(moved) {
+            let is_stale = hidden.contains(&relation) && is_hidden(number, snapshot)
+                || later.contains(&relation)
+                    && TOUCHED.with_borrow(|touched| touched.is_later(number) && touched.was_at(server(relation)));
+            if is_stale {
+                refuse(relation);
+            }
+        }
     }
-    TOUCHED.with_borrow_mut(|touched| touched.add(&foreign, snapshot));
+    TOUCHED.with_borrow_mut(|touched| touched.add(&remote, snapshot));
 }
 
-fn ask(question: Question, suspects: &[pg_sys::Oid], foreign: &[pg_sys::Oid], snapshot: &pg_sys::SnapshotData) {
-    struct Asking;
-    impl Drop for Asking {
-        fn drop(&mut self) {
-            ASKING.set(false);
+/// All tables that came by a switch lately, with the numbers of the switches: as it is now, not as the statement would see it.
+/// Without a query, which would begin like the statement itself, and which a parallel worker may not make.
+fn switched((schema, name): Moved) -> Vec<(pg_sys::Oid, pg_sys::TransactionId)> {
+    let mut found = Vec::new();
+    // SAFETY: look-ups in the system catalogs within a transaction. The table is opened and closed with the lock of a reader, its
+    // scan begun and ended; a tuple is valid until the next one, and its first column is an OID that is never null.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), namespace);
+        if namespace == pg_sys::InvalidOid || oid == pg_sys::InvalidOid {
+            return found;
         }
-    }
-    let asking = Asking;
-    ASKING.set(true);
-    let moved = question(suspects);
-    drop(asking);
-    for (relation, number) in moved {
-        let stale = match foreign.contains(&relation) {
-            false => is_hidden(number, snapshot),
-            true => TOUCHED.with_borrow(|touched| touched.is_later(number) && touched.was_at(server(relation))),
-        };
-        if stale {
-            refuse(relation);
+        let table = pg_sys::table_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        // Of a table that is no system catalog, a null snapshot means a new one.
+        let scan =
+            pg_sys::systable_beginscan(table, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        while let Some(tuple) = pg_sys::systable_getnext(scan).as_ref() {
+            let header = tuple.t_data;
+            let column = header.cast::<u8>().add(usize::from((*header).t_hoff)).cast::<pg_sys::Oid>();
+            found.push((column.read_unaligned(), written_by(header)));
         }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     }
+    found
 }
 
 fn refuse(relation: pg_sys::Oid) {
@@ -168,13 +188,22 @@ fn changed(relation: pg_sys::Oid) -> Option<(u8, pg_sys::TransactionId)> {
         let header = tuple.as_ref()?.t_data;
         let kind =
             (*header.cast::<u8>().add(usize::from((*header).t_hoff)).cast::<pg_sys::FormData_pg_class>()).relkind;
-        let frozen = (pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID) as u16;
-        let number = match (*header).t_infomask & frozen == frozen {
-            true => pg_sys::FrozenTransactionId,
-            false => (*header).t_choice.t_heap.t_xmin,
-        };
+        let number = written_by(header);
         pg_sys::ReleaseSysCache(tuple);
         Some((kind as u8, number))
+    }
+}
+
+/// # Safety
+/// `header` is that of a tuple in a table.
+unsafe fn written_by(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
+    let frozen = (pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID) as u16;
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        match (*header).t_infomask & frozen == frozen {
+            true => pg_sys::FrozenTransactionId,
+            false => (*header).t_choice.t_heap.t_xmin,
+        }
     }
 }
 
@@ -234,13 +263,21 @@ impl Touched {
 
     /// The transaction has been at that server, whose session has had its snapshot since.
     fn was_at(&self, wanted: pg_sys::Oid) -> bool {
-        let is_foreign = |table: &pg_sys::Oid| changed(*table).is_some_and(|(kind, _)| kind == b'f');
-        self.tables
-            .iter()
-            .map(|table| pg_sys::Oid::from(*table))
-            .filter(is_foreign)
-            .any(|table| server(table) == wanted)
+        self.tables.iter().map(|table| pg_sys::Oid::from(*table)).any(|table| match changed(table) {
+            Some((b'f', _)) => server(table) == wanted,
+            Some((b'p', _)) => has_leaf_on(table, wanted),
+            _ => false,
+        })
     }
+}
+
+/// Whether a partitioned table has a leaf on the server.
+fn has_leaf_on(table: pg_sys::Oid, wanted: pg_sys::Oid) -> bool {
+    key_router::in_order(table).into_iter().any(|below| match changed(below) {
+        Some((b'f', _)) => server(below) == wanted,
+        Some((b'p', _)) => has_leaf_on(below, wanted),
+        _ => false,
+    })
 }
 
 impl Running {

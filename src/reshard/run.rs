@@ -35,6 +35,8 @@ pub const VERY_NEAR: i64 = 1 << 20;
 pub const REST: Duration = Duration::from_millis(250);
 /// How often servers are made to note which transactions run, while changes are followed.
 const FRESHEN: Duration = Duration::from_secs(3);
+/// What a note takes where nothing is in its way.
+const NOTE: Duration = Duration::from_millis(200);
 /// While it follows and nothing changes.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -280,10 +282,15 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
     let mut ends: HashMap<&String, Lsn> = HashMap::new();
     loop {
         if freshened.is_none_or(|at| at.elapsed() > FRESHEN) {
-            freshened = Some(Instant::now());
+            let begun = Instant::now();
+            freshened = Some(begun);
             nodes
                 .iter()
                 .for_each(|node| slot::freshen(operation, applier.sources.get_mut(node).and_then(Option::as_mut)));
+            // An old transaction is in the way of a note, and will be in that of the next one.
+            if begun.elapsed() > NOTE {
+                notes = 0;
+            }
         }
         let mut behind = 0;
         let mut progressed = false;

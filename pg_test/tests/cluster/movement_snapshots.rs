@@ -19,6 +19,7 @@ fn scene() -> Result<(Cluster, Client)> {
         "CREATE TABLE t (id int PRIMARY KEY, v text);
          SELECT shard_create_parent('t', 'hash', 'id', modulus => 2, nodes => '{{n1, n2}}');
          CREATE TABLE u (id int PRIMARY KEY); SELECT shard_create_parent('u', 'hash', 'id', modulus => 1, nodes => '{{n2}}');
+         CREATE TABLE w (id int PRIMARY KEY); SELECT shard_create_parent('w', 'hash', 'id', modulus => 1, nodes => '{{n2}}');
          INSERT INTO t SELECT g, 'a' FROM generate_series(1, {ROWS}) AS g; INSERT INTO u VALUES (1);
          CREATE FUNCTION counted() RETURNS bigint STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM t); END'"
     ))?;
@@ -133,11 +134,19 @@ fn a_transaction_that_was_at_a_node_before_a_leaf_came_there_is_told() -> Result
     was_there.batch_execute("BEGIN; SELECT * FROM u")?;
     let mut was_elsewhere = cluster.coordinator.client()?;
     was_elsewhere.batch_execute("BEGIN; SELECT count(*) FROM pg_class")?;
-    let mut writes = cluster.coordinator.client()?;
-    writes.batch_execute("BEGIN; UPDATE u SET id = id WHERE id = 2")?;
+    let mut writers = Vec::new();
+    for statement in
+        ["UPDATE u SET id = id WHERE id = 2", "INSERT INTO u VALUES (3)", "COPY u FROM '/dev/null'", "TRUNCATE w"]
+    {
+        let mut writer = cluster.coordinator.client()?;
+        writer.batch_execute(&format!("BEGIN; {statement}"))?;
+        writers.push((statement, writer));
+    }
     moved(&cluster, "t_0", "n2")?;
     ensure!(code(&mut was_there, "SELECT count(*) FROM t")? == "40001");
-    ensure!(code(&mut writes, "UPDATE t SET v = 'c'")? == "40001");
+    for (statement, mut writer) in writers {
+        ensure!(code(&mut writer, "UPDATE t SET v = 'c'")? == "40001", "{statement}");
+    }
     all_rows(&mut was_elsewhere)?;
     was_elsewhere.batch_execute("SELECT * FROM u")?;
     all_rows(&mut was_elsewhere)?;
