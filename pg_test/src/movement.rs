@@ -151,6 +151,8 @@ pub fn switched_but_not_tidied(cluster: &Cluster, number: usize, call: &str, lea
     // Between the switch and the first step after it.
     let commit = proxy.resume_until(b"COMMIT TRANSACTION", Then::StallAnswer);
     commit.wait_until_hit(LIMIT).with_context(|| told(cluster))?;
+    // The node has been told to commit, which it does a moment later.
+    eventually("the node has committed", PATIENCE, || node.has(leaf))?;
     let mut reader = node.client()?;
     reader.batch_execute(&format!("BEGIN; LOCK TABLE {leaf} IN ACCESS SHARE MODE"))?;
     proxy.resume();
