@@ -277,14 +277,7 @@ impl Scene {
         match (case.fault, case.victim) {
             (Fault::Terminated, _) => coordinator.run(&format!("SELECT pg_terminate_backend({})", worker()?)),
             (Fault::Cancelled, _) => coordinator.run(&format!("SELECT pg_cancel_backend({})", worker()?)),
-            (Fault::Killed, Victim::Worker) => {
-                let mut witness = coordinator.client()?;
-                coordinator.kill_process(worker()?)?;
-                self.resume();
-                eventually("all sessions have ended", PATIENCE, || Ok(witness.batch_execute("").is_err()))?;
-                let up = || Ok(coordinator.value::<i32>("SELECT 1").is_ok());
-                eventually("the coordinator is there again", PATIENCE, up)
-            }
+            (Fault::Killed, Victim::Worker) => coordinator.crash_by(worker()?, || self.resume()),
             (Fault::Killed, _) => restart(server),
             (Fault::Frozen, victim) => {
                 if victim == Victim::Worker {

@@ -312,6 +312,17 @@ impl Server {
         process::signal(Pid::from_raw(pid).context("not a process")?, Signal::KILL)
     }
 
+    /// The same to one whose death ends all sessions. Returns when Postgres has begun anew; `meanwhile` lets go what would keep
+    /// sessions from ending.
+    pub fn crash_by(&self, pid: i32, meanwhile: impl FnOnce()) -> Result<()> {
+        let mut witness = self.client()?;
+        self.kill_process(pid)?;
+        meanwhile();
+        eventually("all sessions have ended", STOP_LIMIT, || Ok(witness.batch_execute("").is_err()))?;
+        // A session of before may still be about to end, and answer: only a new one tells.
+        eventually("the server is there again", STOP_LIMIT, || Ok(self.client().is_ok()))
+    }
+
     pub fn thaw(&self) -> Result<()> {
         for pid in process::standing_in(&self.data_dir()) {
             process::signal(pid, Signal::CONT)?;

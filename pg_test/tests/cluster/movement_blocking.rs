@@ -354,13 +354,7 @@ fn strike(cluster: &Cluster, victim: &str, node: usize) -> Result<()> {
     };
     match victim {
         "worker" => coordinator.run(&format!("SELECT pg_terminate_backend(({worker}))")),
-        "worker killed" => {
-            let mut witness = coordinator.client()?;
-            coordinator.kill_process(coordinator.value(worker)?)?;
-            proxy.resume();
-            eventually("all sessions have ended", PATIENCE, || Ok(witness.batch_execute("").is_err()))?;
-            eventually("it is there again", PATIENCE, || Ok(coordinator.value::<i32>("SELECT 1").is_ok()))
-        }
+        "worker killed" => coordinator.crash_by(coordinator.value(worker)?, || proxy.resume()),
         "coordinator" => restart(coordinator),
         "source" => restart(cluster.node(1)),
         "target" => restart(cluster.node(2)),
