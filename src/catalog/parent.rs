@@ -26,7 +26,7 @@ pub struct Parent {
 
 pub fn load(parent: Oid) -> Result<Option<Parent>> {
     role::as_extension_owner(|| {
-        sql::document::<Parent>(
+        sql::kept_document::<Parent>(
             "SELECT pg_catalog.json_build_object('spec', spec, 'keys', keys, 'dealt', dealt)::text
              FROM shardkeeper.parents WHERE parent = $1",
             &[parent.into()],

@@ -46,7 +46,7 @@ impl TreeTable {
 
 /// `root` and all partitions below it, each after its parent, siblings in the order of their bounds.
 pub fn load(root: Oid) -> Result<Vec<TreeTable>> {
-    let mut members: Vec<TreeTable> = sql::documents(
+    let mut members: Vec<TreeTable> = sql::kept_documents(
         "SELECT json_build_object('oid', c.oid::bigint, 'parent', t.parentrelid::oid::bigint, 'schema', n.nspname, 'name', c.relname,
              'key', pg_get_partkeydef(c.oid), 'values', pg_get_expr(c.relpartbound, c.oid), 'stored_bound', c.relpartbound::text,
              'server', s.srvname)::text

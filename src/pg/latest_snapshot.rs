@@ -19,7 +19,6 @@ pub fn texts(query: &str, args: &[DatumWithOid<'_>]) -> Vec<String> {
         args.iter().map(|arg| arg.datum().map_or(pg_sys::Datum::null(), |datum| datum.sans_lifetime())).collect();
     let nulls: Vec<std::ffi::c_char> =
         args.iter().map(|arg| if arg.datum().is_some() { b' ' } else { b'n' } as std::ffi::c_char).collect();
-    let mut found = Vec::new();
     // SAFETY: the arrays have one entry per argument and outlive the call; read_only makes SPI use the active snapshot,
     // which is the one pushed here and popped after the query. The result is copied out before SPI_finish frees it. An
     // error unwinds to the caller's transaction, whose abort cleans up snapshot and SPI.
@@ -36,15 +35,27 @@ pub fn texts(query: &str, args: &[DatumWithOid<'_>]) -> Vec<String> {
             0,
         );
         pg_sys::PopActiveSnapshot();
-        if let Some(table) = pg_sys::SPI_tuptable.as_ref() {
-            for at in 0..table.numvals as usize {
-                let text = pg_sys::SPI_getvalue(*table.vals.add(at), table.tupdesc, 1);
-                if !text.is_null() {
-                    found.push(CStr::from_ptr(text).to_string_lossy().into_owned());
-                }
+        let found = first_column();
+        pg_sys::SPI_finish();
+        found
+    }
+}
+
+/// The first column of what the last statement returned, as text, NULLs left out.
+///
+/// # Safety
+/// Within `SPI_connect`.
+pub(super) unsafe fn first_column() -> Vec<String> {
+    let mut found = Vec::new();
+    // SAFETY: SPI_tuptable is NULL or the result of the last statement of this connection, with as many rows as it says.
+    unsafe {
+        let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return found };
+        for at in 0..table.numvals as usize {
+            let text = pg_sys::SPI_getvalue(*table.vals.add(at), table.tupdesc, 1);
+            if !text.is_null() {
+                found.push(CStr::from_ptr(text).to_string_lossy().into_owned());
             }
         }
-        pg_sys::SPI_finish();
     }
     found
 }

@@ -14,6 +14,7 @@ mod expression;
 pub mod foreign_server;
 pub mod guc;
 pub mod interrupt;
+mod kept_plan;
 pub mod key_router;
 pub mod latest_snapshot;
 mod list;

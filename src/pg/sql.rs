@@ -1,7 +1,7 @@
 //! Queries on the coordinator, in the caller's transaction. All commands of our own go through `run` and `change`, and
 //! event triggers know them by that.
 
-use super::{latest_snapshot, ours, process};
+use super::{kept_plan, latest_snapshot, ours, process};
 use crate::error::Result;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Spi, SpiClient, SpiTupleTable};
@@ -82,6 +82,16 @@ pub fn glance<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Resu
 /// The first JSON document of a query as `documents` takes it.
 pub fn document<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
     Ok(documents(sql, args)?.into_iter().next())
+}
+
+/// The same for a large question that is asked often: it is planned once in a process.
+pub fn kept_documents<T: DeserializeOwned>(sql: &'static str, args: &[DatumWithOid<'_>]) -> Result<Vec<T>> {
+    kept_plan::texts(sql, args).iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+}
+
+/// The first document of `kept_documents`.
+pub fn kept_document<T: DeserializeOwned>(sql: &'static str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
+    Ok(kept_documents(sql, args)?.into_iter().next())
 }
 
 /// With a snapshot of its own, so that what others committed while this transaction waited for a lock is seen. Where

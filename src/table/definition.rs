@@ -166,12 +166,12 @@ pub struct Trigger {
 
 impl TableDefinition {
     pub fn load(table: Oid) -> Result<Option<Self>> {
-        sql::document(include_str!("describe.sql"), &[table.into()])
+        sql::kept_document(include_str!("describe.sql"), &[table.into()])
     }
 
     /// Everything that is told of a table, for comparing.
     pub fn whole(table: Oid) -> Result<Option<Value>> {
-        sql::document(include_str!("describe.sql"), &[table.into()])
+        sql::kept_document(include_str!("describe.sql"), &[table.into()])
     }
 
     /// The question of `load` to another server, by name. A channel takes for a query what begins like one.
@@ -214,7 +214,7 @@ pub fn dependents(table: Oid) -> Result<Vec<String>> {
 
 /// The same, without these partitions of the table.
 pub fn outside_dependents(table: Oid, partitions: &[Oid]) -> Result<Vec<String>> {
-    sql::documents(include_str!("dependents.sql"), &[table.into(), partitions.to_vec().into()])
+    sql::kept_documents(include_str!("dependents.sql"), &[table.into(), partitions.to_vec().into()])
 }
 
 /// What depends on a leaf on its node, as a question to that node.

@@ -40,6 +40,16 @@ const BENCHES: &[Bench] = &[
         about: "a leaf with a million rows moved online under load, against a raw pipe and the clients by themselves",
         run: reshard::run,
     },
+    Bench {
+        name: "pause",
+        about: "only the pause that clients see at the switch, and where the time goes under its lock",
+        run: reshard::pause,
+    },
+    Bench {
+        name: "modulus",
+        about: "what a row costs when the modulus changes, with 1,000,000 rows (and 10,000,000 with --full) against 100,000",
+        run: reshard::modulus::run,
+    },
     Bench { name: "start", about: "from the commit of a call to the first step of its operation", run: start::run },
     Bench {
         name: "chaos",

@@ -5,6 +5,7 @@ mod clients;
 mod copy;
 mod foreground;
 mod memory;
+pub mod modulus;
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,28 @@ use postgres::Client;
 use crate::Report;
 
 const ROWS: i64 = 1_000_000;
+const FEW: i64 = ROWS / 10;
 /// The worker may have no more for itself, in MB.
 const MEMORY: f64 = 100.0;
 const LIMIT: Duration = Duration::from_secs(600);
 
 pub fn run(report: &Report) -> Result<()> {
+    let cluster = servers()?;
+    let bytes = copy::run(report, &cluster)?;
+    clients::at_work(&cluster, ROWS, |clients| {
+        foreground::run(report, &cluster, clients, bytes)?;
+        catch_up::run(report, &cluster, clients)
+    })
+}
+
+/// The pause at the switch alone, for those who shorten it.
+pub fn pause(report: &Report) -> Result<()> {
+    let cluster = servers()?;
+    copy::fill(&cluster, "t", FEW)?;
+    clients::at_work(&cluster, FEW, |clients| foreground::pause(report, &cluster, clients))
+}
+
+fn servers() -> Result<Cluster> {
     let logical = vec![("wal_level", "logical"), ("max_worker_processes", "16"), ("max_wal_size", "4GB")];
     let cluster = Cluster::with(Options {
         nodes: 2,
@@ -32,11 +50,7 @@ pub fn run(report: &Report) -> Result<()> {
         node.run("ALTER ROLE app REPLICATION; GRANT CREATE ON DATABASE app TO app")?;
     }
     cluster.add_nodes()?;
-    let bytes = copy::run(report, &cluster)?;
-    clients::at_work(&cluster, |clients| {
-        foreground::run(report, &cluster, clients, bytes)?;
-        catch_up::run(report, &cluster, clients)
-    })
+    Ok(cluster)
 }
 
 /// Moves a leaf and returns when it is switched.

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use pg_test::Cluster;
 
-use super::ROWS;
-
 const COUNT: i64 = 4;
 
 /// When each statement began, and how long it took until it had succeeded.
@@ -19,13 +17,14 @@ pub struct Clients {
     statements: Vec<Mutex<Statements>>,
 }
 
-/// Does `work` while the clients are at work.
-pub fn at_work(cluster: &Cluster, work: impl FnOnce(&Clients) -> Result<()>) -> Result<()> {
+/// Does `work` while the clients are at work on a table of so many rows.
+pub fn at_work(cluster: &Cluster, rows: i64, work: impl FnOnce(&Clients) -> Result<()>) -> Result<()> {
     let statements = (0..COUNT).map(|_| Mutex::default()).collect();
     let clients = Clients { stop: AtomicBool::new(false), statements };
     std::thread::scope(|scope| {
         let clients = &clients;
-        let threads: Vec<_> = (0..COUNT).map(|number| scope.spawn(move || clients.write(cluster, number))).collect();
+        let threads: Vec<_> =
+            (0..COUNT).map(|number| scope.spawn(move || clients.write(cluster, rows / COUNT, number))).collect();
         let outcome = work(clients);
         clients.stop.store(true, Ordering::Relaxed);
         for thread in threads {
@@ -36,11 +35,10 @@ pub fn at_work(cluster: &Cluster, work: impl FnOnce(&Clients) -> Result<()>) -> 
 }
 
 impl Clients {
-    fn write(&self, cluster: &Cluster, number: i64) -> Result<()> {
+    /// Each client has rows of its own, so that no two of them meet.
+    fn write(&self, cluster: &Cluster, own: i64, number: i64) -> Result<()> {
         let mut client = cluster.coordinator.client()?;
         let update = client.prepare("UPDATE t SET counter = counter + 1 WHERE id = $1")?;
-        // Each client has rows of its own, so that no two of them meet.
-        let own = ROWS / COUNT;
         let mut place = number;
         while !self.stop.load(Ordering::Relaxed) {
             place = (place + 7919) % own;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use pg_test::{Cluster, PATIENCE, Server, eventually};
 
 use super::memory::watched;
-use super::{Clock, MEMORY, ROWS, finish, moved, switched};
+use super::{Clock, FEW, MEMORY, ROWS, finish, moved, switched};
 use crate::{Report, timed};
 
 /// With `--full`: it takes a minute more.
@@ -14,7 +14,7 @@ const MANY: i64 = 5_000_000;
 
 /// Leaves the table `t` with `ROWS` rows, in one leaf on n1; returns how many bytes a copy of it is.
 pub fn run(report: &Report, cluster: &Cluster) -> Result<u64> {
-    let few = copy(cluster, "few", ROWS / 10)?;
+    let few = copy(cluster, "few", FEW)?;
     let all = copy(cluster, "t", ROWS)?;
     let (bytes, piped) = raw("public.t_0", cluster.node(1), cluster.node(2))?;
     report.case("copy 1,000,000 rows from node to node", all.rate, "rows/s", Some(ROWS as f64 / piped.as_secs_f64()));
@@ -37,17 +37,22 @@ struct Copy {
     memory: f64,
 }
 
-/// Fills a table whose one leaf is on n1 and moves it to n2 and back; the better one of the copies alone.
-fn copy(cluster: &Cluster, table: &str, rows: i64) -> Result<Copy> {
-    let mut client = cluster.coordinator.client()?;
-    client.batch_execute(&format!(
+/// A table whose one leaf is on n1.
+pub fn fill(cluster: &Cluster, table: &str, rows: i64) -> Result<()> {
+    cluster.coordinator.run(&format!(
         "CREATE TABLE {table} (id bigint PRIMARY KEY, counter bigint NOT NULL, payload text NOT NULL);
          SELECT shard_create_parent('{table}', 'hash', 'id', modulus => 1, nodes => '{{n1}}')"
     ))?;
     cluster.node(1).run(&format!(
         "INSERT INTO public.{table} SELECT i, 0, 'payload of the row number ' || i FROM generate_series(1, {rows}) AS i;
          ANALYZE public.{table}; CHECKPOINT"
-    ))?;
+    ))
+}
+
+/// Moves the leaf of such a table to n2 and back; the better one of the copies alone.
+fn copy(cluster: &Cluster, table: &str, rows: i64) -> Result<Copy> {
+    fill(cluster, table, rows)?;
+    let mut client = cluster.coordinator.client()?;
     let clock = Clock::of(&mut client)?;
     let mut best = Copy { rate: 0.0, memory: 0.0 };
     for to in ["n2", "n1"] {

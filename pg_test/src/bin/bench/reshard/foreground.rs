@@ -12,6 +12,7 @@ use crate::Report;
 /// How often the pause is measured.
 const ROUNDS: usize = 5;
 const THROTTLED: usize = 3;
+const PAUSES: usize = 9;
 /// Each moves the leaf to the other node.
 const _: () = assert!((ROUNDS + THROTTLED).is_multiple_of(2));
 /// MB a second.
@@ -44,12 +45,7 @@ pub fn run(report: &Report, cluster: &Cluster, clients: &Clients, bytes: u64) ->
     let rounds = some(ROUNDS)?;
     let [during, before] = pair(&rounds, |round| round.rate);
     report.case("foreground updates by 4 clients while 1,000,000 rows move", during, "1/s", Some(before));
-    let [pause, quiet] = pair(&rounds, |round| round.switch);
-    report.case("pause: longest statement during the switch", pause, "ms", Some(quiet));
-    for (at, (what, _)) in rounds[0].laps.iter().enumerate() {
-        let time = median(&rounds, |round| round.laps.get(at).map_or(f64::NAN, |lap| lap.1));
-        report.case(&format!("under the lock of the switch: {what}"), time, "ms", None);
-    }
+    tell_pause(report, &rounds);
     let [pause, quiet] = pair(&rounds, |round| round.whole);
     report.case("pause: longest statement during an operation", pause, "ms", Some(quiet));
     report.case("catch-up with 4 clients writing", median(&rounds, |round| round.caught_up.as_secs_f64()), "s", None);
@@ -63,6 +59,27 @@ pub fn run(report: &Report, cluster: &Cluster, clients: &Clients, bytes: u64) ->
     let rate = median(&rounds, |round| megabytes / round.copied.as_secs_f64());
     report.case("copy with the throttle, against its limit", rate, "MB/s", Some(f64::from(RATE)));
     Ok(())
+}
+
+/// The pause at the switch alone.
+pub fn pause(report: &Report, cluster: &Cluster, clients: &Clients) -> Result<()> {
+    let mut client = cluster.coordinator.client()?;
+    let clock = Clock::of(&mut client)?;
+    let mut to = ["n2", "n1"].into_iter().cycle();
+    // What is met for the first time is slower.
+    round(cluster, &mut client, &clock, clients, to.next().unwrap_or("n2"))?;
+    let rounds = to.take(PAUSES).map(|to| round(cluster, &mut client, &clock, clients, to));
+    tell_pause(report, &rounds.collect::<Result<Vec<Round>>>()?);
+    Ok(())
+}
+
+fn tell_pause(report: &Report, rounds: &[Round]) {
+    let [pause, quiet] = pair(rounds, |round| round.switch);
+    report.case("pause: longest statement during the switch", pause, "ms", Some(quiet));
+    for (at, (what, _)) in rounds[0].laps.iter().enumerate() {
+        let time = median(rounds, |round| round.laps.get(at).map_or(f64::NAN, |lap| lap.1));
+        report.case(&format!("under the lock of the switch: {what}"), time, "ms", None);
+    }
 }
 
 fn round(cluster: &Cluster, client: &mut Client, clock: &Clock, clients: &Clients, to: &str) -> Result<Round> {
