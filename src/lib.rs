@@ -2,7 +2,7 @@
 //!
 //! The floors, from the top down; a module uses only those below it, which `xtask/tests/floors.rs` keeps so:
 //!
-//! - `worker`: where background processes begin: the launcher, the worker of a database, that of an operation
+//! - `worker`: background processes: the launcher, the worker of a database with the list of its tasks, that of an operation
 //! - `api`: the SQL functions: parse, call, shape rows
 //! - `check`: what `shard_check` says
 //! - `reshard`: moving data while applications read and write
@@ -16,8 +16,9 @@
 //! - `pg`: safe wrappers over the server, the only module with `unsafe`
 //! - `error`, `guc`, `name`: what everything stands on
 //!
-//! Decisions that need no server are in the crate `shardkeeper_core`: what a spec means, which bounds, names (`plan/build.rs`, by
-//! the templates of `name.rs`) and nodes its partitions get, and where leaves go in a rebalance. Pictures are in `shardkeeper_draw`.
+//! Decisions that need no server are in the crate `shardkeeper_core`: what a spec means, which bounds, names (`core/src/plan/build.rs`,
+//! for splits and changes of a modulus too) and nodes its partitions get, and where leaves go in a rebalance. Pictures are in
+//! `shardkeeper_draw`. The parts that are SQL are in `sql/`, each with its subject in its first lines.
 
 #![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -7,7 +7,7 @@ use crate::node::alter::{self, Changes};
 use crate::node::finding::Finding;
 use crate::node::reset::{self, Request};
 use crate::node::run_on_nodes;
-use crate::node::settle::{self, Decision};
+use crate::node::unsettled::{self, Decision};
 use crate::partitions::grants;
 use crate::pg::redact;
 use crate::pg::regrole::Regrole;
@@ -125,7 +125,7 @@ fn shard_settle(
     decision: Option<&str>,
 ) -> Result<i64, ErrorReport> {
     let decision = self::decision(given("decision", decision)?)?;
-    Ok(settle::settle(given("name", name)?, &given("transaction", transaction)?.to_string(), decision)?)
+    Ok(unsettled::settle(given("name", name)?, &given("transaction", transaction)?.to_string(), decision)?)
 }
 
 fn decision(word: &str) -> Outcome<Decision> {

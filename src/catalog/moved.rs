@@ -1,5 +1,6 @@
-//! `shardkeeper.moved`: tables that came in the place of others with rows that a snapshot from before does not see. A row counts
-//! by the transaction that wrote it, which is the switch.
+//! `shardkeeper.moved`: partitions that a switch has put in the place of others. A snapshot from before the switch does not see their
+//! rows, and `pg/stale_snapshot.rs` refuses the statement: it asks whether the snapshot sees the transaction that wrote the entry
+//! here, which is that of the switch.
 
 use crate::error::Result;
 use crate::name::QualifiedName;

@@ -180,6 +180,17 @@ impl Plan {
         distinct(tree.leaves().map(|leaf| leaf.node.as_deref().unwrap_or(LOCAL)))
     }
 
+    /// The targets' servers other than the coordinator.
+    pub fn remote_target_nodes(&self) -> Vec<String> {
+        remote(self.target_nodes())
+    }
+
+    /// All servers that have a part in it, without the coordinator.
+    pub fn remote_nodes(&self) -> Vec<String> {
+        let (sources, targets) = (self.source_nodes(), self.target_nodes());
+        remote(distinct(sources.iter().chain(&targets).map(String::as_str)))
+    }
+
     /// The nodes that partitions come to, as far as they are known.
     pub fn arrives_at(&self) -> Vec<String> {
         let dealt = self.modulus.as_ref().and_then(|modulus| modulus.nodes.as_ref());
@@ -188,6 +199,11 @@ impl Plan {
         let all = dealt.into_iter().flatten().chain(moved).chain(&targets).map(String::as_str);
         distinct(all.filter(|node| *node != LOCAL))
     }
+}
+
+fn remote(mut servers: Vec<String>) -> Vec<String> {
+    servers.retain(|server| server != LOCAL);
+    servers
 }
 
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {

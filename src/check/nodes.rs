@@ -11,7 +11,7 @@ use crate::node::in_doubt::Coordinator;
 use crate::node::pooler;
 use crate::node::server_info::ServerInfo;
 use crate::node::session::{self, ConnectionParams, Session, Timeouts};
-use crate::node::settle::{self, Unsettled};
+use crate::node::unsettled::{self, Unsettled};
 use crate::pg::{role, sql};
 use crate::reshard::check::{self as operations, Trace};
 use pgrx::pg_sys::Oid;
@@ -63,7 +63,7 @@ pub fn check(parent: Option<Oid>, questions: &BTreeMap<String, String>) -> Resul
     for (node, there) in found {
         answers.extend(there.answer.map(|answer| (node.clone(), answer)));
         let mut findings = there.findings;
-        findings.extend(settle::findings(&node, &there.unsettled, &coordinator)?);
+        findings.extend(unsettled::findings(&node, &there.unsettled, &coordinator)?);
         if findings.iter().all(|finding| finding.severity == Severity::Ok) {
             findings.splice(0..0, there.fine);
         }
@@ -181,7 +181,7 @@ async fn check_there(
             ));
         }
         Ok(Some(_)) => {
-            there.unsettled = settle::unsettled(&mut session).await?;
+            there.unsettled = unsettled::unsettled(&mut session).await?;
             there.findings.extend(check_trash(&mut session).await?);
         }
         Err(error) => there.findings.push(wrong(error)),

@@ -4,7 +4,8 @@
 //! The order of looking makes it right. First the node's journal is read: what is in it, the node committed. Then the
 //! coordinator is asked. A row in `shardkeeper.transactions` is visible only if the transaction committed here. Without
 //! one, the server's own memory of its transactions decides: the row may have gone with the extension. Only what that calls
-//! aborted is undone. All cases are in docs/design.md.
+//! aborted is undone. All cases are in docs/design.md, "The journal, and
+//! healing".
 
 use super::channel::{COORDINATOR, TIMELINE};
 use super::session::{self, Session};
@@ -49,7 +50,8 @@ impl Coordinator {
     }
 }
 
-/// More than a crash takes away of what was told to be on disk.
+/// Bytes of log, more than the one record that a crash cuts off: a journal row's position may be in it, and is of our past all
+/// the same.
 const CUT_OFF: u64 = 16 << 20;
 
 /// Lines of a timeline history file: timeline, end, reason.
@@ -140,8 +142,8 @@ pub async fn forget_there(session: &mut Session, signature: &str, ids: &[String]
     session.rows("SELECT shardkeeper.forget($1, $2::text[]::uuid[])", &[&signature, &ids]).await.map(drop)
 }
 
-/// Where the timeline is ours and the past is not, time makes the two look alike: the log comes to that position, and the
-/// number is used again. So it is written down, as a timeline that nobody has.
+/// A row of a past that was cut off by a restore, though the number of its timeline is ours: once the log has grown to its position
+/// and its transaction number is used again, it would look like one of ours. So it is marked now, by a timeline that nobody has.
 const DISOWN: &str = "UPDATE shardkeeper.journal SET timeline = 0
     WHERE coordinator = $1 AND role = current_user AND transaction = ANY ($2::text[]::uuid[]) AND timeline = $3";
 

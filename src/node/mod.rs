@@ -14,5 +14,5 @@ pub mod reset;
 pub mod run_on_nodes;
 pub mod server_info;
 pub mod session;
-pub mod settle;
 pub mod trash;
+pub mod unsettled;

@@ -17,7 +17,7 @@ use crate::hierarchy::{overlap, validate};
 use crate::name::{QualifiedName, ident};
 use crate::node::channel::Channel;
 use crate::pg::sql;
-use crate::table::ddl::{create_key, index_marks, leaf_rights, owner_changes, publish};
+use crate::table::ddl::{create_index, index_marks, leaf_rights, owner_changes, publish};
 use crate::table::publications::{self, Accept};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
@@ -151,7 +151,7 @@ impl Addition<'_> {
                 None => format!("DROP INDEX {}", table.name.sibling(key.name.clone())),
             });
             for leaf in self.managed.members.iter().filter(|member| member.is_leaf()) {
-                commands.extend(create_key(key, &leaf.name, false));
+                commands.extend(create_index(key, &leaf.name, false));
             }
         }
         commands

@@ -1,4 +1,5 @@
-//! The check that keeps a default partition on a node apart from siblings elsewhere, kept in step with them.
+//! A default partition on a node knows only the siblings that are there. A CHECK constraint excludes the rows of those on other servers;
+//! it is made anew here when they change.
 
 use super::partition_ddl::DEFAULT_CHECK;
 use super::script::Script;

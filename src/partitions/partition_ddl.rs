@@ -5,7 +5,7 @@ use crate::hierarchy::bound::{default_check, for_values};
 use crate::hierarchy::partition_keys::PartitionKeys;
 use crate::name::{QualifiedName, ident, literal};
 use crate::table::columns::{self, Place};
-use crate::table::ddl::{alter, create_key, create_table, storage};
+use crate::table::ddl::{alter, create_index, create_table, storage};
 use crate::table::definition::TableDefinition;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
@@ -103,7 +103,7 @@ impl Blueprint<'_> {
         alter(&mut commands, leaf, columns::leaf_settings(self.table));
         if self.mixed {
             for key in self.table.keys.iter().filter(|key| key.unique) {
-                commands.extend(create_key(key, leaf, false));
+                commands.extend(create_index(key, leaf, false));
             }
         }
         commands.extend(self.replica_identity(leaf));
@@ -126,7 +126,7 @@ impl Blueprint<'_> {
         let mut commands = vec![create_table(self.table, name, Place::Mirror, &self.partition_by(tree))];
         alter(&mut commands, name, columns::settings(self.table));
         for key in &self.table.keys {
-            commands.extend(create_key(key, name, true));
+            commands.extend(create_index(key, name, true));
         }
         for statistics in self.table.statistics.iter().filter(|s| s.name.schema == name.schema) {
             commands.push(statistics.create(&statistics.name, name));

@@ -51,12 +51,9 @@ pub fn retired(operation: &Operation) -> Result<()> {
 }
 
 fn servers(operation: &Operation) -> Vec<String> {
-    let mut nodes = operation.plan.source_nodes();
-    nodes.extend(operation.plan.target_nodes());
-    nodes.push(LOCAL.to_string());
-    nodes.sort();
-    nodes.dedup();
-    nodes
+    let mut servers = operation.plan.remote_nodes();
+    servers.push(LOCAL.to_string());
+    servers
 }
 
 /// Slot and publication.

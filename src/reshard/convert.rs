@@ -280,7 +280,7 @@ impl Change<'_> {
         }
         // With foreign leaves, unique keys are on the leaves only. Without, those of the leaves become parts of these.
         for key in table.keys.iter().filter(|key| key.unique && !self.is_mixed()) {
-            commands.extend(ddl::create_key(key, name, true));
+            commands.extend(ddl::create_index(key, name, true));
         }
         commands.extend(table.triggers.iter().map(|trigger| trigger.definition.clone()));
         commands.push(format!("COMMENT ON TABLE {name} IS NULL"));

@@ -54,7 +54,7 @@ const HOLDER: &str = "SELECT json_build_object('who', who, 'role', role, 'applic
 /// The session that has held a lock on the tables of the operation for longest, as far as can be told. Outside a transaction.
 pub fn of_locks(operation: &Operation) -> Option<String> {
     let mut nodes = vec![LOCAL.to_string()];
-    nodes.extend(super::switch::nodes(operation));
+    nodes.extend(operation.plan.remote_nodes());
     nodes.iter().find_map(|node| ask(operation, node, &locks(operation, node)))
 }
 

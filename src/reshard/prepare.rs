@@ -51,7 +51,7 @@ pub fn prepare(operation: &Operation) -> Step {
         check_source(operation, &staging, node)?;
     }
     build_here(operation, &staging)?;
-    for node in operation.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
+    for node in &operation.plan.remote_target_nodes() {
         build_on(operation, &staging, node)?;
     }
     for node in operation.plan.source_nodes().iter().filter(|_| follows) {

@@ -193,8 +193,7 @@ fn add_checks(back: &Operation) -> Result<()> {
         return Ok(());
     }
     let Some(command) = Staging::read(back)?.return_checks() else { return Ok(()) };
-    let mut nodes = back.plan.target_nodes();
-    nodes.retain(|node| node != LOCAL);
+    let mut nodes = back.plan.remote_target_nodes();
     nodes.push(LOCAL.to_string());
     for node in nodes {
         session::wait(async { Server::open(&node, back.role(), LONG).await?.run(&command).await })?;
@@ -251,7 +250,7 @@ pub fn has_its_shape(back: &Operation) -> Step {
 
 fn make_stage(back: &Operation) -> Result<()> {
     let staging = Staging::read(back)?;
-    for node in back.plan.target_nodes().iter().filter(|node| *node != LOCAL) {
+    for node in &back.plan.remote_target_nodes() {
         let progress = format!("SELECT (to_regclass({}) IS NOT NULL)::text", literal(&progress::table(back, node)));
         let there: Option<bool> =
             session::wait(async { Server::open(node, back.role(), BRIEF).await?.document(&progress, &[]).await })?;

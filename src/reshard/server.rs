@@ -51,12 +51,8 @@ pub fn end_lost_sessions(operation: &Operation) {
     const END: &str = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
          WHERE application_name = $1 AND usename = current_user AND pid <> pg_catalog.pg_backend_pid()";
     let name = name_of(operation);
-    let mut nodes = operation.plan.source_nodes();
-    nodes.extend(operation.plan.target_nodes());
-    nodes.sort();
-    nodes.dedup();
-    for node in nodes.iter().filter(|node| *node != LOCAL) {
-        let way = transaction::run(|| ConnectionParams::of(node, operation.role()));
+    for node in operation.plan.remote_nodes() {
+        let way = transaction::run(|| ConnectionParams::of(&node, operation.role()));
         let _ = way.and_then(|way| {
             session::wait(async { Session::open(&way, BRIEF).await?.rows(END, &[&name]).await.map(drop) })
         });

@@ -1,9 +1,11 @@
 //! The switch: in one transaction that holds the parent, the last changes are applied and the targets take the places of the
 //! sources, on all servers. Writers that wait for the lock go on with the new partitions.
 //!
-//! On nodes everything goes through the session channel, so it commits and heals like any other change: if the coordinator dies
-//! amid the commits, its own outcome decides. Where it has not committed, what nodes have committed is undone by their journals
-//! (`node/in_doubt.rs`), the operation's next worker goes on from its row, and writers on nodes wait meanwhile (`write_fence`).
+//! On nodes everything goes through the session channel, so it commits and heals like any other change: nodes first, the coordinator
+//! last, and if the coordinator dies amid the commits, its own outcome decides. Where it has committed, the switch stands: nodes
+//! forget their journals and the write fence goes. Where it has not, what nodes have committed is undone by their journals
+//! (`node/in_doubt.rs`), at once by the operation's next worker, or else by that of the database, and direct writers on nodes wait
+//! meanwhile (`write_fence`); the operation goes back to comparing, and switches again.
 //!
 //! The replaced tables go to a schema of their own, that of what is retired, where nobody finds them.
 
@@ -41,8 +43,9 @@ use std::time::{Duration, Instant};
 /// How often, and with what rests, a lock of a table that serves is asked for before its worker leaves.
 const TRIES: usize = 20;
 const REST: Duration = Duration::from_millis(250);
-/// How often the end of the log is approached before the lock, unless a look takes no longer than that.
+/// How often, at most, what the sources' slots have is applied before the lock is asked for.
 const APPROACHES: usize = 4;
+/// Time for which that is near enough.
 const NEAR: Duration = Duration::from_millis(10);
 
 /// Schemas for what is replaced, and open ways to the nodes: what need not be done while writers wait.
@@ -52,7 +55,7 @@ pub fn get_ready(operation: &Operation) -> Result<()> {
         let owner = role::name(operation.role())?;
         sql::run_quietly(&format!("CREATE SCHEMA IF NOT EXISTS {retired} AUTHORIZATION {}", ident(&owner)))
     })?;
-    for node in &nodes(operation) {
+    for node in &operation.plan.remote_nodes() {
         session::wait(async {
             let mut place = Server::open(node, operation.role(), BRIEF).await?;
             place.run(&format!("CREATE SCHEMA IF NOT EXISTS {retired}")).await
@@ -60,21 +63,12 @@ pub fn get_ready(operation: &Operation) -> Result<()> {
     }
     transaction::run(|| {
         role::acting_as(operation.role(), || {
-            for node in nodes(operation) {
+            for node in operation.plan.remote_nodes() {
                 Channel::open(&node)?.query("SELECT 1")?;
             }
             Ok(())
         })
     })
-}
-
-pub fn nodes(operation: &Operation) -> Vec<String> {
-    let mut nodes = operation.plan.source_nodes();
-    nodes.extend(operation.plan.target_nodes());
-    nodes.retain(|node| node != LOCAL);
-    nodes.sort();
-    nodes.dedup();
-    nodes
 }
 
 /// One attempt. What it returns was in the way: nothing has changed, and writers waited no longer than
@@ -107,7 +101,7 @@ pub fn attempt(operation: &Operation) -> Step<Option<Report>> {
 /// Where a node has committed a switch that the coordinator has not, it is undone at once: until then clients do not find
 /// the partitions in their places.
 pub fn undo_halves(operation: &Operation) -> Result<()> {
-    settle(operation, &nodes(operation))
+    settle(operation, &operation.plan.remote_nodes())
 }
 
 /// Settles the journals of these nodes now, and not at the database worker's next visit.

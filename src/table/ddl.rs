@@ -1,5 +1,5 @@
-//! The parent itself: an empty ordinary table made anew as a partitioned one, with everything its user put on it. Each kind of
-//! object has its commands in a file of its own.
+//! The commands that make a table and all that is on it, on any server: the parent made anew as a partitioned table, its mirrors on
+//! nodes, single leaves. Each kind of object has its commands in a file of its own.
 
 mod comment;
 mod grant;
@@ -9,7 +9,7 @@ mod publication;
 
 pub use comment::key_comments;
 pub use grant::{leaf_rights, owner_changes};
-pub use index::{create_key, index_marks, make_way};
+pub use index::{create_index, index_marks, make_way};
 pub use publication::publish;
 
 use super::columns::{self, Place};
@@ -46,7 +46,7 @@ pub fn before_partitions(
     commands.extend(sequences.iter().map(SequenceState::command));
     alter(&mut commands, name, columns::settings(table));
     for key in table.keys.iter().filter(|key| !(mixed && key.unique)) {
-        commands.extend(create_key(key, name, true));
+        commands.extend(create_index(key, name, true));
     }
     commands.extend(table.triggers.iter().map(|trigger| trigger.definition.clone()));
     commands

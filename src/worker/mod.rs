@@ -1,5 +1,6 @@
 //! What runs in the background: a launcher for the server, one worker for each database with the extension, and those of
-//! operations. What the worker of a database does is a list of tasks: a new one is an entry of it.
+//! operations. What the worker of a database does is the list of tasks in
+//! `database.rs`; a task says when, and calls the module below that does the work.
 
 mod database;
 pub mod entry;

@@ -1,4 +1,4 @@
-//! Names and nodes: the walk that turns resolved levels into tables.
+//! Names and nodes: the walk that turns resolved levels into tables, of a whole hierarchy or of partitions that replace others.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -55,6 +55,7 @@ impl<'i> Builder<'i> {
         Ok(Partition { name, label, bound, node, deal, sub, path })
     }
 
+    /// By the template of the level, or as the spec has it.
     fn name(&mut self, draft: &Draft<'_>, parent: &str) -> Result<String> {
         let name = match draft.name {
             Name::Template(template) => name::make(template, parent, &draft.label),

@@ -10,17 +10,12 @@ use crate::partitions::mirror;
 use crate::partitions::script::Script;
 use crate::pg::{role, transaction};
 use pgrx::pg_sys::Oid;
-use shardkeeper_core::plan::LOCAL;
 
 /// Takes away the mirror of the parent on nodes of the operation that store no leaf of it, unless the next operation is about
 /// to bring one there. Both hold the parent against changes while they look and make.
 pub fn drop_empty(operation: &Operation) -> Result<()> {
-    let mut nodes = operation.plan.source_nodes();
-    nodes.extend(operation.plan.target_nodes());
-    nodes.sort();
-    nodes.dedup();
-    for node in nodes.iter().filter(|node| *node != LOCAL) {
-        transaction::run(|| role::acting_as(operation.role(), || drop_on(operation.parent(), node, operation.id)))?;
+    for node in operation.plan.remote_nodes() {
+        transaction::run(|| role::acting_as(operation.role(), || drop_on(operation.parent(), &node, operation.id)))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::pg::{parent_cache as cache, role, sql};
 use crate::reshard::apply::Applier;
 use crate::reshard::outcome::{Step, fail};
 use crate::reshard::switch::laps::Laps;
-use crate::reshard::switch::{as_planned, drain, hold, nodes};
+use crate::reshard::switch::{as_planned, drain, hold};
 use crate::table::ddl;
 use crate::table::definition::{TableDefinition, outside_dependents};
 use pgrx::PgSqlErrorCode as Code;
@@ -86,7 +86,7 @@ impl<'a> Return<'a> {
 
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
-        for node in nodes(self.operation) {
+        for node in self.operation.plan.remote_nodes() {
             let away = self.operation.retired();
             let (mut commands, mut inverse) = (Vec::new(), Vec::new());
             for table in self.managed.tables_on(&node)? {

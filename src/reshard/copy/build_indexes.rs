@@ -1,4 +1,4 @@
-//! After the copy: indexes, and statistics for the planner, which are made anew after the switch.
+//! After the copy: indexes by the commands of `table/ddl/index.rs`, and statistics for the planner, which are made anew after the switch.
 
 use crate::background::log::Log;
 use crate::catalog::operation::Operation;

@@ -6,7 +6,6 @@ use crate::error::Result;
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::partitions::mirror_path::Way;
 use crate::partitions::preflight::{self, Load};
-use shardkeeper_core::plan::LOCAL;
 
 /// The server, and what is made there.
 pub type Arrival = (String, String);
@@ -19,7 +18,7 @@ pub fn told(managed: &ManagedParent, plan: &Plan) -> Result<Vec<Arrival>> {
     let Some(above) = managed.members.iter().find(|member| member.name == plan.above) else { return Ok(Vec::new()) };
     let way = Way { managed, above, labels: &plan.labels };
     let mut told = Vec::new();
-    for node in plan.target_nodes().into_iter().filter(|node| node != LOCAL) {
+    for node in plan.remote_target_nodes() {
         let missing = way.missing_on(&node)?;
         if missing.is_empty() {
             continue;

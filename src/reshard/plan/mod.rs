@@ -60,7 +60,7 @@ impl Decided {
             check_encoding()?;
         }
         if part_of.is_none() {
-            let nodes: Vec<String> = self.plan.target_nodes().into_iter().filter(|node| node != LOCAL).collect();
+            let nodes = self.plan.remote_target_nodes();
             grants::warn_of_owner_without_way(self.managed.root, &nodes)?;
             // A node that cannot take the mirror is told of here, not by an operation that ends.
             arrival::told(&self.managed, &self.plan)?;
@@ -90,7 +90,7 @@ impl Decided {
 /// Nodes that rows of the coordinator would go to.
 fn leaving_for(plan: &Plan) -> Vec<String> {
     match plan.source_nodes().iter().any(|node| node == LOCAL) {
-        true => plan.target_nodes().into_iter().filter(|node| node != LOCAL).collect(),
+        true => plan.remote_target_nodes(),
         false => Vec::new(),
     }
 }

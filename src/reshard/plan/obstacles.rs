@@ -25,7 +25,7 @@ pub fn check(managed: &ManagedParent, plan: &Plan) -> Result<Option<Own>> {
         return Ok(None);
     }
     no_foreign_keys(managed)?;
-    let departs = plan.target_nodes().iter().any(|node| node != LOCAL);
+    let departs = !plan.remote_target_nodes().is_empty();
     if departs {
         validate::fit_for_nodes(&managed.table)?;
         if !managed.has_keys_on_leaves() {

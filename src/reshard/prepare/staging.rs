@@ -18,7 +18,7 @@ use crate::pg::transaction;
 use crate::reshard::apply::target::Column;
 use crate::reshard::convert::source_table::OperationTable;
 use crate::table::columns::{self, Place as ColumnPlace};
-use crate::table::ddl::{self, create_key, create_table};
+use crate::table::ddl::{self, create_index, create_table};
 use crate::table::definition::TableDefinition;
 use shardkeeper_core::plan::{Bound, LOCAL, Partition, Tree};
 
@@ -237,7 +237,7 @@ impl Staging {
         if named && !later.is_empty() {
             commands.push(ddl::make_way(&self.table.name.schema, later.iter().map(|key| &key.name)));
         }
-        commands.extend(later.iter().flat_map(|key| create_key(key, &self.table.name, named)));
+        commands.extend(later.iter().flat_map(|key| create_index(key, &self.table.name, named)));
         commands.extend(ddl::index_marks(&self.table, &self.leaves_on(node)));
         commands.extend(self.late_own_commands(node));
         commands
@@ -331,7 +331,7 @@ END",
 fn own_key(key: &Key, leaf: &QualifiedName) -> Vec<String> {
     let key = Key { tablespace: None, ..key.clone() };
     let mut commands = vec![ddl::make_way(&leaf.schema, [&key.name])];
-    commands.extend(create_key(&key, leaf, true));
+    commands.extend(create_index(&key, leaf, true));
     commands.extend(ddl::key_comments(&key, leaf));
     commands
 }

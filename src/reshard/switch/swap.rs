@@ -1,7 +1,6 @@
 //! The swap: the targets take the places of the sources, on all servers, within the transaction of the switch. What is
 //! replaced goes to the retired schema; on nodes, all of it through the session channel with its inverse.
 
-use super::nodes;
 use super::write_fence;
 use crate::catalog::operation::{self, Operation, Source, SourceTable};
 use crate::catalog::{drain, mirror, moved, parent, partition, way_back};
@@ -83,7 +82,7 @@ pub fn owners(
         literal(&operation.plan.above.schema)
     );
     let mut owners = BTreeMap::new();
-    for node in operation.plan.target_nodes().into_iter().filter(|node| node != LOCAL) {
+    for node in operation.plan.remote_target_nodes() {
         if let Some(owner) = ask(&node, &question)? {
             owners.insert(node, owner);
         }
@@ -105,7 +104,7 @@ pub fn owners_on_targets(operation: &Operation, applier: &mut Applier) -> Result
 impl Swap<'_> {
     fn script(&self) -> Result<Script> {
         let mut script = Script::default();
-        for node in nodes(self.operation) {
+        for node in self.operation.plan.remote_nodes() {
             let (commands, inverse) = self.on_node(&node)?;
             script.on_node(&node, commands, inverse);
         }

@@ -12,7 +12,6 @@ use crate::node::session::{self, ConnectionParams, Lent};
 use crate::pg::transaction;
 use crate::reshard::server::BRIEF;
 use futures_util::future::join_all;
-use shardkeeper_core::plan::LOCAL;
 
 /// Rows, and TRUNCATE.
 const TRIGGERS: [(&str, &str); 2] = [
@@ -48,7 +47,7 @@ pub fn removal(leaf: &QualifiedName) -> String {
 
 /// The coordinator has committed. Outside a transaction; safe to repeat.
 pub fn open(operation: &Operation) -> Result<()> {
-    let nodes = operation.plan.target_nodes().into_iter().filter(|node| node != LOCAL);
+    let nodes = operation.plan.remote_target_nodes().into_iter();
     let ways = transaction::run(|| {
         nodes.map(|node| ConnectionParams::of(&node, operation.role())).collect::<Result<Vec<_>>>()
     })?;

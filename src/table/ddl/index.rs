@@ -5,7 +5,7 @@ use crate::name::{QualifiedName, ident, literal};
 use crate::table::definition::TableDefinition;
 
 /// The commands that put a key or index on `table`; with `named`, under its own name, else under one Postgres picks.
-pub fn create_key(key: &Key, table: &QualifiedName, named: bool) -> Vec<String> {
+pub fn create_index(key: &Key, table: &QualifiedName, named: bool) -> Vec<String> {
     let mut commands = Vec::new();
     let space = key.tablespace.as_ref();
     if let Some(tablespace) = space {

@@ -1,4 +1,4 @@
-//! What the worker does not settle: transactions whose outcome this coordinator cannot know, or whose undoing fails.
+//! What `in_doubt` leaves unsettled: transactions whose outcome this coordinator cannot know, or whose undoing fails.
 //! `shard_check` reports them with the command that settles them, and a person decides.
 
 use super::channel::Channel;
