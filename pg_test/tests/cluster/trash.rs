@@ -163,3 +163,22 @@ fn each_role_sees_and_empties_its_own() -> Result<()> {
     assert_eq!(code(&mut app, &call)?, "42P01");
     Ok(())
 }
+
+/// The server's last words are there before the end of the connection is.
+#[test]
+fn a_node_that_ends_the_session_amid_the_trash_is_tried_again_at_once() -> Result<()> {
+    let (cluster, mut client) = scene()?;
+    client.batch_execute("SELECT shard_drop_partition('orders_us', keep => '4 s')")?;
+    let node = cluster.node(1);
+    let mut holder = node.client()?;
+    holder.batch_execute(
+        "BEGIN; DO $$ BEGIN EXECUTE (SELECT 'LOCK TABLE ' || string_agg(oid::regclass::text, ',') FROM pg_class
+         WHERE relnamespace = 'shardkeeper_trash'::regnamespace AND relkind = 'r'); END $$",
+    )?;
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE application_name = 'shardkeeper worker' AND wait_event_type = 'Lock'";
+    eventually("the worker waits, and its session ends", PATIENCE, || Ok(node.value::<i64>(terminate)? == 1))?;
+    holder.batch_execute("ROLLBACK")?;
+    let left = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('shardkeeper_trash')";
+    eventually("the trash is empty", PATIENCE, || Ok(node.value::<i64>(left)? == 0))
+}

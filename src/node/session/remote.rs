@@ -8,7 +8,7 @@ use crate::guc;
 use crate::name::{ident, literal};
 use crate::node::pooler;
 use pgrx::PgSqlErrorCode as Code;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, Severity};
 
 /// No host of the node let us in.
 pub fn unreachable(node: &str, tried: &str) -> Report {
@@ -60,6 +60,12 @@ pub(super) fn failed(node: &str, error: &tokio_postgres::Error) -> Report {
         None if is_unreadable(error) => unreadable(node, &sentence(error)),
         None => lost(node, &sentence(error)),
     }
+}
+
+/// The server has ended the session with these words.
+pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
 
 /// The connection is sound; what came over it does not fit the question.

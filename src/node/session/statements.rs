@@ -181,7 +181,13 @@ impl Session {
             // The server's last words say more than that the connection is closed.
             (Ok(Err(error)), Some(end)) if error.is_closed() => Err(remote::lost(node, &remote::sentence(&end)).into()),
             (Ok(Err(error)), _) if error.is_closed() => Err(remote::lost(node, &remote::sentence(&error)).into()),
-            (Ok(Err(error)), _) => Err(remote::failed(node, &error).into()),
+            (Ok(Err(error)), _) => {
+                // The last words are often here before the end of the connection is.
+                if remote::ends_session(&error) {
+                    *connection = None;
+                }
+                Err(remote::failed(node, &error).into())
+            }
             (Err(_), _) => {
                 // A statement may still be on its way: the session cannot be used any more.
                 *connection = None;
