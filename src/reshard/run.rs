@@ -278,8 +278,14 @@ pub fn follow(operation: &Operation, near: i64) -> Step {
     let mut freshened: Option<Instant> = None;
     // Before a switch: each look at a slot, also the last one that others wait for, begins at the last but one note.
     let mut notes = if near <= VERY_NEAR { 2 } else { 0 };
-    // Where each server's log ended before its slot is looked at: other tables may fill it, and this one has no changes.
+    // Where each server's log ended before its slot is looked at: other tables may fill it, the copy too, and this one has no
+    // changes. A look decodes all of that, so it should not need a second one to be over.
     let mut ends: HashMap<&String, Lsn> = HashMap::new();
+    for node in &nodes {
+        let session = applier.sources.get_mut(node).and_then(Option::as_mut);
+        let Some(lag) = transaction::run(|| slot::lag(operation, session))? else { return slot::gone(operation, node) };
+        ends.insert(node, lag.end());
+    }
     loop {
         if freshened.is_none_or(|at| at.elapsed() > FRESHEN) {
             let begun = Instant::now();
