@@ -60,6 +60,22 @@ pub(super) unsafe fn first_column() -> Vec<String> {
     found
 }
 
+/// Whether this transaction has written, or was about to.
+pub fn has_id() -> bool {
+    // SAFETY: reads the state of this backend.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Does `work` with a new snapshot, as a statement of its own has it.
+pub fn with_own<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: within a transaction; the snapshot is popped after the work, and by the abort that follows an error of Postgres.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let outcome = work();
+    // SAFETY: what `work` pushed it has popped.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    outcome
+}
+
 /// The number of rows that the last statement through SPI touched.
 pub fn processed() -> u64 {
     // SAFETY: a plain global of this backend, set by SPI_execute.

@@ -96,11 +96,27 @@ pub fn kept_document<T: DeserializeOwned>(sql: &'static str, args: &[DatumWithOi
 
 /// With a snapshot of its own, so that what others committed while this transaction waited for a lock is seen. Where
 /// nothing can be written anyway, with the snapshot of the statement.
+///
+/// The driver gives a transaction an id before a statement that may write. What only reads goes without: until a transaction with an
+/// id has ended, no other one on this server can make a replication slot, and a copy may take hours.
 fn execute<'conn>(
     client: &mut SpiClient<'conn>,
     sql: &str,
     limit: Option<i64>,
     args: &[DatumWithOid<'_>],
 ) -> Result<SpiTupleTable<'conn>> {
-    Ok(if process::may_write() { client.update(sql, limit, args)? } else { client.select(sql, limit, args)? })
+    if !process::may_write() {
+        return Ok(client.select(sql, limit, args)?);
+    }
+    if only_reads(sql) && !latest_snapshot::has_id() {
+        return Ok(latest_snapshot::with_own(|| client.select(sql, limit, args))?);
+    }
+    Ok(client.update(sql, limit, args)?)
+}
+
+/// A SELECT that locks no rows. What functions do that it calls is their own.
+fn only_reads(sql: &str) -> bool {
+    let is_select = sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("SELECT"));
+    is_select
+        && !["FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE", "FOR KEY SHARE"].iter().any(|lock| sql.contains(lock))
 }

@@ -97,6 +97,24 @@ fn a_limit_that_is_lifted_counts_at_once() -> Result<()> {
     nothing_is_left(&cluster)
 }
 
+/// A transaction with an id keeps others from making a slot on its server until it ends.
+#[test]
+fn a_copy_between_nodes_is_in_no_other_operation_s_way() -> Result<()> {
+    let cluster = scene(30_000)?;
+    limit(&cluster, "300kB")?;
+    let first = begin(&cluster, "there_0")?;
+    eventually("rows are copied", PATIENCE, || Ok(rows_done(&cluster, first)? > 0))?;
+    let ids = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND application_name LIKE 'shardkeeper operation%'";
+    ensure!(cluster.coordinator.value::<i64>(ids)? == 0);
+    let second = begin(&cluster, "here_0")?;
+    eventually("rows of the other are copied", PATIENCE, || Ok(rows_done(&cluster, second)? > 0))?;
+    ensure!(field(&cluster, first, "state")? == "copying");
+    limit(&cluster, "0")?;
+    finish(&cluster, first)?;
+    finish(&cluster, second)?;
+    nothing_is_left(&cluster)
+}
+
 #[test]
 fn a_copy_that_waits_for_its_limit_can_be_steered() -> Result<()> {
     let cluster = scene(3_000)?;
