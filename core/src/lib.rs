@@ -18,6 +18,7 @@ pub mod plan;
 pub mod plural;
 pub mod rate_limiter;
 mod scalar;
+pub mod schedule;
 mod series;
 pub mod snapshot;
 pub mod spec;

@@ -37,6 +37,10 @@ impl Zone {
         &self.name
     }
 
+    pub(crate) fn time_zone(&self) -> TimeZone {
+        self.tz.clone()
+    }
+
     pub(crate) fn is_utc(&self) -> bool {
         self.name == "UTC"
     }
