@@ -8,6 +8,7 @@ mod label;
 mod overlap;
 mod parts;
 mod replace;
+mod upkeep;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,7 @@ pub use add::{NewPartition, expand_one, parse_bound};
 pub use derive::{Derived, derive};
 pub use overlap::EMPTY_RANGE;
 pub use replace::{Labelled, replaced};
+pub use upkeep::{Ranges, ahead, expired, missing};
 
 /// Where leaves live that no declaration of nodes governs: the coordinator itself.
 pub const LOCAL: &str = "local";

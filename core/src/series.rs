@@ -2,16 +2,18 @@
 
 mod grid;
 mod steps;
+mod upkeep;
 
 use jiff::Timestamp;
 
 use crate::error::{Result, SpecError};
 use crate::path::Path;
 use crate::spec::{Level, Rule};
-use crate::{KeyKind, Scalar};
+use crate::{Decimal, Interval, KeyKind, Scalar};
 
 use grid::Grid;
 use steps::Steps;
+pub(crate) use upkeep::State;
 
 /// One partition of a series; the bounds are texts that Postgres reads the same in every session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,15 @@ pub(crate) struct Series(Kind);
 enum Kind {
     Grid(Grid),
     Steps(Steps),
+}
+
+/// For how long partitions are kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Retention {
+    /// By the clock.
+    Time(Interval),
+    /// By the distance from the last rows.
+    Number(Decimal),
 }
 
 impl Series {

@@ -3,7 +3,8 @@
 use jiff::civil::{Date, DateTime};
 use jiff::{Span, Timestamp};
 
-use super::{Slot, unknown_kind};
+use super::upkeep::Line;
+use super::{Retention, Slot, unknown_kind};
 use crate::error::{Result, SpecError};
 use crate::interval::DAY;
 use crate::path::Path;
@@ -98,11 +99,7 @@ impl Grid {
 
     /// The first and the last period of a new table.
     pub(super) fn span(&self, now: Timestamp) -> Result<(i128, i128)> {
-        let now = match self.shape {
-            Shape::Date | Shape::Timestamp => civil_micros(self.zone.civil(now)),
-            _ => i128::from(now.as_microsecond()),
-        };
-        let current = self.floor(now);
+        let current = self.floor(self.place(now));
         let first = if self.start.is_some() { 0 } else { current };
         let Some(end) = self.end else {
             return Ok((first, current.max(first) + i128::from(self.premake)));
@@ -113,6 +110,25 @@ impl Grid {
                 .hint("Add \"start\", or leave out \"end\"."));
         }
         Ok((first, last))
+    }
+
+    fn place(&self, instant: Timestamp) -> i128 {
+        match self.shape {
+            Shape::Date | Shape::Timestamp => civil_micros(self.zone.civil(instant)),
+            _ => i128::from(instant.as_microsecond()),
+        }
+    }
+
+    /// What is at a place.
+    fn mark_at(&self, micros: i128) -> Result<Mark> {
+        let civil = match self.shape {
+            Shape::Date | Shape::Timestamp => civil_from_micros(micros),
+            _ => {
+                let instant = i64::try_from(micros).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok());
+                instant.map(|instant| self.zone.civil(instant))
+            }
+        };
+        civil.map(|civil| Mark { civil, micros }).ok_or_else(|| self.beyond())
     }
 
     pub(super) fn slot(&self, n: i128) -> Result<Option<Slot>> {
@@ -316,6 +332,53 @@ impl Grid {
             label.push_str(&format!("_{fraction:06}"));
         }
         label
+    }
+}
+
+impl Line for Grid {
+    type Point = i128;
+
+    fn at(&self, n: i128) -> Result<i128> {
+        self.checked(n).map(|mark| mark.micros)
+    }
+
+    fn floor(&self, point: i128) -> Result<i128> {
+        Ok(Grid::floor(self, point))
+    }
+
+    fn point(&self, bound: &str) -> Result<i128> {
+        self.bound(&Scalar::from(bound)).map(|mark| mark.micros)
+    }
+
+    fn slot(&self, from: i128, to: i128) -> Result<Slot> {
+        let mark = self.mark_at(from)?;
+        let label = self.label_of(&Scalar::from(self.literal(&mark)?.as_str()))?;
+        Ok(Slot { label, from: self.literal(&mark)?, to: self.literal(&self.mark_at(to)?)? })
+    }
+
+    fn end(&self) -> Option<i128> {
+        self.end.map(|end| end.micros)
+    }
+
+    fn clock(&self, now: Timestamp) -> Option<i128> {
+        Some(self.place(now))
+    }
+
+    fn first(&self, now: Timestamp) -> Result<i128> {
+        Ok(if self.start.is_some() { 0 } else { Grid::floor(self, self.place(now)) })
+    }
+
+    fn horizon(&self, retention: &Retention, now: Timestamp, _newest: Option<i128>) -> Result<Option<i128>> {
+        let Retention::Time(kept) = retention else { return Ok(None) };
+        let months = Span::new().try_months(kept.months).map_err(|_| self.beyond())?;
+        let back = self
+            .zone
+            .civil(now)
+            .checked_sub(months)
+            .map(|civil| civil_micros(civil) - i128::from(kept.days) * i128::from(DAY) - i128::from(kept.micros));
+        // Before the first year that there is, nothing is.
+        let civil = back.ok().and_then(civil_from_micros);
+        Ok(civil.and_then(|civil| self.mark(civil)).map(|mark| mark.micros))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Ranges of numbers, each of one step.
 
-use super::{Slot, unknown_kind};
+use super::upkeep::Line;
+use super::{Retention, Slot, unknown_kind};
 use crate::error::{Result, SpecError};
 use crate::path::Path;
 use crate::plural::a;
@@ -84,6 +85,44 @@ impl Steps {
     fn bound(&self, value: &Scalar) -> Result<Decimal> {
         let number = value.text().and_then(|text| text.parse().ok());
         number.ok_or_else(|| SpecError::new(&self.path, format!("{value} is not a bound of this level")))
+    }
+}
+
+impl Line for Steps {
+    type Point = Decimal;
+
+    fn at(&self, n: i128) -> Result<Decimal> {
+        Steps::at(self, n)
+    }
+
+    fn floor(&self, point: Decimal) -> Result<i128> {
+        let reach = point.checked_sub(self.start).and_then(|reach| reach.div_floor(self.step));
+        reach.ok_or_else(|| self.beyond())
+    }
+
+    fn point(&self, bound: &str) -> Result<Decimal> {
+        self.bound(&Scalar::from(bound))
+    }
+
+    fn slot(&self, from: Decimal, to: Decimal) -> Result<Slot> {
+        Ok(Slot { label: label(from), from: from.to_string(), to: to.to_string() })
+    }
+
+    fn end(&self) -> Option<Decimal> {
+        self.end
+    }
+
+    fn clock(&self, _now: jiff::Timestamp) -> Option<Decimal> {
+        None
+    }
+
+    fn first(&self, _now: jiff::Timestamp) -> Result<i128> {
+        Ok(0)
+    }
+
+    fn horizon(&self, kept: &Retention, _now: jiff::Timestamp, newest: Option<Decimal>) -> Result<Option<Decimal>> {
+        let Retention::Number(kept) = kept else { return Ok(None) };
+        Ok(newest.and_then(|newest| newest.checked_sub(*kept)))
     }
 }
 
