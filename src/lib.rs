@@ -5,6 +5,7 @@
 //! - `worker`: background processes: the launcher, the worker of a database with the list of its tasks, that of an operation
 //! - `api`: the SQL functions: parse, call, shape rows
 //! - `check`: what `shard_check` says
+//! - `maintain`: what has to happen to a hierarchy as time goes on
 //! - `reshard`: moving data while applications read and write
 //! - `partitions`: the calls that change a tree: create, add, detach, drop, release, adopt
 //! - `schema`: what happens to definitions: commands by hand, drift, repair
@@ -29,6 +30,7 @@ mod check;
 mod error;
 mod guc;
 mod hierarchy;
+mod maintain;
 mod name;
 mod node;
 mod partitions;

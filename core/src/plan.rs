@@ -24,7 +24,7 @@ pub use add::{NewPartition, expand_one, parse_bound};
 pub use derive::{Derived, derive};
 pub use overlap::EMPTY_RANGE;
 pub use replace::{Labelled, replaced};
-pub use upkeep::{Ranges, ahead, expired, missing};
+pub use upkeep::{Ranges, ahead, expired, later, missing};
 
 /// Where leaves live that no declaration of nodes governs: the coordinator itself.
 pub const LOCAL: &str = "local";

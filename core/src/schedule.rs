@@ -82,6 +82,11 @@ impl Schedule {
         std::iter::successors(self.next(after, zone), |last| self.next(*last, zone)).take(count).collect()
     }
 
+    /// Whether there is a time zone of that name.
+    pub fn is_zone(name: &str) -> bool {
+        Zone::get(name).is_some()
+    }
+
     /// Whether a time zone makes a difference.
     pub fn has_zone(&self) -> bool {
         matches!(self.rule, Rule::Cron(_))
@@ -156,7 +161,10 @@ fn why_no_cron(text: &str) -> ScheduleError {
         Some(at) => {
             let (name, range) = kinds[at];
             let message = format!("\"{text}\" is no cron expression: \"{}\" is no {name}", fields[at]);
-            error(message, &format!("A {name} is {range}; also lists (1,2), ranges (1-5), steps (*/5) and * for each."))
+            error(
+                message,
+                &format!("The field {name} is {range}; also lists (1,2), ranges (1-5), steps (*/5) and * for each."),
+            )
         }
         None => error(format!("\"{text}\" is no cron expression"), FORMS),
     }

@@ -5,6 +5,7 @@ pub mod data_movement;
 mod ddl;
 mod hierarchies;
 pub mod inspect;
+mod maintenance;
 mod nodes;
 pub mod operations;
 mod preview;

@@ -15,6 +15,9 @@ pub struct Accept {
 }
 
 impl Accept {
+    /// Of who made the hierarchy: what comes later by itself is as what is there.
+    pub const BEFORE: Self = Self { publication: true };
+
     /// Errors: 22023 a word that stands for nothing.
     pub fn parse(words: Option<Vec<Option<String>>>) -> Result<Self> {
         let mut accept = Self::default();

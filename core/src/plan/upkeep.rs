@@ -45,6 +45,15 @@ pub fn missing(
     Ok(Some(slots.into_iter().map(partition).collect()))
 }
 
+/// Which of the partitions may have rows that lie ahead of what is known: places in `ranges`, the last one first. The first of them
+/// that has rows is the `newest`.
+///
+/// # Errors
+/// A limit is not a value of the key.
+pub fn later(site: &Site<'_>, ranges: Ranges<'_>, input: &PlanInput<'_>) -> Result<Vec<usize>> {
+    series(site, input)?.map_or(Ok(Vec::new()), |series| series.later(&state(ranges, input)))
+}
+
 /// How many whole periods follow the current one without a gap. `None` where there is no end to them.
 ///
 /// # Errors

@@ -53,6 +53,14 @@ impl Series {
         }
     }
 
+    /// The places of the ranges that begin after the current period, or of all where there is no clock; the last one first.
+    pub(crate) fn later(&self, state: &State<'_>) -> Result<Vec<usize>> {
+        match &self.0 {
+            Kind::Grid(line) => later(line, state),
+            Kind::Steps(line) => later(line, state),
+        }
+    }
+
     /// How many whole periods follow the current one without a gap; `None` without an end.
     pub(crate) fn ahead(&self, state: &State<'_>) -> Result<Option<u128>> {
         match &self.0 {
@@ -138,6 +146,14 @@ fn fill<L: Line>(line: &L, from: L::Point, to: L::Point, most: usize, slots: &mu
         }
         n += 1;
     }
+}
+
+fn later<L: Line>(line: &L, state: &State<'_>) -> Result<Vec<usize>> {
+    let clock = line.clock(state.now);
+    let begins = ranges(line, state)?.into_iter().map(|(from, _)| from);
+    let mut found: Vec<_> = begins.enumerate().filter(|(_, from)| clock.is_none() || *from > clock).collect();
+    found.sort_by_key(|(_, from)| std::cmp::Reverse(*from));
+    Ok(found.into_iter().map(|(at, _)| at).collect())
 }
 
 fn ahead<L: Line>(line: &L, state: &State<'_>) -> Result<Option<u128>> {

@@ -17,6 +17,7 @@ mod healing;
 mod kept;
 mod leaving;
 mod ledger;
+mod maintenance;
 mod manual_ddl;
 mod manual_drops;
 mod many_nodes;
