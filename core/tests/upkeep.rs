@@ -212,6 +212,11 @@ fn rows_ahead_of_the_clock_count_and_a_table_that_begins_later_gets_the_current_
         missing("1 month", &have, Some("2024-04-01"), 1, "2024-03-20T00:00:00Z"),
         ["2024_05 2024-05-01..2024-06-01"]
     );
+    // A clock that is wrong makes no more than it needs.
+    assert_eq!(
+        missing("1 month", &have, Some("2024-04-01"), 0, "1970-01-20T00:00:00Z"),
+        ["1970_01 1970-01-01..1970-02-01"]
+    );
     let later = [("2024-05-01", "2024-06-01")];
     assert_eq!(
         missing("1 month", &later, None, 1, "2024-03-20T00:00:00Z"),

@@ -105,21 +105,25 @@ fn missing<L: Line>(line: &L, state: &State<'_>, premake: u32, most: usize) -> R
     ranges.sort();
     let first = line.first(state.now)?;
     let current = current(line, state)?.unwrap_or(first).max(first);
-    let mut until = line.at(current + i128::from(premake) + 1)?;
-    if let Some(end) = line.end() {
-        until = until.min(end);
-    }
+    let reach = |from: i128| -> Result<L::Point> {
+        let until = line.at(from + i128::from(premake) + 1)?;
+        Ok(line.end().map_or(until, |end| until.min(end)))
+    };
     // From the first partition on: what was before it may have been dropped on purpose.
-    let mut place = match ranges.first() {
+    let begin = match ranges.first() {
         None => line.at(first)?,
         Some((Some(from), _)) => *from,
         Some((None, Some(to))) => *to,
         Some((None, None)) => return Ok(Vec::new()),
     };
-    if let Some(clock) = line.clock(state.now) {
-        place = place.min(line.at(line.floor(clock)?.max(first))?);
-    }
     let mut slots = Vec::new();
+    // Where the clock stands before that, only what it needs itself: it may be wrong.
+    if let Some(clock) = line.clock(state.now) {
+        let now = line.floor(clock)?.max(first);
+        fill(line, line.at(now)?, reach(now)?.min(begin), most, &mut slots)?;
+    }
+    let until = reach(current)?;
+    let mut place = begin;
     for (from, to) in ranges.into_iter().chain(std::iter::once((Some(until), None))) {
         if let Some(from) = from {
             fill(line, place, from.min(until), most, &mut slots)?;
