@@ -263,7 +263,7 @@ fn null_is_an_answer_to_no_argument() -> Result<()> {
     )?;
     let calls = rows(
         &mut scene.client,
-        "WITH f AS (SELECT oid, proname, pronargs, proargtypes::oid[] AS types FROM pg_proc WHERE proname LIKE 'shard\\_%' AND pronargs > 0)
+        "WITH f AS (SELECT oid, proname, pronargs, proargtypes::oid[] AS types FROM pg_proc WHERE proname LIKE 'shard\\_%' AND pronargs > 0 AND prokind = 'f')
          SELECT at, format('SELECT * FROM %I(%s)', proname, (
              SELECT string_agg(CASE WHEN at IN (0, n) THEN 'NULL::' || format_type(t, NULL) ELSE pg_temp.one(format_type(t, NULL)) END, ', ' ORDER BY n)
              FROM unnest(types) WITH ORDINALITY AS a (t, n)))
