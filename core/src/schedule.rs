@@ -13,10 +13,7 @@ use crate::zone::Zone;
 
 /// A schedule that can be asked for its times.
 #[derive(Clone, Debug)]
-pub struct Schedule {
-    text: String,
-    rule: Rule,
-}
+pub struct Schedule(Rule);
 
 #[derive(Clone, Debug)]
 enum Rule {
@@ -49,22 +46,17 @@ impl Schedule {
             Some(length) => every(text, length)?,
             None => cron(text)?,
         };
-        let schedule = Self { text: text.to_owned(), rule };
+        let schedule = Self(rule);
         if schedule.next(Timestamp::UNIX_EPOCH, "UTC").is_none() {
             return Err(error(format!("the times of \"{text}\" never come"), "See the day and the month."));
         }
         Ok(schedule)
     }
 
-    /// As it was written.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// The first time after `after`, in a zone by its IANA name. `None` if there is none within what can be computed with, or no
     /// such zone.
     pub fn next(&self, after: Timestamp, zone: &str) -> Option<Timestamp> {
-        let next = match &self.rule {
+        let next = match &self.0 {
             Rule::Every(length) => {
                 let number = after.as_microsecond().div_euclid(*length).checked_add(1)?;
                 Timestamp::from_microsecond(number.checked_mul(*length)?).ok()?
@@ -85,11 +77,6 @@ impl Schedule {
     /// Whether there is a time zone of that name.
     pub fn is_zone(name: &str) -> bool {
         Zone::get(name).is_some()
-    }
-
-    /// Whether a time zone makes a difference.
-    pub fn has_zone(&self) -> bool {
-        matches!(self.rule, Rule::Cron(_))
     }
 }
 

@@ -3,12 +3,11 @@
 mod premake;
 
 use crate::catalog::parent;
-use crate::error::{Report, Result};
+use crate::error::Result;
 use crate::hierarchy::managed_parent::ManagedParent;
 use crate::hierarchy::validate;
 use crate::pg::sql;
 use jiff::Timestamp;
-use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
 /// One step that is due.
@@ -48,26 +47,16 @@ pub fn plan(of: Option<Oid>, at: Timestamp) -> Result<Vec<Step>> {
 
 /// Does what is due at that time for one parent, in the caller's transaction. Returns the partitions that were made.
 pub fn run(root: Oid, at: Timestamp) -> Result<Vec<String>> {
+    parent::require(root)?;
     let (managed, _) = ManagedParent::open_to_change(root)?;
-    is_root(&managed, root)?;
     premake::run(managed, at)
 }
 
 /// Managed parents that the caller may change.
-pub fn mine() -> Result<Vec<Oid>> {
+fn mine() -> Result<Vec<Oid>> {
     sql::column(
         "SELECT c.oid FROM pg_catalog.unnest($1::oid[]) AS c (oid) JOIN pg_catalog.pg_class r ON r.oid = c.oid
          WHERE pg_catalog.pg_has_role(r.relowner, 'USAGE') ORDER BY r.relname, 1",
         &[parent::all()?.into()],
     )
-}
-
-fn is_root(managed: &ManagedParent, given: Oid) -> Result<()> {
-    if managed.root == given {
-        return Ok(());
-    }
-    let name = &managed.member(given)?.name;
-    Report::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is a partition, not a parent"))
-        .hint(format!("Name its parent {}.", managed.name()))
-        .into()
 }
